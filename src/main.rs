@@ -1,0 +1,2 @@
+//! The `pgbox` binary.
+fn main() {}
