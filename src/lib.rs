@@ -1,2 +1,15 @@
 //! pgbox keeps a PostgreSQL server inside a container alive and its data safe.
+//!
+//! Reading, deciding and acting are three functions: `cluster::inspect` reads and gives a diagnosis, `plan`
+//! decides without touching anything, `execute` carries a plan out. See each module's header for what it is
+//! for and what it must not do.
+//!
+//! The import rule, which a test holds: `pg`, `progress` and `sys` import nothing of the crate; `plan`
+//! imports `pg`; `cluster` and `repository` import `pg`, `plan`, `sys`, `progress`, `error`; `execute` imports
+//! those; `health` and `services` sit above them; `ui` imports `pg`, `plan`, `progress`, `error`; the commands
+//! belong to the binary.
+
+pub mod error;
 pub mod pg;
+pub mod progress;
+pub mod sys;

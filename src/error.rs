@@ -1,0 +1,97 @@
+//! What kinds of failure there are, which exit status each has, and what a person can do about it.
+
+use std::fmt;
+
+/// The kinds of failure that callers tell apart, each with its exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The attempt failed, or a health check found an issue.
+    Failed,
+    /// The command line or a setting makes no sense.
+    Usage,
+    /// There is no backup of that name.
+    NoSuchBackup,
+    /// Something that was verified is damaged.
+    VerificationFailed,
+    /// It is locked, or a server is using it.
+    Busy,
+    /// It needs a person's word, or pgbox does not do it at all. Nothing was changed.
+    Refused,
+    /// A PostgreSQL program is not installed.
+    ProgramMissing,
+}
+
+impl Kind {
+    /// The exit status of a command that ends with this failure.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NoSuchBackup => 3,
+            Self::VerificationFailed => 4,
+            Self::Busy => 5,
+            Self::Refused => 6,
+            Self::ProgramMissing => 127,
+        }
+    }
+}
+
+/// A failure as a person reads it: what failed and why, and what to do.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure of a kind, with its message: `could not …` for an attempt that failed, `cannot …` for what
+    /// is not allowed.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// Adds what the person can do, and what was not changed.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The kind of an error, by the first cause in its chain that has one.
+pub fn kind_of(error: &anyhow::Error) -> Kind {
+    error.chain().find_map(known_kind).unwrap_or(Kind::Failed)
+}
+
+/// What the person can do about it, by the first cause in its chain that says so.
+pub fn hint_of(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| cause.downcast_ref::<Failure>().and_then(|failure| failure.hint.clone()))
+}
+
+fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
+    use crate::sys::{ClaimError, LockError, ProcessError};
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.kind);
+    }
+    if let Some(error) = cause.downcast_ref::<ProcessError>() {
+        return matches!(error, ProcessError::Missing(_)).then_some(Kind::ProgramMissing);
+    }
+    if let Some(error) = cause.downcast_ref::<ClaimError>() {
+        return matches!(error, ClaimError::Locked(_) | ClaimError::ServerAlive(_)).then_some(Kind::Busy);
+    }
+    cause.downcast_ref::<LockError>().and_then(|error| matches!(error, LockError::Held(_)).then_some(Kind::Busy))
+}

@@ -1,0 +1,287 @@
+//! One directory, held open, and everything that may be done below it. Private to `sys`: the public roots
+//! decide who may call the half that writes.
+//!
+//! cap-std resolves every path beneath the handle: no `..`, no absolute symlink, no escape. Its handles are
+//! `O_PATH`, so a directory is synced through a fresh `open(".")`.
+
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions, OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// What a directory entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link, not followed.
+    Symlink,
+    /// A socket, fifo or device.
+    Special,
+}
+
+/// What `stat` says of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileFacts {
+    /// What it is.
+    pub kind: EntryKind,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Permission bits, without the file type.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change of the content, nanoseconds since the epoch.
+    pub modified_ns: i64,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name, without a path.
+    pub name: String,
+    /// What it is.
+    pub facts: FileFacts,
+}
+
+/// A directory held open.
+#[derive(Debug)]
+pub(super) struct Directory {
+    dir: Dir,
+    path: PathBuf,
+}
+
+fn facts_of(metadata: &cap_std::fs::Metadata) -> FileFacts {
+    let kind = if metadata.is_file() {
+        EntryKind::File
+    } else if metadata.is_dir() {
+        EntryKind::Directory
+    } else if metadata.is_symlink() {
+        EntryKind::Symlink
+    } else {
+        EntryKind::Special
+    };
+    let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+    FileFacts {
+        kind,
+        size_bytes: metadata.len(),
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        modified_ns,
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+impl Directory {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { dir: Dir::open_ambient_dir(path, ambient_authority())?, path: path.to_path_buf() })
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { dir: self.dir.try_clone()?, path: self.path.clone() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn open_file(&self, path: &Path) -> io::Result<File> {
+        Ok(self.dir.open(path)?.into_std())
+    }
+
+    pub(super) fn read_bounded(&self, path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_file(path)?.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit_bytes {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("'{}' is larger than {limit_bytes} bytes", path.display()),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// The facts of one entry, a symlink not followed; `None` when there is none.
+    pub(super) fn facts(&self, path: &Path) -> io::Result<Option<FileFacts>> {
+        match self.dir.symlink_metadata(path) {
+            Ok(metadata) => Ok(Some(facts_of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn own_facts(&self) -> io::Result<FileFacts> {
+        Ok(facts_of(&self.dir.dir_metadata()?))
+    }
+
+    /// The entries of a directory in name order. One that vanishes while it is listed is left out.
+    pub(super) fn entries(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in self.dir.read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("the name {name:?} is not valid UTF-8"))
+            })?;
+            match entry.metadata() {
+                Ok(metadata) => entries.push(Entry { name, facts: facts_of(&metadata) }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        entries.sort_by(|left, right| left.name.cmp(&right.name));
+        Ok(entries)
+    }
+
+    pub(super) fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        self.dir.read_link_contents(path)
+    }
+
+    pub(super) fn subdirectory(&self, path: &Path) -> io::Result<Self> {
+        Ok(Self { dir: self.dir.open_dir(path)?, path: self.path.join(path) })
+    }
+
+    // ---- the half that writes; reachable only through a root that was given leave to ----
+
+    /// Creates a directory with exactly `mode`; one that is there is left as it is.
+    pub(super) fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()> {
+        let mut builder = DirBuilder::new();
+        builder.mode(mode);
+        match self.dir.create_dir_with(path, &builder) {
+            Ok(()) => self.set_mode(path, mode),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.dir.is_dir(path) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a directory and those above it that are missing, each with `mode`.
+    pub(super) fn create_directories(&self, path: &Path, mode: u32) -> io::Result<()> {
+        let mut prefix = PathBuf::new();
+        for component in path.components() {
+            prefix.push(component);
+            self.create_directory(&prefix, mode)?;
+        }
+        Ok(())
+    }
+
+    /// Creates a file that must not exist yet.
+    pub(super) fn create_file(&self, path: &Path, mode: u32) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).read(true).create_new(true).mode(mode);
+        let file = self.dir.open_with(path, &options)?;
+        // The umask of whoever started us must not decide who can read a cluster.
+        file.set_permissions(cap_std::fs::Permissions::from_mode(mode))?;
+        Ok(file.into_std())
+    }
+
+    /// Opens a file for appending, creating it if need be.
+    pub(super) fn append_file(&self, path: &Path, mode: u32) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(mode);
+        Ok(self.dir.open_with(path, &options)?.into_std())
+    }
+
+    /// Opens a file to hold a lock on, creating it empty if need be. It is open for reading only, so that a
+    /// process that inherits the descriptor cannot change the file.
+    pub(super) fn open_lock_file(&self, path: &Path) -> io::Result<File> {
+        let mut create = OpenOptions::new();
+        create.write(true).create(true).truncate(false).mode(0o600);
+        match self.dir.open_with(path, &create) {
+            Ok(_) => {}
+            // Another user's lock file can still be locked, if it can be read.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+        self.open_file(path)
+    }
+
+    /// Replaces the content of a file in place, without durability: for notes that only people read.
+    pub(super) fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        self.dir.open_with(path, &options)?.write_all(bytes)
+    }
+
+    /// Writes a file so that after a power cut it has either its old content or the new, whole.
+    ///
+    /// The bytes go to a temporary name in the same directory, are synced, renamed over the target, and the
+    /// directory is synced. When this returns, the new content is on disk.
+    pub(super) fn write_durably(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".pgbox-{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        self.remove_file_if_there(&temporary)?;
+        let written = self.create_file(&temporary, mode).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        if let Err(error) = written.and_then(|()| self.rename(&temporary, path)) {
+            // Best effort: the error that matters is the first one, and the name says what the file was.
+            let _ = self.remove_file_if_there(&temporary);
+            return Err(error);
+        }
+        self.sync_directory(parent_of(path))
+    }
+
+    pub(super) fn create_symlink(&self, target: &Path, path: &Path) -> io::Result<()> {
+        self.dir.symlink_contents(target, path)
+    }
+
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.dir.rename(from, &self.dir, to)
+    }
+
+    pub(super) fn remove_file_if_there(&self, path: &Path) -> io::Result<()> {
+        match self.dir.remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a directory and all below it; symlinks are removed, never followed.
+    pub(super) fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        match self.dir.remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.dir.set_permissions(path, cap_std::fs::Permissions::from_mode(mode))
+    }
+
+    pub(super) fn set_own_mode(&self, mode: u32) -> io::Result<()> {
+        self.set_mode(Path::new("."), mode)
+    }
+
+    pub(super) fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.dir.open(path)?.sync_all()
+    }
+
+    /// Writes everything of the file system that holds this directory to disk, in one call.
+    pub(super) fn sync_file_system(&self) -> io::Result<()> {
+        let here = self.dir.open(".")?;
+        Ok(rustix::fs::syncfs(&here)?)
+    }
+}
+
+/// Sets the modification time of an open file.
+pub(super) fn set_modified(file: &File, modified_ns: i64) -> io::Result<()> {
+    let time = match u64::try_from(modified_ns) {
+        Ok(after) => UNIX_EPOCH + Duration::from_nanos(after),
+        Err(_) => UNIX_EPOCH - Duration::from_nanos(modified_ns.unsigned_abs()),
+    };
+    file.set_modified(time)
+}

@@ -1,0 +1,41 @@
+//! The fence: the only code that changes a file, starts a process or changes who the process is.
+//!
+//! Everything above holds a [`ReadRoot`], which cannot mutate; a [`WriteRoot`], which exists only while this
+//! process owns the data directory's lock and no server lives in it; or a [`StoreRoot`], a backup directory.
+//! `clippy.toml` bans every other route, each by name, so that "what can write here?" is answered by the
+//! places that take one of these types. This module knows nothing of PostgreSQL's formats.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this is the one module that may change files and start processes"
+)]
+
+mod directory;
+mod identity;
+mod lock;
+mod mounts;
+mod prepare;
+mod process;
+mod read_root;
+mod server_process;
+mod space;
+mod store_root;
+mod supervise;
+mod wait;
+mod write_root;
+
+pub use directory::{Entry, EntryKind, FileFacts};
+pub use identity::{Identity, IdentityError, effective_identity, find_user};
+pub use lock::{FileLock, Holder, LockError, LockMode};
+pub use mounts::is_mount_root;
+pub use prepare::{OwnershipReport, ensure_directory, fix_ownership, misowned_entries};
+pub use process::{ProcessError, Tool, ToolOutput, find_program};
+pub use read_root::ReadRoot;
+pub use server_process::{ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server};
+pub use space::{DiskSpace, disk_space};
+pub use store_root::StoreRoot;
+pub use supervise::{Ended, Supervised, become_subreaper, is_first_process, reap_one, signal_group, spawn_supervised};
+pub use wait::ChangeWatch;
+pub use write_root::{ClaimError, DATA_LOCK, OPERATION_LOCK, OWN_DIRECTORY, OperationLock, WriteRoot};
+
+pub use rustix::process::Signal;

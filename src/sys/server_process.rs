@@ -1,0 +1,146 @@
+//! The one long-lived child: a postmaster, started so that it outlives us and keeps the cluster's lock.
+//!
+//! The lock's descriptor becomes the postmaster's standard input. That is the only descriptor that reaches
+//! it, without a moment in which another child could inherit it too, and it is open for reading only.
+//! `pg_ctl` is not used to start: it puts a shell and `/dev/null` in between.
+
+use super::process::ProcessError;
+use super::wait::ChangeWatch;
+use super::write_root::WriteRoot;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, test_kill_process};
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+/// How to start a server.
+#[derive(Debug)]
+pub struct ServerSpec {
+    /// The `postgres` program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// The file that its standard output and error are appended to.
+    pub log_file: PathBuf,
+}
+
+/// A server that this process started.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    pidfd: OwnedFd,
+}
+
+impl ServerProcess {
+    /// Starts a server that holds the lock of `root` for as long as it, or any process of it, lives.
+    ///
+    /// # Errors
+    /// [`ProcessError`]; no server was started then.
+    pub fn start(spec: &ServerSpec, root: &WriteRoot) -> Result<Self, ProcessError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound if !spec.program.exists() => ProcessError::Missing(spec.program.clone()),
+            _ => ProcessError::Io { program: spec.program.clone(), source },
+        };
+        let log = OpenOptions::new().append(true).create(true).mode(0o640).open(&spec.log_file).map_err(|error| {
+            let text = format!("could not open its log file '{}': {error}", spec.log_file.display());
+            failed(io::Error::new(error.kind(), text))
+        })?;
+        let child = Command::new(&spec.program)
+            .args(&spec.arguments)
+            .current_dir("/")
+            .stdin(root.lock().descriptor_for_child().map_err(failed)?)
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log)
+            .env_remove("NOTIFY_SOCKET")
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
+        root.note_server(child.id());
+        Ok(Self { child, pidfd })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Waits until the watched directory changes, the server ends, or the time is over, whichever is first.
+    pub fn wait_for_change(&self, watch: &ChangeWatch, timeout: Duration) -> io::Result<()> {
+        watch.wait(Some(self.pidfd.as_fd()), timeout)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process(pid_of(&self.child), signal)?)
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
+
+fn to_pid(pid: i32) -> Option<Pid> {
+    Pid::from_raw(pid).filter(|_| pid > 0)
+}
+
+/// Whether a process exists and is not a zombie.
+pub fn is_alive(pid: i32) -> bool {
+    let Some(process) = to_pid(pid) else { return false };
+    match test_kill_process(process) {
+        Ok(()) => !is_zombie(pid),
+        Err(error) => error == rustix::io::Errno::PERM,
+    }
+}
+
+fn is_zombie(pid: i32) -> bool {
+    // The state follows the command name, which is in parentheses and may hold anything.
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|text| text.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z')))
+        .unwrap_or(false)
+}
+
+/// Whether a live process is a PostgreSQL server of this data directory.
+///
+/// A postmaster's working directory is its data directory (miscinit.c, `ChangeToDataDir()`). Where that may
+/// not be looked at, a process of that name counts: refusing is the safe mistake.
+pub fn is_postmaster_of(pid: i32, data_directory: &Path) -> bool {
+    if !is_alive(pid) || u32::try_from(pid) == Ok(std::process::id()) {
+        return false;
+    }
+    let home = std::fs::metadata(format!("/proc/{pid}/cwd"));
+    match (home, std::fs::metadata(data_directory)) {
+        (Ok(home), Ok(data)) => home.dev() == data.dev() && home.ino() == data.ino(),
+        (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            matches!(name.trim(), "postgres" | "postmaster")
+        }
+        _ => false,
+    }
+}
+
+/// Sends a signal to a server that somebody else started. `false`: there was no such process.
+pub fn signal_server(pid: i32, signal: Signal) -> io::Result<bool> {
+    let Some(process) = to_pid(pid) else { return Ok(false) };
+    match kill_process(process, signal) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,106 @@
+//! What a first process (PID 1) needs of the kernel: children of its own and orphans of others, reaped.
+
+use super::identity::Identity;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, set_child_subreaper, wait};
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// A child to start. It gets a process group of its own, so that a signal reaches all of it.
+#[derive(Clone, Debug)]
+pub struct Supervised {
+    /// The program.
+    pub program: PathBuf,
+    /// What it is called with as `argv[0]`.
+    pub name: OsString,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Who it runs as; `None` is who we are.
+    pub identity: Option<Identity>,
+    /// Whether it keeps our standard input and our process group, as a person's command at a terminal needs.
+    pub keeps_terminal: bool,
+    /// Variables set for it.
+    pub environment: Vec<(String, String)>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Ended {
+    /// The exit status that a shell would report: the status itself, or 128 + the signal.
+    pub fn exit_status(self) -> i32 {
+        match self {
+            Self::Status(status) => status,
+            Self::Signal(signal) => 128_i32.saturating_add(signal),
+        }
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(formatter, "status {status}"),
+            Self::Signal(signal) => write!(formatter, "signal {signal}"),
+        }
+    }
+}
+
+/// Makes orphaned descendants our children, so that a supervisor that is not PID 1 can reap them.
+pub fn become_subreaper() -> io::Result<()> {
+    let myself = rustix::process::getpid();
+    Ok(set_child_subreaper(Some(myself))?)
+}
+
+/// Whether this process is PID 1 of its namespace.
+pub fn is_first_process() -> bool {
+    rustix::process::getpid().as_raw_nonzero().get() == 1
+}
+
+/// Starts a child and returns its process id. It is reaped by [`reap_one`], never waited for otherwise.
+pub fn spawn_supervised(spec: &Supervised) -> io::Result<i32> {
+    let mut command = Command::new(&spec.program);
+    command.arg0(&spec.name).args(&spec.arguments);
+    command.envs(spec.environment.iter().map(|(name, value)| (name, value)));
+    if !spec.keeps_terminal {
+        command.stdin(Stdio::null()).process_group(0);
+    }
+    if let Some(identity) = &spec.identity {
+        command.uid(identity.uid).gid(identity.gid);
+    }
+    let child = command.spawn()?;
+    Ok(Pid::from_child(&child).as_raw_nonzero().get())
+}
+
+/// Reaps one child that has ended, ours or adopted, without waiting. `None`: there is none now.
+pub fn reap_one() -> io::Result<Option<(i32, Ended)>> {
+    match wait(WaitOptions::NOHANG) {
+        Ok(None) | Err(rustix::io::Errno::CHILD) => Ok(None),
+        Ok(Some((pid, status))) => {
+            let ended = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ended::Status(code),
+                (None, Some(signal)) => Ended::Signal(signal),
+                (None, None) => return Ok(None),
+            };
+            Ok(Some((pid.as_raw_nonzero().get(), ended)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends a signal to a child's whole process group. `false`: it was gone.
+pub fn signal_group(pid: i32, signal: Signal) -> io::Result<bool> {
+    let Some(group) = Pid::from_raw(pid).filter(|_| pid > 1) else { return Ok(false) };
+    match kill_process_group(group, signal) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
