@@ -5,7 +5,9 @@
 //! guess: what to do about it is decided elsewhere. The refused alternative was to link the server's own
 //! headers, which fixes one major version at build time.
 
+mod bytes;
 pub mod types;
 pub mod version;
+pub mod wal;
 
 pub use types::{BlockNumber, Lsn, MajorVersion, Oid, ParseLsnError, SystemIdentifier, TimelineId};
