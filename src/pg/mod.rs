@@ -6,6 +6,9 @@
 //! headers, which fixes one major version at build time.
 
 mod bytes;
+pub mod control_file;
+#[cfg(test)]
+mod fixtures;
 pub mod types;
 pub mod version;
 pub mod wal;
