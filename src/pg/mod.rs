@@ -9,6 +9,7 @@ mod bytes;
 pub mod control_file;
 #[cfg(test)]
 mod fixtures;
+pub mod page;
 pub mod relation_map;
 pub mod types;
 pub mod version;
