@@ -5,11 +5,13 @@
 //! guess: what to do about it is decided elsewhere. The refused alternative was to link the server's own
 //! headers, which fixes one major version at build time.
 
+pub mod backup_label;
 mod bytes;
 pub mod control_file;
 #[cfg(test)]
 mod fixtures;
 pub mod page;
+pub mod postmaster_pid;
 pub mod relation_map;
 pub mod types;
 pub mod version;
