@@ -1,1 +1,21 @@
-//! PostgreSQL's on-disk formats, pure: bytes in, plain data out. Nothing here opens a file.
+//! PostgreSQL's on-disk formats (13 to 18), pure: bytes or text in, plain data out.
+//!
+//! Nothing here opens a file, starts a process or imports another module of the crate, and no parser can
+//! panic, whatever the bytes. A file that a server would not accept is an error that says why, never a best
+//! guess: what to do about it is decided elsewhere. The refused alternative was to link the server's own
+//! headers, which fixes one major version at build time.
+
+pub mod backup_label;
+mod bytes;
+pub mod control_file;
+#[cfg(test)]
+mod fixtures;
+pub mod layout;
+pub mod page;
+pub mod postmaster_pid;
+pub mod relation_map;
+pub mod types;
+pub mod version;
+pub mod wal;
+
+pub use types::{BlockNumber, Lsn, MajorVersion, Oid, ParseLsnError, SystemIdentifier, TimelineId};
