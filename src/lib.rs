@@ -11,5 +11,7 @@
 
 pub mod error;
 pub mod pg;
+pub mod plan;
 pub mod progress;
+pub mod settings;
 pub mod sys;
