@@ -15,3 +15,4 @@ pub mod plan;
 pub mod progress;
 pub mod settings;
 pub mod sys;
+pub mod ui;
