@@ -11,5 +11,8 @@
 
 pub mod error;
 pub mod pg;
+pub mod plan;
 pub mod progress;
+pub mod settings;
 pub mod sys;
+pub mod ui;

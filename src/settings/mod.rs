@@ -1,0 +1,165 @@
+//! Everything that a person can set: a flag over an environment variable over a default.
+//!
+//! One table ([`SETTINGS`]) drives flags, variables, defaults, help and the README. A value that makes no sense
+//! is an error that says what it must be; none is ever replaced by a default in silence. clap's own `env`
+//! feature was refused: it knows no `…_FILE`, and it prints values, passwords included, in the help.
+
+mod paths;
+mod secret;
+mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use secret::Secret;
+pub use table::{Empty, SETTINGS, Setting, contract_table};
+
+use crate::error::Failure;
+use crate::plan::RecoveryPolicy;
+use source::Source;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What flags, environment and defaults come to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The data directory: absolute, symlinks resolved.
+    pub data_directory: PathBuf,
+    /// Where the backups are kept.
+    pub backup_directory: PathBuf,
+    /// Where the server's log is kept.
+    pub log_directory: PathBuf,
+    /// The major version that was asked for.
+    pub postgres_version: Option<u32>,
+    /// The port; 0 is any free one.
+    pub port: u16,
+    /// `listen_addresses` of the server.
+    pub listen_addresses: String,
+    /// The superuser's name.
+    pub superuser: String,
+    /// The superuser's password.
+    pub superuser_password: Secret,
+    /// The role that applications connect as.
+    pub application_role: String,
+    /// That role's password.
+    pub application_password: Secret,
+    /// The database that is made for it.
+    pub database: String,
+    /// More arguments for initdb.
+    pub initdb_arguments: Vec<String>,
+    /// The directory of scripts that a new cluster is completed with.
+    pub init_scripts: PathBuf,
+    /// The directory of services that are started after PostgreSQL.
+    pub services_directory: PathBuf,
+    /// Services that are not started, as they were written.
+    pub disabled_services: Vec<String>,
+    /// How many backups are kept.
+    pub max_backups: u32,
+    /// How often a backup is made; `None` is never.
+    pub backup_interval: Option<Duration>,
+    /// How far recovery goes without a person.
+    pub recovery: RecoveryPolicy,
+    /// How long a starting server may make no progress.
+    pub startup_timeout: Duration,
+    /// How many times a start is tried.
+    pub start_retries: u32,
+    /// The pause before a start is tried again.
+    pub retry_delay: Duration,
+    /// How long stopping may take.
+    pub stop_timeout: Duration,
+}
+
+impl Settings {
+    /// Adds a flag for every setting, to the command and to all its subcommands.
+    pub fn arguments(command: clap::Command) -> clap::Command {
+        let flag = |setting: &Setting| {
+            clap::Arg::new(setting.flag)
+                .long(setting.flag)
+                .value_name(setting.value_name)
+                .value_parser(clap::value_parser!(OsString))
+                .help(format!("{} {}", setting.help, setting.sources()))
+                .help_heading("Settings")
+                .global(true)
+                .hide_short_help(true)
+        };
+        command.args(SETTINGS.iter().map(flag))
+    }
+
+    /// Works out every setting: flag over environment (a variable, or the file that `…_FILE` names) over default.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Usage`] for a value that makes no sense, and for a variable set together with its
+    /// `…_FILE`.
+    pub fn resolve(
+        matches: &clap::ArgMatches,
+        environment: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Failure> {
+        let source = Source { matches, environment };
+        let data_directory = paths::directory(&source, &table::DATA_DIRECTORY)?;
+        let backup_directory = paths::directory(&source, &table::BACKUP_DIRECTORY)?;
+        let log_directory = paths::directory(&source, &table::LOG_DIRECTORY)?;
+        paths::ensure_outside(&backup_directory, &table::BACKUP_DIRECTORY, &data_directory)?;
+        paths::ensure_outside(&log_directory, &table::LOG_DIRECTORY, &data_directory)?;
+        let Roles { superuser, superuser_password, application_role, application_password, database } =
+            Roles::resolve(&source)?;
+        Ok(Self {
+            data_directory,
+            backup_directory,
+            log_directory,
+            postgres_version: source.value_if_given(&table::POSTGRES_VERSION, values::major_version)?,
+            port: source.value(&table::PORT, values::port)?,
+            listen_addresses: source.value(&table::LISTEN_ADDRESSES, values::one_line)?,
+            superuser,
+            superuser_password,
+            application_role,
+            application_password,
+            database,
+            initdb_arguments: source.value(&table::INITDB_ARGUMENTS, values::arguments)?,
+            init_scripts: paths::directory(&source, &table::INIT_SCRIPTS)?,
+            services_directory: paths::directory(&source, &table::SERVICES_DIRECTORY)?,
+            disabled_services: source.value(&table::DISABLED_SERVICES, values::service_names)?,
+            max_backups: source.value(&table::MAX_BACKUPS, values::max_backups)?,
+            backup_interval: source.value(&table::BACKUP_INTERVAL, values::interval)?,
+            recovery: source.value(&table::RECOVERY, values::recovery)?,
+            startup_timeout: source.value(&table::STARTUP_TIMEOUT, values::timeout)?,
+            start_retries: source.value(&table::START_RETRIES, values::start_retries)?,
+            retry_delay: source.value(&table::RETRY_DELAY, values::delay)?,
+            stop_timeout: source.value(&table::STOP_TIMEOUT, values::timeout)?,
+        })
+    }
+
+    /// [`Settings::resolve`] with the environment of this process.
+    pub fn from_environment(matches: &clap::ArgMatches) -> Result<Self, Failure> {
+        Self::resolve(matches, &|name| std::env::var_os(name))
+    }
+}
+
+/// The settings whose defaults depend on each other.
+struct Roles {
+    superuser: String,
+    superuser_password: Secret,
+    application_role: String,
+    application_password: Secret,
+    database: String,
+}
+
+impl Roles {
+    fn resolve(source: &Source<'_>) -> Result<Self, Failure> {
+        let given_superuser = source.value_if_given(&table::SUPERUSER, values::role_name)?;
+        let application_role = source.value(&table::APPLICATION_ROLE, values::role_name)?;
+        let application_password = source.value(&table::APPLICATION_PASSWORD, values::secret)?;
+        let superuser_password = source.value_if_given(&table::SUPERUSER_PASSWORD, values::secret)?;
+        let database = source.value_if_given(&table::DATABASE, values::name)?;
+        // docker-library names the database after POSTGRES_USER; without one, ours goes with its role.
+        let default_database = || given_superuser.clone().unwrap_or_else(|| application_role.clone());
+        Ok(Self {
+            database: database.unwrap_or_else(default_database),
+            superuser: source.value(&table::SUPERUSER, values::role_name)?,
+            superuser_password: superuser_password.unwrap_or_else(|| application_password.clone()),
+            application_role,
+            application_password,
+        })
+    }
+}

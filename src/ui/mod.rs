@@ -1,0 +1,284 @@
+//! The only printer: text, JSON, bars, prompts. Data goes to standard output, all the rest to standard error.
+//!
+//! On a terminal, lines are plain and coloured; elsewhere each begins with the time and the applet, so that the
+//! log of a container reads well. Nothing here decides anything, and a reader that has gone away (a closed
+//! pipe) is no error: what pgbox does must not depend on who watches.
+
+pub mod format;
+mod progress;
+mod table;
+
+pub use table::Table;
+
+use crate::error::{Failure, Kind, hint_of, kind_of};
+use crate::progress::Progress;
+use anyhow::Context;
+use console::{Style, Term};
+use indicatif::ProgressBar;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How a command was asked to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// Reports are JSON, one value, on standard output; no bars.
+    pub json: bool,
+}
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Info,
+    Warning,
+    Error,
+    Hint,
+}
+
+impl Level {
+    /// What stands before the text, and in which style on a terminal.
+    fn label(self) -> Option<(&'static str, Style)> {
+        let style = Style::new().for_stderr().bold();
+        match self {
+            Self::Info => None,
+            Self::Warning => Some(("warning:", style.yellow())),
+            Self::Error => Some(("error:", style.red())),
+            Self::Hint => Some(("hint:", style.cyan())),
+        }
+    }
+}
+
+/// Standard error, shared by lines and bars, so that neither is drawn into the other.
+#[derive(Debug)]
+struct Output {
+    applet: &'static str,
+    is_terminal: bool,
+    json: bool,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Output {
+    fn draws_bars(&self) -> bool {
+        // NO_COLOR stands for "plain output" (STYLE.md), and a dumb terminal cannot redraw a line.
+        self.is_terminal && !self.json && console::colors_enabled_stderr()
+    }
+
+    fn set_bar(&self, bar: Option<ProgressBar>) {
+        let mut current = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = std::mem::replace(&mut *current, bar) {
+            old.finish_and_clear();
+        }
+    }
+
+    fn with_bar(&self, act: impl FnOnce(&ProgressBar)) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            act(bar);
+        }
+    }
+
+    /// Prints one message, each of its lines with the same prefix.
+    fn line(&self, level: Level, text: &str) {
+        let text = self.rendered(level, text);
+        // Whoever read standard error is gone, or its disk is full: there is nobody left to tell.
+        let print = || drop(io::stderr().lock().write_all(text.as_bytes()));
+        match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn rendered(&self, level: Level, text: &str) -> String {
+        let label =
+            level.label().map_or_else(String::new, |(label, style)| format!("{} ", style.apply_to(label)));
+        if self.is_terminal {
+            return format!("{label}{text}\n");
+        }
+        let prefix = format!("{} {}: {label}", format::time(chrono::Utc::now()), self.applet);
+        let lines: Vec<String> = text.lines().map(|line| format!("{prefix}{line}\n")).collect();
+        lines.concat()
+    }
+}
+
+/// What a command prints with.
+#[derive(Clone, Debug)]
+pub struct Ui {
+    output: Arc<Output>,
+}
+
+impl Ui {
+    /// A printer for one applet.
+    pub fn new(mode: Mode, applet: &'static str) -> Self {
+        let output = Output {
+            applet,
+            is_terminal: io::stderr().is_terminal(),
+            json: mode.json,
+            bar: Mutex::new(None),
+        };
+        Self { output: Arc::new(output) }
+    }
+
+    /// Tells that a state changed.
+    pub fn info(&self, text: &str) {
+        self.output.line(Level::Info, text);
+    }
+
+    /// Tells of something unexpected, after which work went on.
+    pub fn warn(&self, text: &str) {
+        self.output.line(Level::Warning, text);
+    }
+
+    /// Tells of something that a person must look at.
+    pub fn error(&self, text: &str) {
+        self.output.line(Level::Error, text);
+    }
+
+    /// Tells what a person can do.
+    pub fn hint(&self, text: &str) {
+        self.output.line(Level::Hint, text);
+    }
+
+    /// Whether reports are JSON.
+    pub fn is_json(&self) -> bool {
+        self.output.json
+    }
+
+    /// Prints data, and a line break, to standard output.
+    pub fn data(&self, text: &str) -> anyhow::Result<()> {
+        let mut stdout = io::stdout().lock();
+        ignore_closed_pipe(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+    }
+
+    /// Prints a value as JSON to standard output.
+    pub fn json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
+        self.data(&serde_json::to_string_pretty(value).context("render JSON")?)
+    }
+
+    /// Prints a list to standard output.
+    pub fn table(&self, table: &Table) -> anyhow::Result<()> {
+        self.data(&table.lines().join("\n"))
+    }
+
+    /// A watcher that shows how far work is: a bar on a terminal, else a line when a stage begins and ends.
+    pub fn progress(&self) -> impl Progress + use<> {
+        progress::Shown::new(Arc::clone(&self.output))
+    }
+
+    /// Whether a person can be asked: standard input and standard error are a terminal, and no JSON was asked for.
+    pub fn is_interactive(&self) -> bool {
+        self.output.is_terminal && !self.output.json && io::stdin().is_terminal()
+    }
+
+    /// Asks the person to type a name before something is done to it. The plan must have been shown before.
+    ///
+    /// The answer is never read from a pipe: what comes through it may be a dump.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if nobody can be asked, or something else is typed.
+    pub fn confirm_by_typing(&self, name: &str) -> Result<(), Failure> {
+        let refused = |reason: &str| Failure::new(Kind::Refused, format!("{reason}. Nothing was changed"));
+        if !self.is_interactive() {
+            return Err(refused("this needs a person's word, and there is no terminal to ask at")
+                .hint("run it again with --yes once the plan is what you want (--dry-run shows it)"));
+        }
+        self.output.line(Level::Info, &format!("Type {name} to go on:"));
+        let answer =
+            Term::stderr().read_line().map_err(|error| refused(&format!("could not ask: {error}")))?;
+        if answer.trim() != name {
+            return Err(refused(&format!("'{}' is not '{name}'", answer.trim())));
+        }
+        Ok(())
+    }
+
+    /// Prints an error with its causes as one sentence and then what to do; as JSON too where that was asked for.
+    pub fn report_error(&self, error: &anyhow::Error) {
+        self.output.set_bar(None);
+        let (message, hint) = (sentence(error), hint_of(error));
+        self.error(&message);
+        if let Some(hint) = &hint {
+            self.hint(hint);
+        }
+        if self.is_json() {
+            let kind = kind_of(error);
+            let object = serde_json::json!({ "error": {
+                "kind": kind_name(kind), "exit_status": kind.exit_status(), "message": message, "hint": hint,
+            }});
+            // Standard error has the message already.
+            let _ = self.json(&object);
+        }
+    }
+}
+
+fn ignore_closed_pipe(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("write to standard output"),
+    }
+}
+
+/// The chain of causes as one sentence. A cause that the one before quotes already is not said twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if !parts.last().is_some_and(|last| last.ends_with(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Failed => "failed",
+        Kind::Usage => "usage",
+        Kind::NoSuchBackup => "no-such-backup",
+        Kind::VerificationFailed => "verification-failed",
+        Kind::Busy => "busy",
+        Kind::Refused => "refused",
+        Kind::ProgramMissing => "program-missing",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(is_terminal: bool) -> Output {
+        Output { applet: "maintenance", is_terminal, json: false, bar: Mutex::new(None) }
+    }
+
+    #[test]
+    fn away_from_a_terminal_every_line_has_time_and_applet() {
+        let text = output(false).rendered(Level::Warning, "one\ntwo");
+
+        let lines: Vec<&str> = text.lines().collect();
+        let (time, rest) = lines[0].split_once(' ').unwrap();
+        assert!(time.len() == 20 && time.ends_with('Z'), "{time}");
+        assert_eq!(rest, "maintenance: warning: one");
+        assert!(lines[1].ends_with(" maintenance: warning: two"));
+    }
+
+    #[test]
+    fn on_a_terminal_a_line_is_plain() {
+        assert_eq!(output(true).rendered(Level::Info, "done"), "done\n");
+    }
+
+    #[test]
+    fn a_chain_of_causes_is_one_sentence_that_says_nothing_twice() {
+        let error = anyhow::Error::new(io::Error::other("disk full"))
+            .context("write x: disk full")
+            .context("back up");
+        assert_eq!(sentence(&error), "back up: write x: disk full");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_error() {
+        assert!(ignore_closed_pipe(Err(io::ErrorKind::BrokenPipe.into())).is_ok());
+        assert!(ignore_closed_pipe(Err(io::ErrorKind::StorageFull.into())).is_err());
+    }
+
+    #[test]
+    fn without_a_terminal_nobody_is_asked() {
+        let failure = Ui::new(Mode { json: true }, "maintenance").confirm_by_typing("x").unwrap_err();
+        assert_eq!(failure.kind(), Kind::Refused);
+    }
+}

@@ -1,0 +1,104 @@
+//! Work that goes on: a bar on a terminal, else a line when a stage begins and one when it has taken a while.
+
+use super::{Level, Output, format};
+use crate::progress::Progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const BAR: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec}, {eta} left";
+const SPINNER: &str = "{spinner} {msg} {elapsed}";
+const SPINNER_WITH_BYTES: &str = "{spinner} {msg} {bytes} {elapsed}";
+/// How often a bar is drawn when nothing advances.
+const TICK: Duration = Duration::from_millis(200);
+/// A stage that took less and moved no bytes is not worth a second line.
+const WORTH_A_LINE: Duration = Duration::from_secs(1);
+
+/// Shows a person how far work is.
+#[derive(Debug)]
+pub(super) struct Shown {
+    output: Arc<Output>,
+    stage: Mutex<Option<Stage>>,
+    done_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Stage {
+    name: String,
+    began: Instant,
+}
+
+impl Shown {
+    pub(super) fn new(output: Arc<Output>) -> Self {
+        Self { output, stage: Mutex::new(None), done_bytes: AtomicU64::new(0) }
+    }
+
+    fn take_stage(&self) -> Option<Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn bar(stage: &str, total_bytes: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(total_bytes, ProgressDrawTarget::stderr());
+    let template = if total_bytes.is_some() { BAR } else { SPINNER };
+    // A template that does not parse would be a mistake of ours; the default one is good enough then.
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.progress_chars("=> "));
+    bar.set_message(stage.to_owned());
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+impl Progress for Shown {
+    fn begin(&self, stage: &str, total_bytes: Option<u64>) {
+        self.end();
+        self.done_bytes.store(0, Ordering::Relaxed);
+        let name = stage.to_owned();
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Stage { name, began: Instant::now() });
+        if self.output.draws_bars() {
+            self.output.set_bar(Some(bar(stage, total_bytes)));
+            return;
+        }
+        let size = total_bytes.map_or_else(String::new, |total| format!(" ({})", format::bytes(total)));
+        self.output.line(Level::Info, &format!("began: {stage}{size}"));
+    }
+
+    fn advance(&self, bytes: u64) {
+        let before = self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.output.with_bar(|bar| {
+            if before == 0 && bar.length().is_none() {
+                let style = ProgressStyle::with_template(SPINNER_WITH_BYTES);
+                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            }
+            bar.inc(bytes);
+        });
+    }
+
+    fn note(&self, text: &str) {
+        self.output.line(Level::Info, text);
+    }
+
+    fn end(&self) {
+        let Some(Stage { name, began }) = self.take_stage() else { return };
+        self.output.set_bar(None);
+        let (elapsed, done) = (began.elapsed(), self.done_bytes.load(Ordering::Relaxed));
+        if done > 0 {
+            let (size, rate) = (format::bytes(done), format::rate(done, elapsed));
+            let time = format::duration(elapsed);
+            self.output.line(Level::Info, &format!("finished: {name} ({size} in {time}, {rate})"));
+        } else if elapsed >= WORTH_A_LINE {
+            self.output.line(Level::Info, &format!("finished: {name} ({})", format::duration(elapsed)));
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        // An error left the stage open; its bar must not stay on the screen beside the message.
+        if self.take_stage().is_some() {
+            self.output.set_bar(None);
+        }
+    }
+}
