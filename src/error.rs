@@ -93,5 +93,7 @@ fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
     if let Some(error) = cause.downcast_ref::<ClaimError>() {
         return matches!(error, ClaimError::Locked(_) | ClaimError::ServerAlive(_)).then_some(Kind::Busy);
     }
-    cause.downcast_ref::<LockError>().and_then(|error| matches!(error, LockError::Held(_)).then_some(Kind::Busy))
+    cause
+        .downcast_ref::<LockError>()
+        .and_then(|error| matches!(error, LockError::Held(_)).then_some(Kind::Busy))
 }

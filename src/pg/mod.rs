@@ -10,6 +10,7 @@ mod bytes;
 pub mod control_file;
 #[cfg(test)]
 mod fixtures;
+pub mod heap;
 pub mod layout;
 pub mod page;
 pub mod postmaster_pid;

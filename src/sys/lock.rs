@@ -70,7 +70,12 @@ pub struct FileLock {
 }
 
 impl FileLock {
-    pub(super) fn acquire(directory: &Directory, path: &Path, mode: LockMode, activity: &str) -> Result<Self, LockError> {
+    pub(super) fn acquire(
+        directory: &Directory,
+        path: &Path,
+        mode: LockMode,
+        activity: &str,
+    ) -> Result<Self, LockError> {
         let file = directory.open_lock_file(path)?;
         let operation = match mode {
             LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,

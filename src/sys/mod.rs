@@ -10,11 +10,14 @@
     reason = "this is the one module that may change files and start processes"
 )]
 
+mod activity;
 mod directory;
 mod identity;
 mod lock;
 mod mounts;
+mod own_directory;
 mod prepare;
+mod private_directory;
 mod process;
 mod read_root;
 mod server_process;
@@ -24,17 +27,26 @@ mod supervise;
 mod wait;
 mod write_root;
 
+pub use activity::Activity;
 pub use directory::{Entry, EntryKind, FileFacts};
 pub use identity::{Identity, IdentityError, effective_identity, find_user};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use mounts::is_mount_root;
-pub use prepare::{OwnershipReport, ensure_directory, fix_ownership, misowned_entries};
+pub use own_directory::OwnDirectory;
+pub use prepare::{
+    OwnershipReport, ensure_directory, fix_ownership, is_writable_directory, misowned_entries,
+};
+pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
-pub use server_process::{ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server};
+pub use server_process::{
+    ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,
+};
 pub use space::{DiskSpace, disk_space};
 pub use store_root::StoreRoot;
-pub use supervise::{Ended, Supervised, become_subreaper, is_first_process, reap_one, signal_group, spawn_supervised};
+pub use supervise::{
+    Ended, Supervised, become_subreaper, is_first_process, reap_one, signal_group, spawn_supervised,
+};
 pub use wait::ChangeWatch;
 pub use write_root::{ClaimError, DATA_LOCK, OPERATION_LOCK, OWN_DIRECTORY, OperationLock, WriteRoot};
 

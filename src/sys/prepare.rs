@@ -1,7 +1,7 @@
 //! What only root can do before privileges are dropped: make directories and set their owners.
 
 use super::identity::Identity;
-use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Uid, chownat};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -74,4 +74,9 @@ pub fn fix_ownership(path: &Path, owner: &Identity) -> io::Result<OwnershipRepor
         }
     }
     Ok(report)
+}
+
+/// Whether this process may make files in a directory.
+pub fn is_writable_directory(path: &Path) -> bool {
+    path.is_dir() && rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }

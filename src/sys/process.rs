@@ -2,10 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 /// A program to run, not yet started.
 #[derive(Debug)]
@@ -22,7 +23,10 @@ enum Input {
     Null,
     Bytes(Vec<u8>),
     Descriptor(File),
+    Copied(PipeReader, Copier),
 }
+
+type Copier = JoinHandle<io::Result<()>>;
 
 /// What a program said before it ended with status 0.
 #[derive(Debug)]
@@ -128,7 +132,24 @@ impl Tool {
         self
     }
 
-    fn expression(self) -> duct::Expression {
+    /// Gives it something to read that is copied to it while it runs, however long that is.
+    ///
+    /// # Errors
+    /// When no pipe could be made. What the reader fails with later makes the program see the end of its input
+    /// and is returned by [`Tool::run`].
+    pub fn input_from(mut self, mut reader: impl Read + Send + 'static) -> io::Result<Self> {
+        let (end, mut begin) = io::pipe()?;
+        let copier = std::thread::spawn(move || io::copy(&mut reader, &mut begin).map(|_| ()));
+        self.input = Input::Copied(end, copier);
+        Ok(self)
+    }
+
+    /// Starts it and returns its standard output to read from; reading to the end fails if it failed.
+    pub fn reader(self) -> io::Result<impl Read + Send + 'static> {
+        Ok(self.expression().0.reader()?)
+    }
+
+    fn expression(self) -> (duct::Expression, Option<Copier>) {
         let mut expression = duct::cmd(self.program.as_os_str(), self.arguments).dir(self.directory);
         for (name, value) in self.environment {
             expression = match value {
@@ -137,9 +158,10 @@ impl Tool {
             };
         }
         match self.input {
-            Input::Null => expression.stdin_null(),
-            Input::Bytes(bytes) => expression.stdin_bytes(bytes),
-            Input::Descriptor(file) => expression.stdin_file(file),
+            Input::Null => (expression.stdin_null(), None),
+            Input::Bytes(bytes) => (expression.stdin_bytes(bytes), None),
+            Input::Descriptor(file) => (expression.stdin_file(file), None),
+            Input::Copied(end, copier) => (expression.stdin_file(end), Some(copier)),
         }
     }
 
@@ -148,25 +170,33 @@ impl Tool {
     /// # Errors
     /// [`ProcessError::Failed`] with its last lines when it ends with anything but status 0.
     pub fn run(self) -> Result<ToolOutput, ProcessError> {
+        self.finish(|expression| expression.stdout_capture().stderr_capture())
+    }
+
+    /// Runs it with its output going where ours goes, all of it to standard error.
+    pub fn run_visibly(self) -> Result<(), ProcessError> {
+        self.finish(duct::Expression::stdout_to_stderr).map(|_| ())
+    }
+
+    fn finish(
+        self,
+        route: impl FnOnce(&duct::Expression) -> duct::Expression,
+    ) -> Result<ToolOutput, ProcessError> {
         let program = self.program.clone();
-        let output = self.expression().stdout_capture().stderr_capture().unchecked().run();
+        let (expression, copier) = self.expression();
+        let output = route(&expression).unchecked().run();
+        // The pipe's other end must be closed before its writer can be waited for.
+        drop(expression);
         let output = output.map_err(|source| start_error(&program, source))?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
             return Err(ProcessError::Failed { program, status: describe(output.status), stderr });
         }
-        Ok(ToolOutput { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), stderr })
-    }
-
-    /// Runs it with its output going where ours goes, all of it to standard error.
-    pub fn run_visibly(self) -> Result<(), ProcessError> {
-        let program = self.program.clone();
-        let output = self.expression().stdout_to_stderr().unchecked().run();
-        let output = output.map_err(|source| start_error(&program, source))?;
-        if !output.status.success() {
-            return Err(ProcessError::Failed { program, status: describe(output.status), stderr: String::new() });
+        if let Some(copied) = copier.map(JoinHandle::join) {
+            let copied = copied.unwrap_or_else(|_| Err(io::Error::other("the thread that fed it panicked")));
+            copied.map_err(|source| ProcessError::Io { program, source })?;
         }
-        Ok(())
+        Ok(ToolOutput { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), stderr })
     }
 }
 

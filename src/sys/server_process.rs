@@ -7,6 +7,7 @@
 use super::process::ProcessError;
 use super::wait::ChangeWatch;
 use super::write_root::WriteRoot;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, test_kill_process};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -16,7 +17,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How to start a server.
 #[derive(Debug)]
@@ -46,10 +47,12 @@ impl ServerProcess {
             io::ErrorKind::NotFound if !spec.program.exists() => ProcessError::Missing(spec.program.clone()),
             _ => ProcessError::Io { program: spec.program.clone(), source },
         };
-        let log = OpenOptions::new().append(true).create(true).mode(0o640).open(&spec.log_file).map_err(|error| {
-            let text = format!("could not open its log file '{}': {error}", spec.log_file.display());
-            failed(io::Error::new(error.kind(), text))
-        })?;
+        let log = OpenOptions::new().append(true).create(true).mode(0o640).open(&spec.log_file).map_err(
+            |error| {
+                let text = format!("could not open its log file '{}': {error}", spec.log_file.display());
+                failed(io::Error::new(error.kind(), text))
+            },
+        )?;
         let child = Command::new(&spec.program)
             .args(&spec.arguments)
             .current_dir("/")
@@ -142,5 +145,26 @@ pub fn signal_server(pid: i32, signal: Signal) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::SRCH) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until a process has ended, or the time is over. Returns whether it has.
+pub fn wait_until_gone(pid: i32, timeout: Duration) -> io::Result<bool> {
+    let Some(process) = to_pid(pid) else { return Ok(true) };
+    let pidfd = match pidfd_open(process, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(rustix::io::Errno::SRCH) => return Ok(true),
+        Err(error) => return Err(error.into()),
+    };
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }

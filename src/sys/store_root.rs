@@ -31,7 +31,12 @@ impl StoreRoot {
     }
 
     /// Takes a lock in the directory; it is kept until the value is dropped or the process ends.
-    pub fn lock(&self, path: impl AsRef<Path>, mode: LockMode, activity: &str) -> Result<FileLock, LockError> {
+    pub fn lock(
+        &self,
+        path: impl AsRef<Path>,
+        mode: LockMode,
+        activity: &str,
+    ) -> Result<FileLock, LockError> {
         FileLock::acquire(&self.directory, path.as_ref(), mode, activity)
     }
 

@@ -155,12 +155,6 @@ impl WriteRoot {
         self.directory.create_file(path.as_ref(), mode)
     }
 
-    /// Opens a file of ours, below `.pgbox`, for appending.
-    pub fn append_own_file(&self, path: impl AsRef<Path>) -> io::Result<File> {
-        ensure_own(path.as_ref())?;
-        self.directory.append_file(path.as_ref(), 0o600)
-    }
-
     /// Creates a directory with exactly `mode`; one that is there is left as it is.
     pub fn create_directory(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
         self.directory.create_directory(path.as_ref(), mode)
@@ -183,7 +177,9 @@ impl WriteRoot {
         ensure_own(path.as_ref())?;
         match self.directory.facts(path.as_ref())? {
             None => Ok(()),
-            Some(facts) if facts.kind == super::EntryKind::Directory => self.directory.remove_tree(path.as_ref()),
+            Some(facts) if facts.kind == super::EntryKind::Directory => {
+                self.directory.remove_tree(path.as_ref())
+            }
             Some(_) => self.directory.remove_file_if_there(path.as_ref()),
         }
     }

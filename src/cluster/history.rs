@@ -1,0 +1,51 @@
+//! What pgbox did to a cluster, one line of JSON each, in `.pgbox/history.jsonl`.
+//!
+//! It stays when everything else in the data directory is replaced, and no backup holds it.
+
+use crate::plan::BackupName;
+use crate::sys::{OwnDirectory, ReadRoot};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::Path;
+
+const FILE: &str = "history.jsonl";
+/// The last part of the history that is read.
+const LIMIT_BYTES: u64 = 16 << 20;
+
+/// One thing that was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub time: DateTime<Utc>,
+    /// What for, in a few words.
+    pub purpose: String,
+    /// What was wrong before, a line for each finding.
+    pub findings: Vec<String>,
+    /// What was done, in the past tense.
+    pub done: Vec<String>,
+    /// What a person should know about the outcome.
+    pub remarks: Vec<String>,
+    /// The backup that the cluster comes from since then.
+    pub restored_from: Option<BackupName>,
+    /// The name under which the former cluster is kept.
+    pub set_aside: Option<BackupName>,
+}
+
+/// Adds an event, durably.
+pub fn record(data_directory: &Path, event: &Event) -> io::Result<()> {
+    let line = serde_json::to_string(event).map_err(io::Error::other)?;
+    OwnDirectory::open(data_directory)?.append_line(FILE, &line)
+}
+
+/// All events, oldest first. A line that was cut short by a crash is passed over.
+pub fn read(data_directory: &Path) -> io::Result<Vec<Event>> {
+    let root = match ReadRoot::open(data_directory) {
+        Ok(root) => root,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let text =
+        root.read_text(Path::new(crate::sys::OWN_DIRECTORY).join(FILE), LIMIT_BYTES)?.unwrap_or_default();
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}

@@ -1,0 +1,67 @@
+//! The databases that `pg_database` surely has, and their directories.
+//!
+//! A directory in `base` proves nothing: a crashed CREATE DATABASE leaves one behind for ever. A row counts
+//! here only where the row itself says that it is live (its creation hinted as committed, its removal as
+//! invalid); a row that only the transaction status can judge is passed over, and so is nothing falsely
+//! reported. Offsets: `facts/corruption.md` §2.
+
+use super::Inspection;
+use super::maps::FIRST_NORMAL_OID;
+use crate::pg::relation_map::RelationMap;
+use crate::pg::{Oid, heap};
+use crate::sys::EntryKind;
+use std::collections::BTreeSet;
+
+/// The catalog `pg_database`.
+const PG_DATABASE: Oid = Oid(1262);
+/// The default tablespace, whose directories are in `base`.
+const PG_DEFAULT: u32 = 1663;
+/// Reading more of `pg_database` than this would take a cluster with a hundred thousand databases.
+const CATALOG_LIMIT_BYTES: u64 = 64 << 20;
+
+impl Inspection<'_> {
+    /// Checks the directory of each database that is surely there.
+    pub(super) fn check_databases(&mut self) {
+        for database in self.live_databases() {
+            if database.oid < FIRST_NORMAL_OID || database.tablespace != PG_DEFAULT {
+                continue;
+            }
+            let severity = self.severity_unless_replayed();
+            let place = format!("base/{}", database.oid);
+            if let Ok(None) = self.root.facts(&place) {
+                let evidence = "pg_database has this database, and its directory is not there";
+                self.report("database-directory-missing", severity, place, evidence);
+                continue;
+            }
+            self.check_database_directory(database.oid, severity);
+        }
+    }
+
+    fn live_databases(&self) -> Vec<heap::Database> {
+        let Some(major) = self.major else { return Vec::new() };
+        let file_of =
+            |map: &RelationMap| map.entries.iter().find(|entry| entry.0 == PG_DATABASE).map(|entry| entry.1);
+        let map = self.root.read_bounded("global/pg_filenode.map", 4096).ok();
+        let relfilenode = map.and_then(|bytes| RelationMap::parse(&bytes).ok()).as_ref().and_then(file_of);
+        let Some(relfilenode) = relfilenode else { return Vec::new() };
+        let pages =
+            self.root.read_bounded(format!("global/{relfilenode}"), CATALOG_LIMIT_BYTES).unwrap_or_default();
+        heap::surely_live_databases(&pages, major)
+    }
+
+    /// Whether anything in `base` or `global` was made after initdb.
+    pub(super) fn has_user_made_files(&self) -> bool {
+        let databases = self.root.entries("base").unwrap_or_default();
+        let mut directories = vec!["global".to_owned()];
+        let mut numbers = BTreeSet::new();
+        for entry in databases.iter().filter(|entry| entry.facts.kind == EntryKind::Directory) {
+            directories.push(format!("base/{}", entry.name));
+            numbers.extend(entry.name.parse::<u32>().ok());
+        }
+        for directory in directories {
+            let files = self.root.entries(&directory).unwrap_or_default();
+            numbers.extend(files.iter().filter_map(|file| file.name.parse::<u32>().ok()));
+        }
+        numbers.last().is_some_and(|&highest| highest >= FIRST_NORMAL_OID)
+    }
+}

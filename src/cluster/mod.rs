@@ -1,0 +1,13 @@
+//! A cluster as it stands: what its directory says without a server, and the server that runs in it.
+
+pub mod binaries;
+pub mod history;
+pub mod initdb;
+pub mod inspect;
+pub mod marker;
+pub mod readiness;
+pub mod server;
+pub mod session;
+pub mod setup;
+
+pub use inspect::{Expectations, inspect};

@@ -1,0 +1,42 @@
+//! Whether a server really serves.
+
+use super::session::{Login, ServerAddress, SessionError, describe};
+
+/// Why a server that runs does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadinessError {
+    /// It did not take a connection.
+    #[error("{which} connection failed: {source}")]
+    Connection {
+        /// Which one.
+        which: &'static str,
+        /// The answer.
+        source: SessionError,
+    },
+    /// It took a connection and did not answer.
+    #[error("{which} connection was taken, but a query failed: {}", describe(.source))]
+    Query {
+        /// Which one.
+        which: &'static str,
+        /// The answer.
+        source: postgres::Error,
+    },
+}
+
+/// Verifies that a server serves, by two connections one after the other.
+///
+/// One proves nothing: with a catalog index such as `global/2671` gone, the first connection works, and every
+/// later one dies (`facts/corruption.md` §0).
+///
+/// # Errors
+/// [`ReadinessError`], naming the connection that failed and the server's own words.
+pub fn verify_by_two_connections(address: &ServerAddress, login: &Login) -> Result<(), ReadinessError> {
+    for which in ["the first", "the second"] {
+        let connected = address.connect(login);
+        let mut client = connected.map_err(|source| ReadinessError::Connection { which, source })?;
+        client
+            .simple_query("SELECT count(*) FROM pg_catalog.pg_database")
+            .map_err(|source| ReadinessError::Query { which, source })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! Starting and stopping a server.
+
+use super::binaries::Installation;
+use super::session::ServerAddress;
+use crate::pg::postmaster_pid::{PostmasterPid, ServerStatus};
+use crate::progress::Progress;
+use crate::sys::{
+    self, Activity, ChangeWatch, ProcessError, ReadRoot, ServerProcess, ServerSpec, Signal, WriteRoot,
+    signal_server,
+};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// How a server is to be started.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    /// The programs to use.
+    pub installation: Installation,
+    /// The directory of the cluster; below the claimed root, or the root itself.
+    pub data_directory: PathBuf,
+    /// The port; 0 is any that is free.
+    pub port: u16,
+    /// `listen_addresses`; empty: the Unix socket only.
+    pub listen_addresses: String,
+    /// `unix_socket_directories`, where PostgreSQL's own default will not do.
+    pub socket_directory: Option<PathBuf>,
+    /// Where its output goes.
+    pub log_file: PathBuf,
+    /// How long it may show no sign of progress before it is ready.
+    pub patience: Duration,
+}
+
+/// A server that is ready for connections.
+#[derive(Debug)]
+pub struct RunningServer {
+    /// Its process; dropping this leaves it running.
+    pub process: ServerProcess,
+    /// Where it listens.
+    pub address: ServerAddress,
+}
+
+/// Why a server did not come up. None is left running then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Something else has the port.
+    #[error("port {0} is in use by something else")]
+    PortInUse(u16),
+    /// It ended before it was ready.
+    #[error("the server ended ({status}) before it was ready")]
+    Ended {
+        /// How.
+        status: ExitStatus,
+        /// What it wrote to its log, the last lines.
+        log: Vec<String>,
+    },
+    /// It neither became ready nor made any progress.
+    #[error("the server made no progress for {} s and is not ready", .patience.as_secs())]
+    NoProgress {
+        /// For how long.
+        patience: Duration,
+        /// What it wrote to its log, the last lines.
+        log: Vec<String>,
+    },
+    /// It could not be started at all.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// It could not be watched.
+    #[error("could not watch the server start: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl StartError {
+    /// The last lines of the server's log, where it wrote any.
+    pub fn log(&self) -> &[String] {
+        match self {
+            Self::Ended { log, .. } | Self::NoProgress { log, .. } => log,
+            _ => &[],
+        }
+    }
+}
+
+/// How many lines of the server's log a failure shows.
+const SHOWN_LOG_LINES: usize = 20;
+/// How often progress is sampled where no change is reported.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Starts a server and waits until it is ready for connections, for as long as it makes progress: crash
+/// recovery may take hours, and hurrying it is how data is lost.
+///
+/// The server holds the lock of `root` for as long as it lives.
+///
+/// # Errors
+/// [`StartError`]; the server has been stopped again then.
+pub fn start(
+    root: &WriteRoot,
+    options: &StartOptions,
+    progress: &dyn Progress,
+) -> Result<RunningServer, StartError> {
+    let port = choose_port(options)?;
+    let log_begins_at = std::fs::metadata(&options.log_file).map(|facts| facts.len()).unwrap_or(0);
+    let watch = ChangeWatch::new(&options.data_directory)?;
+    let mut process = ServerProcess::start(&server_spec(options, port), root)?;
+    let waited = wait_until_ready(&mut process, &watch, options, progress);
+    match waited {
+        Ok(address) => Ok(RunningServer { process, address }),
+        Err(NotReady::Ended(status)) => Err(StartError::Ended {
+            status,
+            log: log_tail(&options.log_file, log_begins_at, SHOWN_LOG_LINES),
+        }),
+        Err(NotReady::Stuck) => {
+            let _ = process.signal(Signal::QUIT);
+            process.wait()?;
+            let log = log_tail(&options.log_file, log_begins_at, SHOWN_LOG_LINES);
+            Err(StartError::NoProgress { patience: options.patience, log })
+        }
+        Err(NotReady::Io(error)) => {
+            let _ = process.signal(Signal::INT);
+            process.wait()?;
+            Err(StartError::Io(error))
+        }
+    }
+}
+
+fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
+    let mut arguments: Vec<OsString> = vec!["-D".into(), options.data_directory.clone().into()];
+    arguments.extend(["-p".into(), port.to_string().into()]);
+    arguments.extend(["-c".into(), format!("listen_addresses={}", options.listen_addresses).into()]);
+    if let Some(directory) = &options.socket_directory {
+        let mut setting = OsString::from("unix_socket_directories=");
+        setting.push(directory);
+        arguments.extend(["-c".into(), setting]);
+    }
+    ServerSpec {
+        program: options.installation.program("postgres"),
+        arguments,
+        log_file: options.log_file.clone(),
+    }
+}
+
+/// The port to listen on. A server that listens on one of two addresses of a taken port starts with a mere
+/// warning, and its clients then reach the stranger: so it is looked at first.
+fn choose_port(options: &StartOptions) -> Result<u16, StartError> {
+    let listens = !options.listen_addresses.is_empty();
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)) {
+        Ok(listener) => Ok(listener.local_addr()?.port()),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && listens => {
+            Err(StartError::PortInUse(options.port))
+        }
+        Err(_) if options.port != 0 => Ok(options.port),
+        Err(error) => Err(StartError::Io(error)),
+    }
+}
+
+enum NotReady {
+    Ended(ExitStatus),
+    Stuck,
+    Io(io::Error),
+}
+
+impl From<io::Error> for NotReady {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn wait_until_ready(
+    process: &mut ServerProcess,
+    watch: &ChangeWatch,
+    options: &StartOptions,
+    progress: &dyn Progress,
+) -> Result<ServerAddress, NotReady> {
+    let root = ReadRoot::open(&options.data_directory)?;
+    let mut last_sign = Instant::now();
+    let mut last_seen = (0, Activity::default());
+    let mut next_sample = Instant::now() + Duration::from_secs(1);
+    loop {
+        if let Some(status) = process.try_wait()? {
+            return Err(NotReady::Ended(status));
+        }
+        if let Some(address) = ready_address(&root, process.pid()) {
+            return Ok(address);
+        }
+        if Instant::now() >= next_sample {
+            next_sample = Instant::now() + Duration::from_secs(1);
+            let log_size = std::fs::metadata(&options.log_file).map(|facts| facts.len()).unwrap_or(0);
+            let seen = (log_size, Activity::sample(process.pid()));
+            if seen != last_seen {
+                last_sign = Instant::now();
+                tell_recovery(&last_seen.1, &seen.1, progress);
+            }
+            last_seen = seen;
+        }
+        if last_sign.elapsed() >= options.patience {
+            return Err(NotReady::Stuck);
+        }
+        process.wait_for_change(watch, SAMPLE_INTERVAL)?;
+    }
+}
+
+fn ready_address(root: &ReadRoot, pid: u32) -> Option<ServerAddress> {
+    let text = root.read_text("postmaster.pid", 4096).ok()??;
+    let pid_file = PostmasterPid::parse(&text).ok()?;
+    let is_ready = matches!(pid_file.status, Some(ServerStatus::Ready | ServerStatus::Standby));
+    let is_ours = u32::try_from(pid_file.pid).ok() == Some(pid);
+    if is_ready && is_ours { ServerAddress::from_pid_file(&pid_file) } else { None }
+}
+
+/// Tells what the startup process is replaying, when that changed.
+fn tell_recovery(before: &Activity, now: &Activity, progress: &dyn Progress) {
+    let recovering =
+        |activity: &Activity| activity.titles.iter().find(|title| title.contains("recovering")).cloned();
+    if let Some(title) = recovering(now)
+        && recovering(before).as_ref() != Some(&title)
+    {
+        let segment = title.rsplit(' ').next().unwrap_or_default();
+        progress.note(&format!("the server is replaying WAL segment {segment}"));
+    }
+}
+
+/// The last lines that were appended to a log since `offset`.
+pub fn log_tail(path: &Path, offset: u64, lines: usize) -> Vec<String> {
+    const LIMIT_BYTES: u64 = 64 * 1024;
+    let read = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(offset.max(size.saturating_sub(LIMIT_BYTES))))?;
+        let mut bytes = Vec::new();
+        file.take(LIMIT_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all.iter().skip(all.len().saturating_sub(lines)).map(|line| (*line).to_owned()).collect()
+}
+
+/// How a server was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// By a fast shutdown: its control file says "shut down".
+    Fast,
+    /// By an immediate one, since the fast one took too long; the next start replays its WAL.
+    Immediate,
+}
+
+/// Stops a server: fast, and once `patience` is over immediately. Never by SIGKILL.
+///
+/// # Errors
+/// When it has not ended a minute after the immediate shutdown, or may not be signalled.
+pub fn stop(pid: i32, patience: Duration) -> io::Result<Stopped> {
+    if !signal_server(pid, Signal::INT)? || sys::wait_until_gone(pid, patience)? {
+        return Ok(Stopped::Fast);
+    }
+    if !signal_server(pid, Signal::QUIT)? || sys::wait_until_gone(pid, Duration::from_secs(60))? {
+        return Ok(Stopped::Immediate);
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {pid} did not end")))
+}

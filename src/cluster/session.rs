@@ -1,0 +1,126 @@
+//! SQL sessions with a server on this machine.
+
+use crate::pg::postmaster_pid::PostmasterPid;
+use crate::sys::ReadRoot;
+use postgres::error::SqlState;
+use postgres::{Client, Config, NoTls};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a running server listens, by its own pid file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAddress {
+    /// Directory of its Unix socket, if it has one.
+    pub socket_directory: Option<PathBuf>,
+    /// The first address that it listens on, if any.
+    pub listen_address: Option<String>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Who a session is opened as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Names to try in turn: a cluster that was restored from elsewhere may have another superuser.
+    pub users: Vec<String>,
+    /// The database.
+    pub database: String,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The pid file names no address yet.
+    #[error("the server has no address yet")]
+    NoAddress,
+    /// The server did not take the connection.
+    #[error("could not connect to the server: {}", describe(.0))]
+    Connect(#[source] postgres::Error),
+}
+
+/// The message of the server's own error where there is one; the driver's text hides it.
+pub fn describe(error: &postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(server) => format!("{}: {}", server.severity(), server.message()),
+        None => match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+impl ServerAddress {
+    /// Reads the address from the pid file of a data directory.
+    pub fn read(root: &ReadRoot) -> Option<Self> {
+        let text = root.read_text("postmaster.pid", 4096).ok()??;
+        Self::from_pid_file(&PostmasterPid::parse(&text).ok()?)
+    }
+
+    /// The address in a pid file, once the server has written it.
+    pub fn from_pid_file(pid_file: &PostmasterPid) -> Option<Self> {
+        Some(Self {
+            socket_directory: pid_file
+                .socket_directory
+                .clone()
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            listen_address: pid_file.listen_address.clone().filter(|address| !address.is_empty()),
+            port: pid_file.port?,
+        })
+    }
+
+    /// Opens a session, through the Unix socket where there is one.
+    ///
+    /// # Errors
+    /// [`SessionError::Connect`] with the answer to the last user name tried.
+    pub fn connect(&self, login: &Login) -> Result<Client, SessionError> {
+        let mut answer = SessionError::NoAddress;
+        for user in &login.users {
+            match self.configuration(user, &login.database).connect(NoTls) {
+                Ok(client) => return Ok(client),
+                Err(error) => {
+                    let may_be_another_name =
+                        error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+                    answer = SessionError::Connect(error);
+                    if !may_be_another_name {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(answer)
+    }
+
+    fn configuration(&self, user: &str, database: &str) -> Config {
+        let mut configuration = Config::new();
+        configuration.user(user).dbname(database).port(self.port).application_name("pgbox");
+        configuration.connect_timeout(Duration::from_secs(10));
+        match (&self.socket_directory, &self.listen_address) {
+            (Some(directory), _) => configuration.host_path(directory),
+            (None, Some(address)) if address != "*" => configuration.host(address),
+            _ => configuration.host("localhost"),
+        };
+        configuration
+    }
+}
+
+/// Quotes a name for use in SQL.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes a text for use in SQL, whatever `standard_conforming_strings` says.
+pub fn quote_literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_are_quoted_whole() {
+        assert_eq!(quote_identifier("a\"; drop"), "\"a\"\"; drop\"");
+        assert_eq!(quote_literal("it's \\ $1"), "E'it''s \\\\ $1'");
+    }
+}

@@ -1,0 +1,135 @@
+//! The scripts of `/docker-entrypoint-initdb.d`, run once, on a cluster that is still in staging.
+//!
+//! The rules are docker-library's: in the order of their names, `*.sh` is run if it is executable and sourced
+//! by bash otherwise, `*.sql`, `*.sql.gz`, `*.sql.xz` and `*.sql.zst` go to psql with `ON_ERROR_STOP`, others
+//! are passed over. Unlike there, a script that fails leaves nothing behind that the next start takes for a
+//! cluster, and an `exit 0` in a sourced script ends that script alone.
+
+use super::Tools;
+use crate::cluster::server::RunningServer;
+use crate::sys::{ReadRoot, Tool, find_program};
+use anyhow::{Context, bail};
+use flate2::read::MultiGzDecoder;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What is done with a file, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Script {
+    Shell,
+    Sql,
+    SqlGzip,
+    SqlXz,
+    SqlZstd,
+    Other,
+}
+
+fn kind_of(name: &str) -> Script {
+    let ends_with = |ending: &str| name.ends_with(ending);
+    match () {
+        () if ends_with(".sh") => Script::Shell,
+        () if ends_with(".sql") => Script::Sql,
+        () if ends_with(".sql.gz") => Script::SqlGzip,
+        () if ends_with(".sql.xz") => Script::SqlXz,
+        () if ends_with(".sql.zst") => Script::SqlZstd,
+        () => Script::Other,
+    }
+}
+
+/// Runs all scripts on a server that nobody else can reach yet.
+///
+/// # Errors
+/// The first script that fails, by name, with its own words.
+pub fn run_init_scripts(tools: &Tools, server: &RunningServer, staging: &Path) -> anyhow::Result<()> {
+    let directory = &tools.settings.init_scripts;
+    let Ok(root) = ReadRoot::open(directory) else { return Ok(()) };
+    for entry in root.entries(".").with_context(|| format!("list '{}'", directory.display()))? {
+        let path = directory.join(&entry.name);
+        let kind = kind_of(&entry.name);
+        if kind == Script::Other {
+            tools.progress.note(&format!("passed over '{}'", path.display()));
+            continue;
+        }
+        tools.progress.note(&format!("running '{}'", path.display()));
+        let is_executable = entry.facts.mode & 0o111 != 0;
+        let runner = Runner { tools, server, staging };
+        runner.run(kind, &path, is_executable).with_context(|| format!("run '{}'", path.display()))?;
+    }
+    Ok(())
+}
+
+struct Runner<'a> {
+    tools: &'a Tools<'a>,
+    server: &'a RunningServer,
+    staging: &'a Path,
+}
+
+impl Runner<'_> {
+    fn run(&self, kind: Script, path: &Path, is_executable: bool) -> anyhow::Result<()> {
+        match kind {
+            Script::Shell if is_executable => self.prepared(Tool::new(path)).run_visibly()?,
+            Script::Shell => {
+                let bash = find_program("bash").context("find bash to source it with")?;
+                let sourced = Tool::new(bash).arguments(["-c", "set -Eeo pipefail; . \"$0\""]).argument(path);
+                self.prepared(sourced).run_visibly()?;
+            }
+            Script::Sql => self.psql(Tool::new(self.psql_program()).argument("-f").argument(path))?,
+            Script::SqlGzip => self.psql_reading(MultiGzDecoder::new(File::open(path)?))?,
+            Script::SqlZstd => self.psql_reading(zstd::Decoder::new(File::open(path)?)?)?,
+            Script::SqlXz => {
+                let xzcat = find_program("xzcat").context("find xzcat to unpack it with")?;
+                self.psql_reading(Tool::new(xzcat).argument(path).reader()?)?;
+            }
+            Script::Other => bail!("it is no script"),
+        }
+        Ok(())
+    }
+
+    fn psql_program(&self) -> PathBuf {
+        self.tools.installation.program("psql")
+    }
+
+    fn psql_reading(&self, reader: impl Read + Send + 'static) -> anyhow::Result<()> {
+        self.psql(Tool::new(self.psql_program()).input_from(reader)?)
+    }
+
+    fn psql(&self, tool: Tool) -> anyhow::Result<()> {
+        let settings = self.tools.settings;
+        let tool = tool
+            .arguments(["-v", "ON_ERROR_STOP=1", "--no-password", "--no-psqlrc", "--quiet"])
+            .argument(format!("--username={}", settings.superuser))
+            .argument(format!("--dbname={}", settings.database));
+        Ok(self.prepared(tool).run_visibly()?)
+    }
+
+    /// The environment that docker-library's scripts rely on; the server is reached by its socket alone.
+    fn prepared(&self, tool: Tool) -> Tool {
+        let settings = self.tools.settings;
+        let socket = self.server.address.socket_directory.clone().unwrap_or_default();
+        tool.variable("PGHOST", socket)
+            .variable("PGPORT", self.server.address.port.to_string())
+            .variable("PGUSER", &settings.superuser)
+            .variable("PGDATABASE", &settings.database)
+            .variable("PGDATA", self.staging)
+            .variable("POSTGRES_USER", &settings.superuser)
+            .variable("POSTGRES_PASSWORD", settings.superuser_password.reveal())
+            .variable("POSTGRES_DB", &settings.database)
+            .without_variable("PGHOSTADDR")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_decides_what_is_done_with_a_script() {
+        assert_eq!(kind_of("10-schema.sql"), Script::Sql);
+        assert_eq!(kind_of("20-data.sql.gz"), Script::SqlGzip);
+        assert_eq!(kind_of("30.sql.xz"), Script::SqlXz);
+        assert_eq!(kind_of("30.sql.zst"), Script::SqlZstd);
+        assert_eq!(kind_of("setup.sh"), Script::Shell);
+        assert_eq!(kind_of("README.md"), Script::Other);
+    }
+}

@@ -1,0 +1,102 @@
+//! Making a new cluster in staging, complete: roles, database and a person's own scripts included.
+//!
+//! Nothing of it is in place before all of it is done, so whatever ends us half-way leaves an empty data
+//! directory and a staging directory that the next start empties.
+
+use super::Tools;
+use super::init_scripts::run_init_scripts;
+use super::takeover::{STAGING, clear_staging};
+use crate::cluster::initdb::{InitdbOptions, initdb};
+use crate::cluster::server::{self, RunningServer, StartOptions};
+use crate::cluster::session::Login;
+use crate::cluster::setup::{Role, ensure_database, ensure_role};
+use crate::sys::{PrivateDirectory, WriteRoot};
+use anyhow::Context;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Appended to the new cluster's `postgresql.conf`, where a person can change it.
+const CONFIGURATION: &str = "
+# ---- set by pgbox when it made this cluster ----
+# Keeps enough WAL that damaged pages can be healed by replaying it, and that a backup can be caught up.
+wal_keep_size = 512MB
+";
+
+/// Lets every host that the server listens to in, by password.
+const HOST_ACCESS: &str = "
+# Added by pgbox: whoever reaches an address that the server listens on, by password.
+host all all all scram-sha-256
+";
+
+/// Makes a new cluster in the staging directory and leaves it cleanly stopped and on disk.
+///
+/// # Errors
+/// What initdb, the server or a script said. Nothing was put in place.
+pub fn build_fresh(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
+    clear_staging(root)?;
+    let settings = tools.settings;
+    let staging = root.path().join(STAGING);
+    tools.progress.begin("making a new cluster", None);
+    let options = InitdbOptions { superuser: &settings.superuser, arguments: &settings.initdb_arguments };
+    initdb(tools.installation, root, &staging, &options).context("make a new cluster")?;
+    append(root, "postgresql.conf", CONFIGURATION)?;
+    append(root, "pg_hba.conf", HOST_ACCESS)?;
+    complete(tools, root, staging)?;
+    root.sync_file_system().context("write the new cluster to disk")?;
+    tools.progress.end();
+    Ok(())
+}
+
+fn append(root: &WriteRoot, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = PathBuf::from(STAGING).join(name);
+    let mut content = root.read_bounded(&path, 1 << 20).with_context(|| format!("read {name}"))?;
+    content.extend_from_slice(text.as_bytes());
+    root.write_durably(&path, &content, 0o600).with_context(|| format!("write {name}"))
+}
+
+/// Starts a server that only this process can reach, and sets the cluster up through it.
+fn complete(tools: &Tools, root: &WriteRoot, staging: PathBuf) -> anyhow::Result<()> {
+    let socket = PrivateDirectory::new().context("make a directory for a private socket")?;
+    let options = StartOptions {
+        installation: tools.installation.clone(),
+        data_directory: staging.clone(),
+        port: 5432,
+        listen_addresses: String::new(),
+        socket_directory: Some(socket.path().to_path_buf()),
+        log_file: tools.log_file(),
+        patience: tools.settings.startup_timeout,
+    };
+    let started = server::start(root, &options, tools.progress);
+    let mut server = started.map_err(|error| super::start_failure(error, "set the new cluster up"))?;
+    let completed = set_up(tools, &server).and_then(|()| run_init_scripts(tools, &server, &staging));
+    let stopped = stop_private(&mut server);
+    completed?;
+    stopped
+}
+
+fn stop_private(server: &mut RunningServer) -> anyhow::Result<()> {
+    let pid = i32::try_from(server.process.pid()).context("stop the private server")?;
+    // Our own child: as a zombie it would look alive for ever, so it is waited for, not only signalled.
+    server.process.signal(crate::sys::Signal::INT).context("stop the private server")?;
+    if !crate::sys::wait_until_gone(pid, Duration::from_secs(120)).context("wait for the private server")? {
+        server.process.signal(crate::sys::Signal::QUIT).context("stop the private server")?;
+    }
+    let status = server.process.wait().context("wait for the private server")?;
+    anyhow::ensure!(status.success(), "the private server did not stop cleanly ({status})");
+    Ok(())
+}
+
+fn set_up(tools: &Tools, server: &RunningServer) -> anyhow::Result<()> {
+    let settings = tools.settings;
+    let login = Login { users: vec![settings.superuser.clone()], database: "postgres".into() };
+    let mut client = server.address.connect(&login)?;
+    let superuser = Role { name: &settings.superuser, password: settings.superuser_password.reveal() };
+    ensure_role(&mut client, &superuser)?;
+    if settings.application_role != settings.superuser {
+        let application =
+            Role { name: &settings.application_role, password: settings.application_password.reveal() };
+        ensure_role(&mut client, &application)?;
+    }
+    ensure_database(&mut client, &settings.database, &settings.application_role)?;
+    Ok(())
+}

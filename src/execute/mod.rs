@@ -1,0 +1,56 @@
+//! Carries plans out. Nothing here decides; nothing here prints.
+
+pub mod backup;
+pub mod ensure;
+mod init_scripts;
+mod initialise;
+pub mod recover;
+pub mod restore_files;
+pub mod start;
+pub mod takeover;
+
+use crate::cluster::binaries::Installation;
+use crate::cluster::server::StartError;
+use crate::error::{Failure, Kind};
+use crate::progress::Progress;
+use crate::repository::Repository;
+use crate::settings::Settings;
+use std::path::PathBuf;
+
+/// What carrying out a plan needs besides the plan.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// Everything that a person can set.
+    pub settings: &'a Settings,
+    /// The PostgreSQL programs to use.
+    pub installation: &'a Installation,
+    /// The backups, if there are any.
+    pub repository: Option<&'a Repository>,
+    /// Who watches.
+    pub progress: &'a dyn Progress,
+}
+
+impl Tools<'_> {
+    /// The server's log.
+    pub fn log_file(&self) -> PathBuf {
+        self.settings.log_directory.join("postgresql.log")
+    }
+}
+
+/// A failed start as a person reads it, with the last lines of the server's log and what to do.
+pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
+    let hint = match &error {
+        StartError::PortInUse(port) => {
+            format!("stop what listens on port {port}, or choose another with PGPORT (0: any that is free)")
+        }
+        StartError::NoProgress { .. } => "raise STARTUP_TIMEOUT if the machine is very slow".to_owned(),
+        StartError::Process(_) => return anyhow::Error::new(error).context(action.to_owned()),
+        _ => "see the server's log above for the cause; `maintenance health` tells more".to_owned(),
+    };
+    let log = error.log();
+    let log = match log.is_empty() {
+        true => String::new(),
+        false => format!("\nthe last lines of the server's log:\n    {}", log.join("\n    ")),
+    };
+    Failure::new(Kind::Failed, format!("could not {action}: {error}{log}")).hint(hint).into()
+}

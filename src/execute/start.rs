@@ -1,0 +1,74 @@
+//! Starting the server of a claimed cluster, with retries, and verifying that it serves.
+
+use super::{Tools, start_failure};
+use crate::cluster::readiness::verify_by_two_connections;
+use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
+use crate::cluster::session::Login;
+use crate::sys::{WriteRoot, effective_identity, is_writable_directory};
+use std::path::{Path, PathBuf};
+
+/// Where PostgreSQL as Debian builds it keeps its sockets.
+const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
+
+/// Who to connect as: the superuser that was asked for, else the usual one, else whoever made the cluster.
+pub fn superuser_login(tools: &Tools) -> Login {
+    let mut users = vec![tools.settings.superuser.clone(), "postgres".to_owned()];
+    users.extend(effective_identity().name);
+    users.dedup();
+    Login { users, database: "postgres".to_owned() }
+}
+
+/// Starts the server, up to `START_RETRIES` times with `RETRY_DELAY` between, and verifies it by two
+/// connections. It holds the lock of `root` from then on.
+///
+/// # Errors
+/// The last attempt's, with the last lines of the server's log. No server is left running.
+pub fn start_and_verify(tools: &Tools, root: &WriteRoot) -> anyhow::Result<RunningServer> {
+    let mut server = start_with_retries(tools, root)?;
+    match verify_by_two_connections(&server.address, &superuser_login(tools)) {
+        Ok(()) => Ok(server),
+        Err(error) => {
+            let _ = server.process.signal(crate::sys::Signal::INT);
+            server.process.wait()?;
+            let log = server::log_tail(&tools.log_file(), 0, 20).join("\n    ");
+            let text =
+                format!("the server started but does not serve\nthe last lines of its log:\n    {log}");
+            Err(anyhow::Error::new(error).context(text))
+        }
+    }
+}
+
+fn start_with_retries(tools: &Tools, root: &WriteRoot) -> anyhow::Result<RunningServer> {
+    let options = StartOptions {
+        installation: tools.installation.clone(),
+        data_directory: root.path().to_path_buf(),
+        port: tools.settings.port,
+        listen_addresses: tools.settings.listen_addresses.clone(),
+        socket_directory: socket_directory(),
+        log_file: tools.log_file(),
+        patience: tools.settings.startup_timeout,
+    };
+    let mut attempt = 1;
+    loop {
+        let error = match server::start(root, &options, tools.progress) {
+            Ok(server) => return Ok(server),
+            Err(error @ StartError::Process(_)) => return Err(start_failure(error, "start the server")),
+            Err(error) => error,
+        };
+        if attempt >= tools.settings.start_retries {
+            return Err(start_failure(error, "start the server"));
+        }
+        tools.progress.note(&format!("attempt {attempt} to start the server failed: {error}"));
+        // The pause that START_RETRIES and RETRY_DELAY promise: what held the port or the memory may let go.
+        std::thread::sleep(tools.settings.retry_delay);
+        attempt += 1;
+    }
+}
+
+/// The directory for the socket, where the built-in default cannot be written by this user.
+fn socket_directory() -> Option<PathBuf> {
+    match is_writable_directory(Path::new(DEFAULT_SOCKET_DIRECTORY)) {
+        true => None,
+        false => Some(PathBuf::from("/tmp")),
+    }
+}

@@ -1,0 +1,134 @@
+//! Putting a staged cluster in place of the present one, entry by entry, so that a death at any moment leaves
+//! something that the next start finishes.
+//!
+//! The data directory itself may be the root of a mount and cannot be renamed; its entries can. The journal
+//! is written before the first entry moves and names the phase; within a phase, what has moved and what has
+//! not can be told from where it is:
+//!
+//! ```text
+//! setting-aside  whatever is still in place is old       in place  →  .pgbox/aside/NAME
+//! moving-up      whatever is in place is new             .pgbox/new →  in place
+//! proving        the new one is whole, and has not been seen to serve yet
+//! taking-down    whatever is still in place is new       in place  →  .pgbox/failed
+//! putting-back   whatever is in place is old             .pgbox/aside/NAME → in place
+//! ```
+//!
+//! The alternative, building the new cluster beside `PGDATA` and exchanging two directories, was refused: it
+//! cannot be done across a mount's root, and it needs leave to write outside the data directory.
+
+use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
+use crate::plan::{BackupName, Journal, Phase};
+use crate::sys::{OWN_DIRECTORY, WriteRoot};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+
+/// Where a cluster is built, below the data directory.
+pub const STAGING: &str = ".pgbox/new";
+/// Where a cluster that did not serve is moved before it is discarded.
+const FAILED: &str = ".pgbox/failed";
+
+/// Entries at the top that belong to the mount or to the project around it, not to the cluster.
+const STAYING: [&str; 4] = [OWN_DIRECTORY, "lost+found", ".gitkeep", ".snapshot"];
+
+/// Empties the staging directory and makes it anew. Whatever was in it was never in place.
+pub fn clear_staging(root: &WriteRoot) -> anyhow::Result<()> {
+    root.discard(STAGING).context("clear the staging directory")?;
+    root.create_directory(STAGING, 0o700).context("make the staging directory")
+}
+
+/// Puts what is in staging in place; what is there now goes to `.pgbox/aside/NAME`.
+///
+/// Everything in staging must be on disk already. When this returns, the new cluster is in place and the
+/// journal says that it has yet to be proven: call [`accept`] or [`undo`].
+pub fn take_over(root: &WriteRoot, operation: &str, aside: Option<&BackupName>) -> anyhow::Result<Journal> {
+    let journal =
+        Journal { operation: operation.to_owned(), aside: aside.cloned(), phase: Phase::SettingAside };
+    write_journal(root, &journal)?;
+    advance(root, journal)
+}
+
+/// Finishes a replacement that was cut short, in the direction that it was going: a staged cluster was whole
+/// before the first entry moved, so forward is always possible.
+pub fn resume(root: &WriteRoot, journal: Journal) -> anyhow::Result<Option<Journal>> {
+    match journal.phase {
+        Phase::SettingAside | Phase::MovingUp | Phase::Proving => advance(root, journal).map(Some),
+        Phase::TakingDown | Phase::PuttingBack => put_back(root, journal).map(|()| None),
+    }
+}
+
+fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
+    if journal.phase == Phase::SettingAside {
+        if let Some(name) = &journal.aside {
+            move_entries(root, Path::new("."), &aside_path(name)).context("set the present cluster aside")?;
+        }
+        journal.phase = Phase::MovingUp;
+        write_journal(root, &journal)?;
+    }
+    if journal.phase == Phase::MovingUp {
+        move_entries(root, Path::new(STAGING), Path::new(".")).context("move the new cluster into place")?;
+        root.set_own_mode(0o700).context("set the mode of the data directory")?;
+        journal.phase = Phase::Proving;
+        write_journal(root, &journal)?;
+    }
+    Ok(journal)
+}
+
+/// The new cluster serves: the replacement is over. What was set aside stays until the repository has it.
+pub fn accept(root: &WriteRoot) -> anyhow::Result<()> {
+    root.discard(STAGING).context("remove the staging directory")?;
+    root.discard(JOURNAL_FILE).context("remove the journal")?;
+    root.sync_directory(OWN_DIRECTORY).context("sync the journal's directory")
+}
+
+/// The new cluster does not serve: the old entries come back, and the new ones are discarded.
+pub fn undo(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
+    journal.phase = Phase::TakingDown;
+    write_journal(root, &journal)?;
+    put_back(root, journal)
+}
+
+fn put_back(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
+    if journal.phase == Phase::TakingDown {
+        move_entries(root, Path::new("."), Path::new(FAILED)).context("take the new cluster down")?;
+        journal.phase = Phase::PuttingBack;
+        write_journal(root, &journal)?;
+    }
+    if let Some(name) = &journal.aside {
+        let aside = aside_path(name);
+        move_entries(root, &aside, Path::new(".")).context("put the old cluster back")?;
+        root.discard(&aside).context("remove the empty directory")?;
+    }
+    root.discard(JOURNAL_FILE).context("remove the journal")?;
+    root.sync_directory(OWN_DIRECTORY).context("sync the journal's directory")?;
+    root.discard(FAILED).context("discard the cluster that did not serve")
+}
+
+/// Where a set-aside cluster is.
+pub fn aside_path(name: &BackupName) -> PathBuf {
+    Path::new(ASIDE_DIRECTORY).join(name.to_string())
+}
+
+fn write_journal(root: &WriteRoot, journal: &Journal) -> anyhow::Result<()> {
+    let text = serde_json::to_vec_pretty(journal).context("write the journal")?;
+    root.write_durably(JOURNAL_FILE, &text, 0o600).context("write the journal")
+}
+
+/// Moves all entries that belong to a cluster from one directory to another, and makes both durable. An
+/// entry that has moved already is not in `from` any more, so that this can be cut short and run again.
+fn move_entries(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> {
+    if to != Path::new(".") {
+        root.create_directories(to, 0o700).with_context(|| format!("make '{}'", to.display()))?;
+    }
+    if root.facts(from)?.is_none() {
+        return Ok(());
+    }
+    for entry in root.entries(from)? {
+        if STAYING.contains(&entry.name.as_str()) {
+            continue;
+        }
+        let target = to.join(&entry.name);
+        root.rename(from.join(&entry.name), &target).with_context(|| format!("move '{}'", entry.name))?;
+    }
+    root.sync_directory(from).context("sync a directory")?;
+    root.sync_directory(to).context("sync a directory")
+}

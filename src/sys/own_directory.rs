@@ -1,0 +1,54 @@
+//! What pgbox keeps of its own inside a data directory, which may be written while a server runs.
+
+use super::directory::Directory;
+use super::read_root::ReadRoot;
+use super::write_root::OWN_DIRECTORY;
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::path::Path;
+
+/// The `.pgbox` directory of a data directory, and nothing outside it.
+#[derive(Debug)]
+pub struct OwnDirectory {
+    directory: Directory,
+    reader: ReadRoot,
+}
+
+impl Deref for OwnDirectory {
+    type Target = ReadRoot;
+    fn deref(&self) -> &ReadRoot {
+        &self.reader
+    }
+}
+
+impl OwnDirectory {
+    /// Opens it. It is there once anything was done to the data directory.
+    pub fn open(data_directory: &Path) -> io::Result<Self> {
+        let directory = Directory::open(&data_directory.join(OWN_DIRECTORY))?;
+        let reader = ReadRoot::from_directory(directory.try_clone()?);
+        Ok(Self { directory, reader })
+    }
+
+    /// Writes a file so that after a power cut it has either its old content or the new, whole.
+    pub fn write_durably(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
+        self.directory.write_durably(path.as_ref(), bytes, 0o600)
+    }
+
+    /// Appends a line to a file and syncs it.
+    pub fn append_line(&self, path: impl AsRef<Path>, line: &str) -> io::Result<()> {
+        let mut file = self.directory.append_file(path.as_ref(), 0o600)?;
+        file.write_all(format!("{line}\n").as_bytes())?;
+        file.sync_all()
+    }
+
+    /// Removes a file or a directory with all that is in it, if it is there.
+    pub fn discard(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        match self.directory.facts(path.as_ref())? {
+            None => Ok(()),
+            Some(facts) if facts.kind == super::EntryKind::Directory => {
+                self.directory.remove_tree(path.as_ref())
+            }
+            Some(_) => self.directory.remove_file_if_there(path.as_ref()),
+        }
+    }
+}
