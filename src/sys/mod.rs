@@ -12,7 +12,9 @@
 
 mod directory;
 mod identity;
+mod install;
 mod lock;
+mod marker;
 mod mounts;
 mod prepare;
 mod process;
@@ -26,9 +28,11 @@ mod write_root;
 
 pub use directory::{Entry, EntryKind, FileFacts};
 pub use identity::{Identity, IdentityError, effective_identity, find_user};
+pub use install::{LinkState, install_file, install_link, link_state};
 pub use lock::{FileLock, Holder, LockError, LockMode};
+pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::is_mount_root;
-pub use prepare::{OwnershipReport, ensure_directory, fix_ownership, misowned_entries};
+pub use prepare::{OwnershipReport, ensure_directory, fix_ownership, misowned_entries, set_owner};
 pub use process::{ProcessError, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
 pub use server_process::{ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server};
