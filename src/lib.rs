@@ -13,6 +13,7 @@ pub mod error;
 pub mod pg;
 pub mod plan;
 pub mod progress;
+pub mod repository;
 pub mod settings;
 pub mod sys;
 pub mod ui;

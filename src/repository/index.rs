@@ -1,0 +1,110 @@
+//! Which chunks the repository has, and where: put together from the ends of all packs.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use super::chunk::ChunkId;
+use super::error::{RepositoryError, attempting};
+use super::pack::{PACK_SUFFIX, PACKS, PackEntry, PackId, pack_path, read_index};
+use crate::sys::{EntryKind, ReadRoot};
+
+/// A pack whose index cannot be read, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DamagedPack {
+    pub(super) id: PackId,
+    pub(super) reason: String,
+}
+
+/// Where a chunk is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Location {
+    pub(super) pack: PackId,
+    pub(super) offset: u64,
+    pub(super) stored_size_bytes: u32,
+    pub(super) raw_size_bytes: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    pack_number: u32,
+    stored_size_bytes: u32,
+    raw_size_bytes: u32,
+    offset: u64,
+}
+
+/// All chunks of the packs that can be read.
+#[derive(Debug, Default)]
+pub(super) struct ChunkIndex {
+    packs: Vec<PackId>,
+    chunks: HashMap<ChunkId, Place>,
+    damaged: Vec<DamagedPack>,
+}
+
+impl ChunkIndex {
+    /// Reads the index of every pack. A pack that is damaged is set down as such, and is no error: its chunks count
+    /// as missing, so that a backup stores them anew.
+    pub(super) fn load(root: &ReadRoot) -> Result<Self, RepositoryError> {
+        let mut index = Self::default();
+        for id in list_packs(root)? {
+            let path = pack_path(&id);
+            let file = root.open_file(&path).map_err(attempting("open", root.path().join(&path)))?;
+            match read_index(&file) {
+                Ok(entries) => index.add(id, &entries),
+                Err(error) => index.damaged.push(DamagedPack { id, reason: error.to_string() }),
+            }
+        }
+        Ok(index)
+    }
+
+    fn add(&mut self, pack: PackId, entries: &[PackEntry]) {
+        let Ok(pack_number) = u32::try_from(self.packs.len()) else { return };
+        self.packs.push(pack);
+        self.chunks.reserve(entries.len());
+        for entry in entries {
+            let PackEntry { chunk, offset, stored_size_bytes, raw_size_bytes } = *entry;
+            self.chunks.insert(chunk, Place { pack_number, stored_size_bytes, raw_size_bytes, offset });
+        }
+    }
+
+    pub(super) fn contains(&self, chunk: &ChunkId) -> bool {
+        self.chunks.contains_key(chunk)
+    }
+
+    pub(super) fn find(&self, chunk: &ChunkId) -> Option<Location> {
+        let place = self.chunks.get(chunk)?;
+        Some(Location {
+            pack: *self.packs.get(place.pack_number as usize)?,
+            offset: place.offset,
+            stored_size_bytes: place.stored_size_bytes,
+            raw_size_bytes: place.raw_size_bytes,
+        })
+    }
+
+    pub(super) fn damaged(&self) -> &[DamagedPack] {
+        &self.damaged
+    }
+}
+
+/// The packs that are there, by name.
+pub(super) fn list_packs(root: &ReadRoot) -> Result<Vec<PackId>, RepositoryError> {
+    let is_there = root.facts(PACKS).map_err(attempting("read", root.path().join(PACKS)))?.is_some();
+    if !is_there {
+        return Ok(Vec::new());
+    }
+    let list = |path: &str| root.entries(path).map_err(attempting("list", root.path().join(path)));
+    let mut packs = Vec::new();
+    for directory in list(PACKS)?.iter().filter(|entry| entry.facts.kind == EntryKind::Directory) {
+        let entries = list(&format!("{PACKS}/{}", directory.name))?;
+        let name_of = |name: &str| name.strip_suffix(PACK_SUFFIX)?.parse::<PackId>().ok();
+        // A pack in a directory that is not its own is nobody's: its path could not be found again.
+        let in_place = entries.iter().filter_map(|entry| name_of(&entry.name));
+        packs.extend(in_place.filter(|id| id.to_string().starts_with(&directory.name)));
+    }
+    Ok(packs)
+}
+
+/// Opens a pack for reading.
+pub(super) fn open_pack(root: &ReadRoot, id: &PackId) -> Result<File, RepositoryError> {
+    let path = pack_path(id);
+    root.open_file(&path).map_err(attempting("open", root.path().join(&path)))
+}

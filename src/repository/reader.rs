@@ -1,0 +1,283 @@
+//! Reading a backup: its table, and any piece of any of its files, each checked by its hash.
+//!
+//! Backups in packs and plain copies made by the old scripts are read through the same calls. Only the former can
+//! be verified; of a plain copy a restore knows no more than that it could be read.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, decompress};
+use super::document::{self, DOCUMENT_FILE};
+use super::error::{RepositoryError, attempting};
+use super::index::{ChunkIndex, Location, open_pack};
+use super::pack::PackId;
+use super::script_copy;
+use super::table::{EntryContent, TABLE_FILE, Table, TableEntry, TableHeader};
+use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
+use crate::sys::ReadRoot;
+
+/// A table is a small part of what it lists; a file that is larger than this is something else.
+const MAXIMUM_TABLE_SIZE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// How many packs are kept open, well below the usual limit of 1,024 descriptors.
+const OPEN_PACKS: usize = 128;
+
+/// A backup, open for reading. May be used from many threads.
+#[derive(Debug)]
+pub struct BackupReader {
+    summary: BackupSummary,
+    header: TableHeader,
+    entries: Vec<TableEntry>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Packs(PackReader),
+    Plain(ReadRoot),
+}
+
+impl BackupReader {
+    pub(super) fn open(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {
+        if let Condition::Unreadable { reason } = &summary.condition {
+            return Err(RepositoryError::damaged(format!("{} cannot be read: {reason}", summary.name)));
+        }
+        match summary.format {
+            BackupFormat::Chunked => Self::open_chunked(root, summary),
+            BackupFormat::ScriptCopy => Self::open_script_copy(root, summary),
+        }
+    }
+
+    fn open_chunked(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {
+        let table = read_table(root, summary.name)?;
+        let packs =
+            PackReader { root: reopened(root, ".")?, index: ChunkIndex::load(root)?, open: Mutex::default() };
+        Ok(Self { summary, header: table.header, entries: table.entries, source: Source::Packs(packs) })
+    }
+
+    fn open_script_copy(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {
+        let directory = script_copy::data_directory(root, summary.name)?;
+        let copy = reopened(root, &directory)?;
+        let table = script_copy::read_table(&copy)?;
+        Ok(Self { summary, header: table.header, entries: table.entries, source: Source::Plain(copy) })
+    }
+
+    /// What is known of the backup.
+    pub fn summary(&self) -> &BackupSummary {
+        &self.summary
+    }
+
+    /// What the table says of the whole.
+    pub fn header(&self) -> &TableHeader {
+        &self.header
+    }
+
+    /// Its entries, each directory before what is in it.
+    pub fn entries(&self) -> &[TableEntry] {
+        &self.entries
+    }
+
+    /// Finds an entry by its path.
+    pub fn entry(&self, path: &str) -> Option<&TableEntry> {
+        let position = self.entries.binary_search_by(|entry| entry.path.as_str().cmp(path));
+        position.ok().and_then(|position| self.entries.get(position))
+    }
+
+    /// Opens a file of the backup.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] for an entry that is no file.
+    pub fn open_file<'a>(&'a self, entry: &'a TableEntry) -> Result<FileReader<'a>, RepositoryError> {
+        let EntryContent::File { size_bytes, chunks } = &entry.content else {
+            return Err(RepositoryError::damaged(format!(
+                "'{}' in {} is no file",
+                entry.path, self.summary.name
+            )));
+        };
+        let content = match &self.source {
+            Source::Packs(packs) => Content::Chunks { packs, chunks },
+            Source::Plain(root) => {
+                let path = root.path().join(&entry.path);
+                Content::Plain(root.open_file(&entry.path).map_err(attempting("open", path))?)
+            }
+        };
+        Ok(FileReader { reader: self, entry, size_bytes: *size_bytes, content })
+    }
+
+    /// Writes a file of the backup somewhere, verified, and returns its length.
+    pub fn copy_file_to(&self, entry: &TableEntry, into: &mut dyn Write) -> Result<u64, RepositoryError> {
+        let file = self.open_file(entry)?;
+        let mut piece = Vec::new();
+        for number in 0..file.piece_count() {
+            file.read_piece(number, &mut piece)?;
+            into.write_all(&piece).map_err(attempting("write a copy of", entry.path.as_str()))?;
+        }
+        Ok(file.size_bytes())
+    }
+
+    /// Reads a small file of the backup, such as `PG_VERSION`; `None` when the backup does not have it.
+    pub fn read_file(&self, path: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>, RepositoryError> {
+        let Some(entry) = self.entry(path).filter(|entry| entry.is_file()) else { return Ok(None) };
+        if entry.size_bytes() > limit_bytes {
+            return Err(RepositoryError::damaged(format!(
+                "'{path}' in {} is larger than {limit_bytes} bytes",
+                self.summary.name
+            )));
+        }
+        let mut bytes = Vec::new();
+        self.copy_file_to(entry, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+}
+
+/// One file of a backup, open for reading in pieces of [`CHUNK_SIZE_BYTES`].
+#[derive(Debug)]
+pub struct FileReader<'a> {
+    reader: &'a BackupReader,
+    entry: &'a TableEntry,
+    size_bytes: u64,
+    content: Content<'a>,
+}
+
+#[derive(Debug)]
+enum Content<'a> {
+    Chunks { packs: &'a PackReader, chunks: &'a [ChunkId] },
+    Plain(File),
+}
+
+impl FileReader<'_> {
+    /// The length of the file.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// How many pieces it has.
+    pub fn piece_count(&self) -> u64 {
+        self.size_bytes.div_ceil(CHUNK_SIZE_BYTES as u64)
+    }
+
+    /// Reads a piece into `piece`, which is emptied first. Every piece but the last is of [`CHUNK_SIZE_BYTES`].
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] when what is there is not what was stored; it names file and pack.
+    pub fn read_piece(&self, number: u64, piece: &mut Vec<u8>) -> Result<(), RepositoryError> {
+        let begin = number.saturating_mul(CHUNK_SIZE_BYTES as u64);
+        let length = self.size_bytes.saturating_sub(begin).min(CHUNK_SIZE_BYTES as u64);
+        match &self.content {
+            Content::Plain(file) => {
+                piece.resize(usize::try_from(length).unwrap_or(CHUNK_SIZE_BYTES), 0);
+                let path = self.entry.path.as_str();
+                file.read_exact_at(piece, begin).map_err(attempting("read", path))
+            }
+            Content::Chunks { packs, chunks } => {
+                let chunk = usize::try_from(number).ok().and_then(|number| chunks.get(number));
+                let read = match chunk {
+                    Some(chunk) => packs.read(chunk, piece),
+                    None => Err(ReadError::Damaged("the file ends before it".to_owned())),
+                };
+                let read = read.and_then(|()| expect_length(piece, length));
+                read.map_err(|error| self.error(begin, error))
+            }
+        }
+    }
+
+    fn error(&self, offset: u64, error: ReadError) -> RepositoryError {
+        match error {
+            ReadError::Repository(error) => error,
+            ReadError::Damaged(what) => RepositoryError::damaged(format!(
+                "'{}' in {} is damaged at byte {offset}: {what}",
+                self.entry.path,
+                self.reader.summary().name
+            )),
+        }
+    }
+}
+
+fn expect_length(piece: &[u8], length: u64) -> Result<(), ReadError> {
+    if piece.len() as u64 == length {
+        return Ok(());
+    }
+    Err(ReadError::Damaged(format!("its chunk has {} bytes instead of {length}", piece.len())))
+}
+
+enum ReadError {
+    Damaged(String),
+    Repository(RepositoryError),
+}
+
+/// Reads chunks from packs.
+#[derive(Debug)]
+struct PackReader {
+    root: ReadRoot,
+    index: ChunkIndex,
+    open: Mutex<HashMap<PackId, Arc<File>>>,
+}
+
+impl PackReader {
+    fn read(&self, chunk: &ChunkId, raw: &mut Vec<u8>) -> Result<(), ReadError> {
+        let location = self.index.find(chunk).ok_or_else(|| self.missing(chunk))?;
+        let pack = self.pack(&location.pack).map_err(ReadError::Repository)?;
+        let damaged =
+            |what: String| ReadError::Damaged(format!("chunk {chunk} in pack {}: {what}", location.pack));
+        read_frame(&pack, location, raw).map_err(|error| damaged(error.to_string()))?;
+        if ChunkId::of(raw) != *chunk {
+            return Err(damaged("its content is not what was stored".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn missing(&self, chunk: &ChunkId) -> ReadError {
+        let mut what = format!("chunk {chunk} is in no pack");
+        for pack in self.index.damaged() {
+            what = format!("{what}; pack {} cannot be read: {}", pack.id, pack.reason);
+        }
+        ReadError::Damaged(what)
+    }
+
+    fn pack(&self, id: &PackId) -> Result<Arc<File>, RepositoryError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(id) {
+            return Ok(Arc::clone(file));
+        }
+        if open.len() >= OPEN_PACKS {
+            open.clear();
+        }
+        let file = Arc::new(open_pack(&self.root, id)?);
+        open.insert(*id, Arc::clone(&file));
+        Ok(file)
+    }
+}
+
+fn read_frame(pack: &File, location: Location, raw: &mut Vec<u8>) -> io::Result<()> {
+    let mut frame = vec![0; location.stored_size_bytes as usize];
+    pack.read_exact_at(&mut frame, location.offset)?;
+    decompress(&frame, location.raw_size_bytes as usize, raw)
+}
+
+fn reopened(root: &ReadRoot, path: &str) -> Result<ReadRoot, RepositoryError> {
+    root.subroot(path).map_err(attempting("open directory", root.path().join(path)))
+}
+
+/// Reads the table of a backup, and checks it by the hash in `backup.json`.
+pub(super) fn read_table(root: &ReadRoot, name: BackupName) -> Result<Table, RepositoryError> {
+    let path = format!("{name}/{DOCUMENT_FILE}");
+    let document = root
+        .read_bounded(&path, document::MAXIMUM_SIZE_BYTES)
+        .map_err(attempting("read", root.path().join(&path)))?;
+    let (_, table_hash) = document::decode(&document).map_err(|error| {
+        RepositoryError::damaged(format!("{DOCUMENT_FILE} of {name} is damaged: {error}"))
+    })?;
+    let path = format!("{name}/{TABLE_FILE}");
+    let bytes = root
+        .read_bounded(&path, MAXIMUM_TABLE_SIZE_BYTES)
+        .map_err(attempting("read", root.path().join(&path)))?;
+    if Digest::of(&bytes) != table_hash {
+        let what =
+            format!("the file table '{path}' is damaged: its checksum is not the one in {DOCUMENT_FILE}");
+        return Err(RepositoryError::damaged(what));
+    }
+    Table::decode(&bytes)
+        .map_err(|error| RepositoryError::damaged(format!("the file table '{path}' is damaged: {error}")))
+}

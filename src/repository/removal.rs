@@ -1,0 +1,159 @@
+//! Removing backups, and what nothing refers to any more.
+//!
+//! A backup leaves the list in one rename, which is made durable before anything of it is deleted. Packs are
+//! deleted whole, and only when the table of every backup that is left could be read: a pack that seems unused may
+//! otherwise belong to the one that could not.
+
+use std::collections::HashSet;
+
+use super::chunk::ChunkId;
+use super::document::DOCUMENT_FILE;
+use super::error::{RepositoryError, attempting};
+use super::index::{list_packs, open_pack};
+use super::pack::{PACK_SUFFIX, PACKS, TEMPORARY_SUFFIX, pack_path, read_index};
+use super::reader::read_table;
+use super::table::{EntryContent, TABLE_FILE};
+use super::{ExclusiveLock, Repository};
+use crate::plan::{BackupFormat, BackupName};
+use crate::sys::{Entry, EntryKind};
+
+/// What the directory of a backup is called while it is being deleted.
+const REMOVED_PREFIX: &str = "removed_";
+/// A part of the names under which `sys` writes durably.
+const DURABLE_TEMPORARY: &str = ".pgbox-";
+
+/// What a sweep deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct SweepReport {
+    /// Packs that no backup referred to.
+    pub removed_packs: usize,
+    /// What they held.
+    pub freed_bytes: u64,
+    /// Unfinished or half-deleted backups.
+    pub removed_directories: usize,
+    /// Why no packs were looked at, where a backup could not be read.
+    pub packs_kept_because: Option<String>,
+}
+
+impl Repository {
+    /// Removes a backup. Its packs stay until [`Repository::sweep`].
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoSuchBackup`] when there is none of that name.
+    pub fn remove(&self, _lock: &ExclusiveLock, name: BackupName) -> Result<(), RepositoryError> {
+        let directory = name.to_string();
+        let path = self.root().path().join(&directory);
+        if self.root().facts(&directory).map_err(attempting("read", &path))?.is_none() {
+            return Err(self.no_such_backup(name));
+        }
+        let removed = format!("{REMOVED_PREFIX}{directory}");
+        self.root()
+            .remove_tree(&removed)
+            .and_then(|()| self.root().rename(&directory, &removed))
+            .and_then(|()| self.root().sync_directory("."))
+            .and_then(|()| self.root().remove_tree(&removed))
+            .map_err(attempting("remove", &path))
+    }
+
+    /// Deletes what is left of unfinished and removed backups, and every pack that no backup refers to.
+    pub fn sweep(&self, _lock: &ExclusiveLock) -> Result<SweepReport, RepositoryError> {
+        let mut report = SweepReport::default();
+        self.sweep_directories(&mut report)?;
+        self.sweep_temporary_packs()?;
+        match self.referenced_chunks()? {
+            Ok(referenced) => self.sweep_packs(&referenced, &mut report)?,
+            Err(reason) => report.packs_kept_because = Some(reason),
+        }
+        Ok(report)
+    }
+
+    fn sweep_directories(&self, report: &mut SweepReport) -> Result<(), RepositoryError> {
+        for entry in self.list_directory(".")? {
+            let path = self.root().path().join(&entry.name);
+            if entry.name.contains(DURABLE_TEMPORARY) && entry.facts.kind == EntryKind::File {
+                self.root().remove_file(&entry.name).map_err(attempting("remove", &path))?;
+            } else if self.is_left_over(&entry)? {
+                self.root().remove_tree(&entry.name).map_err(attempting("remove", &path))?;
+                report.removed_directories += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a directory is what a cut-short removal or backup of ours left. One that holds anything else, such
+    /// as a copy that a script did not finish, is not ours to delete.
+    fn is_left_over(&self, entry: &Entry) -> Result<bool, RepositoryError> {
+        if entry.facts.kind != EntryKind::Directory {
+            return Ok(false);
+        }
+        let removed_name = entry.name.strip_prefix(REMOVED_PREFIX);
+        if removed_name.is_some_and(|name| name.parse::<BackupName>().is_ok()) {
+            return Ok(true);
+        }
+        if entry.name.parse::<BackupName>().is_err() {
+            return Ok(false);
+        }
+        let is_ours = |entry: &Entry| entry.name == TABLE_FILE || entry.name.contains(DURABLE_TEMPORARY);
+        let entries = self.list_directory(&entry.name)?;
+        Ok(entries.iter().all(|entry| entry.name != DOCUMENT_FILE && is_ours(entry)))
+    }
+
+    fn sweep_temporary_packs(&self) -> Result<(), RepositoryError> {
+        if self.root().facts(PACKS).map_err(attempting("read", self.root().path().join(PACKS)))?.is_none() {
+            return Ok(());
+        }
+        for entry in self.list_directory(PACKS)? {
+            if entry.name.ends_with(TEMPORARY_SUFFIX) && !entry.name.ends_with(PACK_SUFFIX) {
+                let path = format!("{PACKS}/{}", entry.name);
+                self.root()
+                    .remove_file(&path)
+                    .map_err(attempting("remove", self.root().path().join(&path)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The chunks of all backups, or why they are not known.
+    fn referenced_chunks(&self) -> Result<Result<HashSet<ChunkId>, String>, RepositoryError> {
+        let mut referenced = HashSet::new();
+        for summary in self.backups()?.iter().filter(|summary| summary.format == BackupFormat::Chunked) {
+            let table = match read_table(self.root(), summary.name) {
+                Ok(table) => table,
+                Err(error) => {
+                    return Ok(Err(format!("the backup {} could not be read: {error}", summary.name)));
+                }
+            };
+            for entry in &table.entries {
+                if let EntryContent::File { chunks, .. } = &entry.content {
+                    referenced.extend(chunks);
+                }
+            }
+        }
+        Ok(Ok(referenced))
+    }
+
+    fn sweep_packs(
+        &self,
+        referenced: &HashSet<ChunkId>,
+        report: &mut SweepReport,
+    ) -> Result<(), RepositoryError> {
+        for id in list_packs(self.root())? {
+            let file = open_pack(self.root(), &id)?;
+            // What a pack with a damaged index holds is not known, and may be all that is left of something.
+            let Ok(entries) = read_index(&file) else { continue };
+            if entries.iter().any(|entry| referenced.contains(&entry.chunk)) {
+                continue;
+            }
+            let path = self.root().path().join(pack_path(&id));
+            let size_bytes = file.metadata().map_err(attempting("read", &path))?.len();
+            self.root().remove_file(pack_path(&id)).map_err(attempting("remove", &path))?;
+            report.removed_packs += 1;
+            report.freed_bytes += size_bytes;
+        }
+        Ok(())
+    }
+
+    fn list_directory(&self, path: &str) -> Result<Vec<Entry>, RepositoryError> {
+        self.root().entries(path).map_err(attempting("list", self.root().path().join(path)))
+    }
+}

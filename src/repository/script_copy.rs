@@ -1,0 +1,148 @@
+//! Backups that the old shell scripts made: `data_YYYYMMDD_HHMMSS/`, a plain copy of a data directory.
+//!
+//! They are listed and restored like any other, and never changed; retention may remove one whole. Nothing in them
+//! can be verified, and most were copied while the server was running, which is said in their note.
+
+use std::path::Path;
+
+use super::error::{RepositoryError, attempting};
+use super::table::{EntryContent, Table, TableEntry, TableHeader};
+use crate::pg::control_file::{self, ControlFile};
+use crate::pg::version;
+use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
+use crate::sys::{Entry, EntryKind, ReadRoot};
+
+const VERSION_FILE: &str = "PG_VERSION";
+/// Deeper than any data directory; a loop of bind mounts would be.
+const MAXIMUM_DEPTH: usize = 64;
+
+/// Where in a backup's directory the copied data directory is: the directory itself, or the only one in it, as
+/// `cp -r` makes it when the target exists. `None` when there is no copy.
+pub(super) fn find_data_directory(
+    root: &ReadRoot,
+    name: BackupName,
+) -> Result<Option<String>, RepositoryError> {
+    let directory = name.to_string();
+    if has_version(root, &directory)? {
+        return Ok(Some(directory));
+    }
+    let entries = root.entries(&directory).map_err(attempting("list", root.path().join(&directory)))?;
+    let [Entry { name: inner, facts }] = entries.as_slice() else { return Ok(None) };
+    let inner = format!("{directory}/{inner}");
+    Ok((facts.kind == EntryKind::Directory && has_version(root, &inner)?).then_some(inner))
+}
+
+fn has_version(root: &ReadRoot, directory: &str) -> Result<bool, RepositoryError> {
+    let path = Path::new(directory).join(VERSION_FILE);
+    let facts = root.facts(&path).map_err(attempting("read", root.path().join(&path)))?;
+    Ok(facts.is_some_and(|facts| facts.kind == EntryKind::File))
+}
+
+/// Where the copied data directory is.
+///
+/// # Errors
+/// [`RepositoryError::Damaged`] when there is none.
+pub(super) fn data_directory(root: &ReadRoot, name: BackupName) -> Result<String, RepositoryError> {
+    let what = || RepositoryError::damaged(format!("{name} holds no copy of a data directory"));
+    find_data_directory(root, name)?.ok_or_else(what)
+}
+
+/// What can be told of a copy without reading more than its first files.
+pub(super) fn summarise(root: &ReadRoot, name: BackupName, directory: &str) -> BackupSummary {
+    let mut summary = BackupSummary::unknown(name, BackupFormat::ScriptCopy);
+    if let Err(reason) = describe(root, directory, &mut summary) {
+        summary.condition = Condition::Unreadable { reason };
+    }
+    summary
+}
+
+fn describe(root: &ReadRoot, directory: &str, summary: &mut BackupSummary) -> Result<(), String> {
+    let copy = root.subroot(directory).map_err(|error| format!("it could not be opened: {error}"))?;
+    let text =
+        copy.read_text(VERSION_FILE, 64).map_err(|error| format!("PG_VERSION could not be read: {error}"))?;
+    let major = version::parse(&text.unwrap_or_default()).map_err(|error| error.to_string())?;
+    summary.major_version = Some(major);
+    let bytes = copy
+        .read_bounded("global/pg_control", control_file::FILE_SIZE_BYTES as u64)
+        .map_err(|error| format!("its control file could not be read: {error}"))?;
+    let control = ControlFile::parse(&bytes).map_err(|error| error.to_string())?;
+    summary.system_identifier = Some(control.system_identifier);
+    summary.timeline = Some(control.timeline);
+    summary.checkpoint_lsn = Some(control.checkpoint);
+    summary.redo_lsn = Some(control.redo);
+    summary.wal_segment_size_bytes = Some(control.wal_segment_size);
+    if !control.state.is_clean() {
+        let note = "a script copied it while the server was running, so that it may not be consistent";
+        summary.note = Some(note.to_owned());
+    }
+    let entries = list(&copy).map_err(|error| format!("it could not be listed: {}", chain(&error)))?;
+    summary.size_bytes = entries.iter().map(TableEntry::size_bytes).sum();
+    summary.file_count = entries.iter().filter(|entry| entry.is_file()).count() as u64;
+    match entries.iter().find(|entry| lacks_content(entry)) {
+        Some(entry) => Err(format!("'{}' is a symbolic link, and what it led to was not copied", entry.path)),
+        None => Ok(()),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Whether an entry leads to data that the copy does not have: it would be the live cluster's.
+fn lacks_content(entry: &TableEntry) -> bool {
+    let is_data = entry.path.parent().is_some() || entry.path.as_str() == "pg_wal";
+    matches!(entry.content, EntryContent::Symlink { .. }) && is_data
+}
+
+/// Lists a copy as if it had a file table.
+pub(super) fn read_table(copy: &ReadRoot) -> Result<Table, RepositoryError> {
+    let header = TableHeader::new(0o700, None);
+    let mut entries = list(copy)?;
+    // Sorted like every table; its files have no chunks, so it is not checked like one.
+    entries.sort_by(|left, right| left.path.cmp(&right.path));
+    Ok(Table { header, entries })
+}
+
+fn list(copy: &ReadRoot) -> Result<Vec<TableEntry>, RepositoryError> {
+    let mut entries = Vec::new();
+    list_directory(copy, "", 0, &mut entries)?;
+    Ok(entries)
+}
+
+fn list_directory(
+    copy: &ReadRoot,
+    directory: &str,
+    depth: usize,
+    entries: &mut Vec<TableEntry>,
+) -> Result<(), RepositoryError> {
+    let path = if directory.is_empty() { "." } else { directory };
+    let listed = copy.entries(path).map_err(attempting("list", copy.path().join(path)))?;
+    if depth > MAXIMUM_DEPTH {
+        return Err(RepositoryError::damaged(format!("'{path}' is nested too deeply")));
+    }
+    for entry in listed {
+        let path = if directory.is_empty() { entry.name } else { format!("{directory}/{}", entry.name) };
+        let content = match entry.facts.kind {
+            EntryKind::File => EntryContent::File { size_bytes: entry.facts.size_bytes, chunks: Vec::new() },
+            EntryKind::Directory => EntryContent::Directory,
+            EntryKind::Symlink => {
+                let target =
+                    copy.read_link(&path).map_err(attempting("read link", copy.path().join(&path)))?;
+                EntryContent::Symlink { target: target.to_string_lossy().into_owned() }
+            }
+            EntryKind::Special => continue,
+        };
+        let is_directory = entry.facts.kind == EntryKind::Directory;
+        let table_path =
+            path.clone().try_into().map_err(|error| RepositoryError::damaged(format!("{error}")))?;
+        let (mode, modified_ns) = (entry.facts.mode, entry.facts.modified_ns);
+        entries.push(TableEntry { path: table_path, mode, modified_ns, content });
+        if is_directory {
+            list_directory(copy, &path, depth + 1, entries)?;
+        }
+    }
+    Ok(())
+}

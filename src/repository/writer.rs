@@ -1,0 +1,211 @@
+//! Writing a backup: chunks from many threads, then the table, then `backup.json`.
+//!
+//! Until the last step nothing refers to what was written. A writer that is dropped takes its unfinished pack with
+//! it; packs that it closed stay, so that the next attempt finds their chunks, unless the disk was full.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::chunk::{ChunkId, Digest, compress};
+use super::document::{self, DOCUMENT_FILE};
+use super::error::{RepositoryError, attempting};
+use super::index::ChunkIndex;
+use super::pack::{PACKS, PackBuilder, PackId, TARGET_SIZE_BYTES, TEMPORARY_SUFFIX, pack_path};
+use super::table::{TABLE_FILE, Table, TableEntry, TableHeader};
+use super::{ExclusiveLock, Repository};
+use crate::plan::{BackupName, BackupSummary};
+use crate::sys::StoreRoot;
+
+/// A backup that is being written. It holds the repository's lock.
+#[derive(Debug)]
+pub struct BackupWriter<'r> {
+    root: &'r StoreRoot,
+    name: BackupName,
+    index: ChunkIndex,
+    new_chunks: Mutex<HashSet<ChunkId>>,
+    open_pack: Mutex<Option<PackBuilder>>,
+    sealed: Mutex<Vec<PackId>>,
+    pack_number: AtomicU64,
+    stored_bytes: AtomicU64,
+    was_full: AtomicBool,
+    has_directory: bool,
+    is_finished: bool,
+    _lock: ExclusiveLock,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'r> BackupWriter<'r> {
+    pub(super) fn begin(
+        repository: &'r Repository,
+        name: BackupName,
+        lock: ExclusiveLock,
+    ) -> Result<Self, RepositoryError> {
+        Ok(Self {
+            root: repository.root(),
+            name,
+            index: ChunkIndex::load(repository.root())?,
+            new_chunks: Mutex::default(),
+            open_pack: Mutex::default(),
+            sealed: Mutex::default(),
+            pack_number: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
+            was_full: AtomicBool::new(false),
+            has_directory: false,
+            is_finished: false,
+            _lock: lock,
+        })
+    }
+
+    /// The name that the backup will have.
+    pub fn name(&self) -> BackupName {
+        self.name
+    }
+
+    /// What was added to the repository so far, compressed.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Stores a chunk, unless the repository has it. May be called from many threads.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Full`] and [`RepositoryError::Io`]; the backup cannot be finished then.
+    pub fn store_chunk(&self, raw: &[u8]) -> Result<ChunkId, RepositoryError> {
+        let id = ChunkId::of(raw);
+        // Whoever adds the name stores the chunk: a second thread with the same one has nothing left to do.
+        if self.index.contains(&id) || !locked(&self.new_chunks).insert(id) {
+            return Ok(id);
+        }
+        self.noting_full(self.append(id, raw))?;
+        Ok(id)
+    }
+
+    fn append(&self, id: ChunkId, raw: &[u8]) -> Result<(), RepositoryError> {
+        let mut frame = Vec::new();
+        compress(raw, &mut frame).map_err(attempting("compress for", self.root.path()))?;
+        let raw_size_bytes = u32::try_from(raw.len())
+            .map_err(|_| RepositoryError::damaged("a chunk is larger than any chunk can be"))?;
+        let full_pack = {
+            let mut slot = locked(&self.open_pack);
+            let pack = match slot.as_mut() {
+                Some(pack) => pack,
+                None => slot.insert(PackBuilder::create(self.root, self.temporary_path())?),
+            };
+            pack.append(id, &frame, raw_size_bytes)
+                .map_err(attempting("write", self.root.path().join(pack.temporary())))?;
+            slot.take_if(|pack| pack.size_bytes() >= TARGET_SIZE_BYTES)
+        };
+        self.stored_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        // Outside the lock: the other threads go on with the next pack while this one is synced.
+        full_pack.map_or(Ok(()), |pack| self.seal(pack))
+    }
+
+    fn temporary_path(&self) -> PathBuf {
+        let number = self.pack_number.fetch_add(1, Ordering::Relaxed);
+        Path::new(PACKS).join(format!("{}-{number}{TEMPORARY_SUFFIX}", self.name))
+    }
+
+    fn seal(&self, pack: PackBuilder) -> Result<(), RepositoryError> {
+        let temporary = pack.temporary().to_path_buf();
+        match pack.seal(self.root) {
+            Ok(id) => {
+                locked(&self.sealed).push(id);
+                Ok(())
+            }
+            Err(error) => {
+                // Best effort: a sweep finds what is left.
+                let _ = self.root.remove_file(temporary);
+                Err(error)
+            }
+        }
+    }
+
+    fn noting_full<T>(&self, result: Result<T, RepositoryError>) -> Result<T, RepositoryError> {
+        if result.as_ref().is_err_and(RepositoryError::is_full) {
+            self.was_full.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Makes the backup count. When this returns, it is on disk, whole.
+    ///
+    /// Name, format and stored size of `summary` are set here; so are size and count of the files.
+    pub fn finish(
+        mut self,
+        header: TableHeader,
+        entries: Vec<TableEntry>,
+        summary: BackupSummary,
+    ) -> Result<BackupSummary, RepositoryError> {
+        let table = Table::new(header, entries).map_err(|error| {
+            RepositoryError::damaged(format!("the file table of {} is wrong: {error}", self.name))
+        })?;
+        let written = self.write_everything(&table, summary);
+        let summary = self.noting_full(written)?;
+        self.is_finished = true;
+        Ok(summary)
+    }
+
+    fn write_everything(
+        &mut self,
+        table: &Table,
+        summary: BackupSummary,
+    ) -> Result<BackupSummary, RepositoryError> {
+        if let Some(pack) = locked(&self.open_pack).take() {
+            self.seal(pack)?;
+        }
+        let bytes = table.encode().map_err(|error| {
+            RepositoryError::damaged(format!("the file table could not be written: {error}"))
+        })?;
+        let directory = PathBuf::from(self.name.to_string());
+        let directory_path = self.root.path().join(&directory);
+        self.has_directory = true;
+        self.root
+            .create_directories(&directory)
+            .and_then(|()| self.root.sync_directory("."))
+            .map_err(attempting("create directory", &directory_path))?;
+        self.root
+            .write_durably(directory.join(TABLE_FILE), &bytes)
+            .map_err(attempting("write", directory_path.join(TABLE_FILE)))?;
+        let summary = BackupSummary {
+            name: self.name,
+            stored_bytes: self.stored_bytes() + bytes.len() as u64,
+            size_bytes: table.entries.iter().map(TableEntry::size_bytes).sum(),
+            file_count: table.entries.iter().filter(|entry| entry.is_file()).count() as u64,
+            ..summary
+        };
+        let document = document::encode(&summary, Digest::of(&bytes)).map_err(|error| {
+            RepositoryError::damaged(format!("backup.json could not be written: {error}"))
+        })?;
+        self.root
+            .write_durably(directory.join(DOCUMENT_FILE), &document)
+            .map_err(attempting("write", directory_path.join(DOCUMENT_FILE)))?;
+        Ok(summary)
+    }
+}
+
+impl Drop for BackupWriter<'_> {
+    /// Best effort: an unfinished backup harms nothing, and a sweep removes what this could not.
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        if let Some(pack) = locked(&self.open_pack).take() {
+            let temporary = pack.temporary().to_path_buf();
+            drop(pack);
+            let _ = self.root.remove_file(temporary);
+        }
+        if self.has_directory {
+            let _ = self.root.remove_tree(self.name.to_string());
+        }
+        if self.was_full.load(Ordering::Relaxed) {
+            for pack in locked(&self.sealed).drain(..) {
+                let _ = self.root.remove_file(pack_path(&pack));
+            }
+        }
+    }
+}
