@@ -13,7 +13,7 @@ pub struct Diagnosis {
     /// Where it is.
     pub data_directory: PathBuf,
     /// The verdict over all findings.
-    pub condition: Condition,
+    pub condition: ClusterCondition,
     /// Who uses it now.
     pub presence: Presence,
     /// Which cluster it is.
@@ -31,7 +31,7 @@ pub struct Diagnosis {
 /// The state of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Condition {
+pub enum ClusterCondition {
     /// There is no such directory.
     Absent,
     /// Nothing is in it, or only what does not count (`lost+found`, `.gitkeep`, pgbox's own).

@@ -5,7 +5,9 @@
 //! replaced is set aside whole first. What is not PostgreSQL's, or of another version, or in use, is refused.
 
 use super::backups::{BackupKind, BackupName, BackupSummary};
-use super::diagnosis::{ClusterIdentity, Condition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
+use super::diagnosis::{
+    ClusterCondition, ClusterIdentity, Diagnosis, Finding, Journal, Presence, Remedy, Severity,
+};
 use super::policy::RecoveryPolicy;
 use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, SystemIdentifier};
@@ -162,16 +164,16 @@ pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<
         return Ok(finish_replacement(diagnosis, journal));
     }
     match &diagnosis.condition {
-        Condition::Absent | Condition::Empty => Ok(begin_first(diagnosis, circumstances)),
-        Condition::InterruptedInitdb => {
+        ClusterCondition::Absent | ClusterCondition::Empty => Ok(begin_first(diagnosis, circumstances)),
+        ClusterCondition::InterruptedInitdb => {
             allow(circumstances.policy, &[RecoveryPolicy::Auto, RecoveryPolicy::Repair], diagnosis)?;
             Ok(begin_again(diagnosis, circumstances))
         }
-        Condition::Repairable => {
+        ClusterCondition::Repairable => {
             allow(circumstances.policy, &[RecoveryPolicy::Auto, RecoveryPolicy::Repair], diagnosis)?;
             Ok(repair(diagnosis))
         }
-        Condition::Damaged => {
+        ClusterCondition::Damaged => {
             allow(circumstances.policy, &[RecoveryPolicy::Auto], diagnosis)?;
             Ok(replace(diagnosis, circumstances))
         }
@@ -191,19 +193,19 @@ fn refuse_what_is_not_ours(diagnosis: &Diagnosis) -> Result<(), Refusal> {
         });
     }
     let (reason, hint) = match &diagnosis.condition {
-        Condition::OtherMajorVersion { found, wanted: Some(wanted) } => (
+        ClusterCondition::OtherMajorVersion { found, wanted: Some(wanted) } => (
             format!("'{path}' was made by PostgreSQL {found}, and version {wanted} was asked for"),
             format!(
                 "set POSTGRES_VERSION={found}, or move the data with pg_upgrade or a dump. Nothing was changed."
             ),
         ),
-        Condition::OtherMajorVersion { found, wanted: None } => (
+        ClusterCondition::OtherMajorVersion { found, wanted: None } => (
             format!("'{path}' was made by PostgreSQL {found}, which is not installed"),
             format!(
                 "install postgresql-{found}, or move the data with pg_upgrade or a dump. Nothing was changed."
             ),
         ),
-        Condition::NotPostgres { examples } => (
+        ClusterCondition::NotPostgres { examples } => (
             format!("'{path}' is not a data directory of PostgreSQL: it holds {}", examples.join(", ")),
             "set PGDATA to an empty directory, or to the cluster. Nothing was changed.".into(),
         ),

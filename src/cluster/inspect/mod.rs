@@ -15,7 +15,7 @@ pub(crate) use files::follow;
 use crate::pg::control_file::{ClusterState, ControlFile};
 use crate::pg::{MajorVersion, layout, version};
 use crate::plan::diagnosis::ClusterIdentity;
-use crate::plan::{Condition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
+use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
 use crate::sys::{EntryKind, ReadRoot};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -80,11 +80,11 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     let root = match ReadRoot::open(data_directory) {
         Ok(root) => root,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(blank(data_directory, Condition::Absent, Presence::Free));
+            return Ok(blank(data_directory, ClusterCondition::Absent, Presence::Free));
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             let examples = vec!["it is a file".to_owned()];
-            return Ok(blank(data_directory, Condition::NotPostgres { examples }, Presence::Free));
+            return Ok(blank(data_directory, ClusterCondition::NotPostgres { examples }, Presence::Free));
         }
         Err(error) => return Err(error),
     };
@@ -92,14 +92,14 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     let names: Vec<String> = root.entries(".")?.into_iter().map(|entry| entry.name).collect();
     let journal = read_journal(&root)?;
     if layout::is_effectively_empty(&names) && journal.is_none() {
-        let mut diagnosis = blank(data_directory, Condition::Empty, presence);
+        let mut diagnosis = blank(data_directory, ClusterCondition::Empty, presence);
         diagnosis.set_aside = set_aside(&root);
         return Ok(diagnosis);
     }
     if !layout::looks_like_postgres(&names) && journal.is_none() {
         let is_foreign = |name: &&String| !layout::NAMES_ALLOWED_IN_EMPTY_DIRECTORY.contains(&name.as_str());
         let examples = names.iter().filter(is_foreign).take(3).cloned().collect();
-        return Ok(blank(data_directory, Condition::NotPostgres { examples }, presence));
+        return Ok(blank(data_directory, ClusterCondition::NotPostgres { examples }, presence));
     }
     let mut diagnosis = inspect_cluster(&root, &names, expectations);
     diagnosis.presence = presence;
@@ -108,7 +108,7 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     Ok(diagnosis)
 }
 
-fn blank(data_directory: &Path, condition: Condition, presence: Presence) -> Diagnosis {
+fn blank(data_directory: &Path, condition: ClusterCondition, presence: Presence) -> Diagnosis {
     Diagnosis {
         data_directory: data_directory.to_path_buf(),
         condition,
@@ -199,22 +199,22 @@ impl Inspection<'_> {
         }
     }
 
-    fn condition(&self, names: &[String], expectations: &Expectations) -> Condition {
+    fn condition(&self, names: &[String], expectations: &Expectations) -> ClusterCondition {
         if let Some(found) = self.major {
             let is_wanted = expectations.wanted_version.is_none_or(|wanted| wanted == found);
             if !is_wanted || !expectations.installed_versions.contains(&found) {
-                return Condition::OtherMajorVersion { found, wanted: expectations.wanted_version };
+                return ClusterCondition::OtherMajorVersion { found, wanted: expectations.wanted_version };
             }
         }
         let has_errors = self.findings.iter().any(|finding| finding.severity == Severity::Error);
         if has_errors && self.is_interrupted_initdb(names) {
-            return Condition::InterruptedInitdb;
+            return ClusterCondition::InterruptedInitdb;
         }
         let has_repairs = self.findings.iter().any(|finding| finding.remedy != Remedy::Nothing);
         match (has_errors, has_repairs) {
-            (true, _) => Condition::Damaged,
-            (false, true) => Condition::Repairable,
-            (false, false) => Condition::Sound,
+            (true, _) => ClusterCondition::Damaged,
+            (false, true) => ClusterCondition::Repairable,
+            (false, false) => ClusterCondition::Sound,
         }
     }
 
