@@ -105,8 +105,8 @@ fn give_cluster_to_its_user(settings: &Settings, ui: &Ui, is_dry_run: bool) -> a
     let report =
         fix_ownership(path, &owner).with_context(|| format!("give '{}' to {owner}", path.display()))?;
     ui.warn(&format!(
-        "gave {} of '{}' to user {owner}",
-        format::counted(report.changed_count, "entry"),
+        "gave {} entries of '{}' to user {owner}",
+        format::count(report.changed_count),
         path.display()
     ));
     if let Some(refused) = report.refused.first() {

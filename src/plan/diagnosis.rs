@@ -115,6 +115,8 @@ pub enum Remedy {
     SetMode(u32),
     /// Give the entries to this user; only root can.
     SetOwner(u32),
+    /// Let the server's user read it: what cannot be looked at is not known to be damaged.
+    MakeReadable,
     /// Nothing in place: the cluster must come from a backup, or be made anew.
     Replace,
     /// Nothing needs to be done.

@@ -16,7 +16,7 @@ use crate::pg::control_file::{ClusterState, ControlFile};
 use crate::pg::{MajorVersion, layout, version};
 use crate::plan::diagnosis::ClusterIdentity;
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
-use crate::sys::{EntryKind, ReadRoot};
+use crate::sys::{EntryKind, FileFacts, ReadRoot};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,32 @@ impl Inspection<'_> {
         self.report_with(Finding { code, severity, place: place.into(), evidence: evidence.into(), remedy });
     }
 
+    /// Something that could not be looked at. That is no proof of damage, whatever the reason, so nothing may
+    /// be replaced on account of it.
+    fn report_unreadable(&mut self, place: impl Into<String>, error: &io::Error) {
+        let finding = Finding {
+            code: "unreadable",
+            severity: Severity::Error,
+            place: place.into(),
+            evidence: format!("it could not be read: {error}"),
+            remedy: Remedy::MakeReadable,
+        };
+        self.report_with(finding);
+    }
+
+    /// The facts of an entry, or `None` where there is none; what cannot be looked at is reported.
+    fn facts(&mut self, place: &str) -> Looked {
+        match self.root.facts(place) {
+            Ok(Some(facts)) => Looked::There(facts),
+            Ok(None) => Looked::Missing,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Looked::Missing,
+            Err(error) => {
+                self.report_unreadable(place, &error);
+                Looked::Unknown
+            }
+        }
+    }
+
     fn report_with(&mut self, finding: Finding) {
         self.findings.push(finding);
     }
@@ -70,6 +96,13 @@ impl Inspection<'_> {
     fn severity_unless_replayed(&self) -> Severity {
         if self.is_clean() { Severity::Error } else { Severity::Warning }
     }
+}
+
+/// What a look at one entry came to.
+enum Looked {
+    There(FileFacts),
+    Missing,
+    Unknown,
 }
 
 /// Inspects a data directory.
@@ -156,9 +189,7 @@ impl Inspection<'_> {
                 }
             },
             Ok(None) => self.report("version-file-missing", Severity::Error, "PG_VERSION", "it is not there"),
-            Err(error) => {
-                self.report("version-file-unreadable", Severity::Error, "PG_VERSION", error.to_string())
-            }
+            Err(error) => self.report_unreadable("PG_VERSION", &error),
         }
     }
 
@@ -169,9 +200,7 @@ impl Inspection<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.report("control-file-missing", Severity::Error, PLACE, "it is not there");
             }
-            Err(error) => {
-                return self.report("control-file-unreadable", Severity::Error, PLACE, error.to_string());
-            }
+            Err(error) => return self.report_unreadable(PLACE, &error),
         };
         match ControlFile::parse(&bytes) {
             Ok(control) => {
