@@ -157,7 +157,7 @@ fn a_server_that_dies_is_started_again() {
     container.wait_until_ready();
     let before = server_pid(&container);
 
-    container.run(&["kill", "-KILL", &before]);
+    container.run(&["sh", "-c", &format!("kill -KILL {before}")]);
 
     let after = wait_for("another server", || {
         let pid = server_pid(&container);
