@@ -7,7 +7,7 @@ use crate::support::wait::wait_until;
 fn docker_stop_during_the_first_initdb_leaves_a_start_that_works() {
     let Some(volumes) = Volumes::new() else { return };
     let container = volumes.start();
-    wait_until("initdb to have begun", || exists(&container, "$PGDATA/.pgbox/new"));
+    wait_until("initdb to have begun", || staging_is_in_use(&container));
 
     container.stop();
     assert_ne!(container.exit_status(), 137, "killed: {}", container.log());
@@ -31,7 +31,7 @@ fn docker_stop_during_a_restore_loses_neither_the_old_rows_nor_the_start() {
     let newest =
         "backup-postgresql restore $(ls /var/lib/postgresql-backup | grep '^data_' | tail -n 1) --yes";
     container.spawn(&["sh", "-c", newest]);
-    wait_until("the restore to have begun", || exists(&container, "$PGDATA/.pgbox/new"));
+    wait_until("the restore to have begun", || staging_is_in_use(&container));
 
     container.stop();
     container.start_again();
@@ -82,7 +82,7 @@ fn complete_backups(container: &Container) -> usize {
         .count()
 }
 
-/// Whether a path exists in the container; the shell expands it there.
-fn exists(container: &Container, path: &str) -> bool {
-    container.exec(&["sh", "-c", &format!("test -e \"{path}\"")]).status.success()
+/// Whether a cluster is being built: it is built in `.pgbox/new`, and moved up when it is whole.
+fn staging_is_in_use(container: &Container) -> bool {
+    container.exec(&["sh", "-c", "test -n \"$(ls -A \"$PGDATA/.pgbox/new\")\""]).status.success()
 }
