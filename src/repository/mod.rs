@@ -24,7 +24,7 @@ mod writer;
 use std::io::Read;
 use std::path::Path;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, ParseDigestError};
@@ -35,7 +35,7 @@ pub use removal::SweepReport;
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};
 pub use writer::BackupWriter;
 
-use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, Condition};
+use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
 use crate::sys::{EntryKind, FileLock, LockMode, StoreRoot, ensure_directory};
 use document::DOCUMENT_FILE;
 use error::{attempting, lock_error};
@@ -169,24 +169,28 @@ impl Repository {
     ///
     /// # Errors
     /// [`RepositoryError::NoSuchBackup`] when there is none of that name, or it was never finished.
-    pub fn find(&self, name: BackupName) -> Result<BackupSummary, RepositoryError> {
-        let is_there = self.backup_directories()?.contains(&name);
-        let summary = if is_there { self.summarise(name)? } else { None };
-        summary.ok_or_else(|| self.no_such_backup(name))
+    pub fn find(&self, name: &BackupName) -> Result<BackupSummary, RepositoryError> {
+        let is_there = self.backup_directories()?.contains(name);
+        let summary = if is_there { self.summarise(*name)? } else { None };
+        summary.ok_or_else(|| self.no_such_backup(*name))
     }
 
     /// Opens a backup for reading. The caller holds a lock for as long as it reads.
     ///
     /// # Errors
     /// [`RepositoryError::NoSuchBackup`], and [`RepositoryError::Damaged`] when its table is not what was written.
-    pub fn reader(&self, name: BackupName) -> Result<BackupReader, RepositoryError> {
+    pub fn reader(&self, name: &BackupName) -> Result<BackupReader, RepositoryError> {
         BackupReader::open(&self.root, self.find(name)?)
     }
 
-    /// Begins a backup, under the repository's lock and a name that is free.
-    pub fn begin(&self, kind: BackupKind, time: DateTime<Utc>) -> Result<BackupWriter<'_>, RepositoryError> {
+    /// Begins a backup that is called `name`, or by the next name of the same second when that is taken. It holds
+    /// the repository's lock until it is finished or dropped.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Locked`] while another process reads or writes.
+    pub fn begin(&self, name: BackupName) -> Result<BackupWriter<'_>, RepositoryError> {
         let lock = self.lock_exclusively("writing a backup")?;
-        let mut name = BackupName::new(kind, time);
+        let mut name = name;
         while self.exists(&name.to_string())? {
             name = name
                 .next_of_same_second()
