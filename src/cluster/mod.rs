@@ -4,7 +4,6 @@ pub mod binaries;
 pub mod history;
 pub mod initdb;
 pub mod inspect;
-pub mod marker;
 pub mod readiness;
 pub mod server;
 pub mod session;

@@ -10,11 +10,14 @@ use super::start::superuser_login;
 use crate::cluster::history::{self, Event};
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::session::ServerAddress;
-use crate::cluster::{Expectations, inspect, marker};
+use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind};
 use crate::plan::recovery::{Circumstances, Plan, Refusal, recovery};
-use crate::plan::{BackupSummary, Condition, Diagnosis, Finding, Presence};
-use crate::sys::{ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, effective_identity, is_alive};
+use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Presence};
+use crate::sys::{
+    ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, clear_stop_marker, effective_identity,
+    is_alive,
+};
 use anyhow::Context;
 use chrono::Utc;
 use std::path::Path;
@@ -88,7 +91,7 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
     if let (Err(refusal), Presence::Free) = (decide(tools, &diagnosis)?, &diagnosis.presence) {
         return Err(Failure::from(refusal).into());
     }
-    if diagnosis.condition == Condition::Absent {
+    if diagnosis.condition == ClusterCondition::Absent {
         crate::sys::ensure_directory(path, 0o700, None)
             .with_context(|| format!("make '{}'", path.display()))?;
     }
@@ -162,7 +165,7 @@ fn carry_out(
         };
         history::record(path, &event).context("record what was done")?;
     }
-    marker::clear_stopped(path).context("clear the note that the server was stopped")?;
+    clear_stop_marker(path).context("clear the note that the server was stopped")?;
     let Some(server) = &outcome.server else { return Ok(None) };
     let pid = i32::try_from(server.process.pid()).context("read the server's process id")?;
     Ok(Some(Ensured { address: server.address.clone(), pid, outcome: Some(outcome), remarks }))

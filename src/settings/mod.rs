@@ -22,6 +22,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Reads a time as settings take it: seconds, or a number with a unit, from 1s to 1d.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    values::timeout(text).map_err(|expected| format!("it must be {expected}"))
+}
+
 /// What flags, environment and defaults come to.
 #[derive(Clone, Debug)]
 pub struct Settings {

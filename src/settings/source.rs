@@ -40,7 +40,7 @@ impl Source<'_> {
         let file = setting.file_variable().and_then(|name| self.variable(&name, Empty::Unset));
         match (variable, file) {
             (Some(variable), Some(file)) => {
-                let hint = "Unset one of them; which of the two is meant is not guessed.";
+                let hint = "unset one of them; which of the two is meant is not guessed.";
                 let message = format!("{} and {} are both set", variable.origin, file.origin);
                 Err(usage(message).hint(hint))
             }
@@ -79,7 +79,7 @@ impl Source<'_> {
         let refuse = |expected| {
             let failure = usage(format!("{origin} must be {expected}, not '{}'", text.escape_debug()));
             match setting.default {
-                Some(default) => failure.hint(format!("Without it, the default is {default}.")),
+                Some(default) => failure.hint(format!("without it, the default is {default}")),
                 None => failure,
             }
         };

@@ -13,7 +13,9 @@
 mod activity;
 mod directory;
 mod identity;
+mod install;
 mod lock;
+mod marker;
 mod mounts;
 mod own_directory;
 mod prepare;
@@ -30,11 +32,13 @@ mod write_root;
 pub use activity::Activity;
 pub use directory::{Entry, EntryKind, FileFacts};
 pub use identity::{Identity, IdentityError, effective_identity, find_user};
+pub use install::{LinkState, install_file, install_link, link_state};
 pub use lock::{FileLock, Holder, LockError, LockMode};
+pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::is_mount_root;
 pub use own_directory::OwnDirectory;
 pub use prepare::{
-    OwnershipReport, ensure_directory, fix_ownership, is_writable_directory, misowned_entries,
+    OwnershipReport, ensure_directory, fix_ownership, is_writable_directory, misowned_entries, set_owner,
 };
 pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, Tool, ToolOutput, find_program};

@@ -36,12 +36,13 @@ pub fn ensure_directory(path: &Path, mode: u32, owner: Option<&Identity>) -> io:
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     if let Some(owner) = owner {
-        change_owner(path, owner)?;
+        set_owner(path, owner)?;
     }
     Ok(true)
 }
 
-fn change_owner(path: &Path, owner: &Identity) -> io::Result<()> {
+/// Gives one entry to `owner`; a symlink itself, not what it points to.
+pub fn set_owner(path: &Path, owner: &Identity) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     Ok(chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }
@@ -68,7 +69,7 @@ pub fn fix_ownership(path: &Path, owner: &Identity) -> io::Result<OwnershipRepor
         if entry.metadata().map_err(io::Error::other)?.uid() == owner.uid {
             continue;
         }
-        match change_owner(entry.path(), owner) {
+        match set_owner(entry.path(), owner) {
             Ok(()) => report.changed_count += 1,
             Err(_) => report.refused.push(entry.into_path()),
         }

@@ -72,6 +72,13 @@ impl OperationLock {
         let directory = open_with_own_directory(data_directory)?;
         Ok(Self { _lock: FileLock::wait(&directory, Path::new(OPERATION_LOCK), activity)? })
     }
+
+    /// Tells whether a command is at work, without taking or making anything.
+    pub fn is_held(data_directory: &Path) -> io::Result<bool> {
+        let directory = Directory::open(data_directory)?;
+        let lock = Path::new(OPERATION_LOCK);
+        Ok(directory.facts(lock)?.is_some() && !FileLock::probe(&directory, lock)?)
+    }
 }
 
 /// A data directory that this process alone may change, for as long as the value lives.

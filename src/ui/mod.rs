@@ -5,6 +5,7 @@
 //! pipe) is no error: what pgbox does must not depend on who watches.
 
 pub mod format;
+mod plan;
 mod progress;
 mod table;
 

@@ -1,0 +1,72 @@
+//! What every command on a cluster begins with: the programs to use, and the repository.
+
+use anyhow::Context;
+use pgbox::cluster::binaries::{self, Installation};
+use pgbox::error::Failure;
+use pgbox::execute::Tools;
+use pgbox::pg::{MajorVersion, version};
+use pgbox::progress::Progress;
+use pgbox::repository::Repository;
+use pgbox::settings::Settings;
+use pgbox::sys::ReadRoot;
+use pgbox::ui::Ui;
+
+/// The parts that a command works with, kept together for as long as it runs.
+pub(super) struct Workplace<'a> {
+    settings: &'a Settings,
+    installation: Installation,
+    repository: Option<Repository>,
+    progress: Box<dyn Progress>,
+}
+
+impl<'a> Workplace<'a> {
+    /// Finds the programs and opens the repository, if there is one.
+    ///
+    /// # Errors
+    /// [`pgbox::error::Kind::ProgramMissing`] when no PostgreSQL is installed.
+    pub(super) fn open(settings: &'a Settings, ui: &Ui) -> anyhow::Result<Self> {
+        let installation = installation(settings)?;
+        let repository = open_repository(settings, ui)?;
+        Ok(Self { settings, installation, repository, progress: Box::new(ui.progress()) })
+    }
+
+    /// What the library needs of it.
+    pub(super) fn tools(&self) -> Tools<'_> {
+        Tools {
+            settings: self.settings,
+            installation: &self.installation,
+            repository: self.repository.as_ref(),
+            progress: &*self.progress,
+        }
+    }
+}
+
+/// The programs of the version that was asked for; else of the version that made the cluster, if they are
+/// here; else the newest.
+fn installation(settings: &Settings) -> Result<Installation, Failure> {
+    let wanted = settings.postgres_version.map(MajorVersion);
+    let of_cluster = || {
+        let root = ReadRoot::open(&settings.data_directory).ok()?;
+        version::parse(&root.read_text("PG_VERSION", 64).ok()??).ok()
+    };
+    match (wanted, of_cluster()) {
+        (Some(wanted), _) => binaries::find(Some(wanted)),
+        (None, Some(major)) => binaries::find(Some(major)).or_else(|_| binaries::find(None)),
+        (None, None) => binaries::find(None),
+    }
+}
+
+/// A backup directory that is missing or cannot be opened does not keep a server from starting; it is told.
+fn open_repository(settings: &Settings, ui: &Ui) -> anyhow::Result<Option<Repository>> {
+    let path = &settings.backup_directory;
+    if !path.exists() {
+        return Ok(None);
+    }
+    match Repository::open(path).with_context(|| format!("open the backups in '{}'", path.display())) {
+        Ok(repository) => Ok(repository),
+        Err(error) => {
+            ui.warn(&format!("{error:#}"));
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The names that pgbox answers to, and the way from a name to what it does and to an exit status.
+//!
+//! The name is the base name of `argv[0]`, else the first argument of `pgbox`. It has to match exactly: the
+//! refused alternative, the longest suffix, would let `my-maintenance` stop a server.
+
+mod arguments;
+mod backing_up;
+mod backup_postgresql;
+mod context;
+mod init_postgresql;
+mod install;
+mod maintenance;
+mod manual;
+mod own;
+mod privileges;
+mod start_services;
+
+use clap::{ArgMatches, Command};
+use pgbox::error::{Failure, Kind, kind_of};
+use pgbox::settings::Settings;
+use pgbox::ui::{Mode, Ui};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+/// The name of the binary itself.
+const BINARY: &str = "pgbox";
+
+/// One name that pgbox answers to.
+pub(crate) struct Applet {
+    /// The name.
+    pub(crate) name: &'static str,
+    /// Its command line, without the settings.
+    pub(crate) command: fn() -> Command,
+    /// What it does; the exit status.
+    pub(crate) run: fn(&ArgMatches, &Settings, &Ui) -> anyhow::Result<u8>,
+}
+
+/// Every applet.
+pub(crate) const APPLETS: &[Applet] = &[
+    Applet { name: "start-services", command: start_services::command, run: start_services::run },
+    Applet { name: "init-postgresql", command: init_postgresql::command, run: init_postgresql::run },
+    Applet { name: "backup-postgresql", command: backup_postgresql::command, run: backup_postgresql::run },
+    Applet { name: "maintenance", command: maintenance::command, run: maintenance::run },
+];
+
+impl Applet {
+    fn find(name: &str) -> Option<&'static Self> {
+        APPLETS.iter().find(|applet| applet.name == name)
+    }
+
+    /// Its whole command line.
+    pub(crate) fn full_command(&self) -> Command {
+        Settings::arguments((self.command)()).version(env!("CARGO_PKG_VERSION"))
+    }
+}
+
+/// A path or a first argument as a name: without directories, a login shell's `-`, and `.sh`.
+fn base_name(argument: &OsStr) -> String {
+    let name = Path::new(argument).file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_prefix('-').unwrap_or(&name);
+    name.strip_suffix(".sh").unwrap_or(name).to_owned()
+}
+
+/// Runs what the arguments, `argv[0]` included, ask for. Returns the exit status.
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.collect();
+    let (first, rest) = match arguments.split_first() {
+        Some((first, rest)) => (base_name(first), rest),
+        None => (BINARY.to_owned(), [].as_slice()),
+    };
+    if let Some(applet) = Applet::find(&first) {
+        return run_applet(applet, applet.name.to_owned(), rest);
+    }
+    let named = rest.split_first().and_then(|(name, rest)| Some((Applet::find(&base_name(name))?, rest)));
+    if let Some((applet, rest)) = named {
+        return run_applet(applet, format!("{BINARY} {}", applet.name), rest);
+    }
+    // A binary under a name with its version or platform in it is still pgbox; any other name is a link to a
+    // name that does not exist.
+    let unknown = if first.starts_with(BINARY) {
+        rest.first().filter(|name| !own::knows(name))
+    } else {
+        arguments.first()
+    };
+    match unknown {
+        Some(name) => report(&Ui::new(Mode::default(), BINARY), &unknown_name(name).into()),
+        None => run_own(rest),
+    }
+}
+
+fn unknown_name(name: &OsStr) -> Failure {
+    let names: Vec<&str> = APPLETS.iter().map(|applet| applet.name).collect();
+    let name = name.to_string_lossy().escape_debug().to_string();
+    Failure::new(Kind::Usage, format!("there is no command '{name}'"))
+        .hint(format!("the names are {}; `{BINARY} --help` tells what each is for", names.join(", ")))
+}
+
+fn report(ui: &Ui, error: &anyhow::Error) -> u8 {
+    ui.report_error(error);
+    kind_of(error).exit_status()
+}
+
+/// Reads a command line. What clap has to say, help included, is printed here: `Err` is the exit status.
+fn read_arguments(command: &mut Command, name: String, arguments: &[OsString]) -> Result<ArgMatches, u8> {
+    let arguments = std::iter::once(OsString::from(&name)).chain(arguments.iter().cloned());
+    *command = std::mem::take(command).bin_name(name);
+    command.try_get_matches_from_mut(arguments).map_err(|error| {
+        // Nobody reads it any more, if it cannot be printed.
+        let _ = error.print();
+        u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.exit_status())
+    })
+}
+
+fn run_applet(applet: &Applet, called: String, arguments: &[OsString]) -> u8 {
+    let mut command = applet.full_command();
+    let matches = match read_arguments(&mut command, called, arguments) {
+        Ok(matches) => matches,
+        Err(status) => return status,
+    };
+    if command.has_subcommands() && matches.subcommand_name().is_none() {
+        // The old orchestrator runs every script of its directory without arguments, and needs a success.
+        let _ = command.print_help();
+        return 0;
+    }
+    let ui = Ui::new(Mode { json: arguments::is_json(&matches) }, applet.name);
+    let status = Settings::from_environment(&matches)
+        .map_err(anyhow::Error::from)
+        .and_then(|settings| (applet.run)(&matches, &settings, &ui));
+    status.unwrap_or_else(|error| report(&ui, &error))
+}
+
+fn run_own(arguments: &[OsString]) -> u8 {
+    let mut command = own::command();
+    let matches = match read_arguments(&mut command, BINARY.to_owned(), arguments) {
+        Ok(matches) => matches,
+        Err(status) => return status,
+    };
+    let ui = Ui::new(Mode::default(), BINARY);
+    own::run(&matches, &mut command, &ui).unwrap_or_else(|error| report(&ui, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_name_loses_directories_the_dash_of_a_login_shell_and_sh() {
+        for (given, expected) in [
+            ("/usr/local/bin/init-postgresql.sh", "init-postgresql"),
+            ("-maintenance", "maintenance"),
+            ("pgbox", "pgbox"),
+            ("", ""),
+            ("/", ""),
+        ] {
+            assert_eq!(base_name(OsStr::new(given)), expected);
+        }
+        assert_eq!(base_name(OsStr::from_bytes(b"\xff.sh")), "\u{fffd}");
+    }
+
+    #[test]
+    fn a_name_has_to_match_exactly() {
+        assert!(Applet::find("maintenance").is_some());
+        assert!(Applet::find("my-maintenance").is_none());
+        assert!(Applet::find("maint").is_none());
+    }
+
+    #[test]
+    fn every_command_line_is_sound() {
+        for applet in APPLETS {
+            let command = applet.full_command();
+            assert_eq!(command.get_name(), applet.name);
+            command.debug_assert();
+        }
+        own::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_the_names() {
+        let failure = unknown_name(OsStr::new("oops"));
+        let error = anyhow::Error::from(failure);
+        assert_eq!(kind_of(&error), Kind::Usage);
+        assert!(pgbox::error::hint_of(&error).unwrap().contains("start-services, init-postgresql"));
+    }
+}

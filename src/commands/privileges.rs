@@ -1,0 +1,173 @@
+//! What root does before it stops being root: directories that the user `postgres` can work in.
+//!
+//! Everything that touches a cluster runs as `postgres`, looked up by name, or as whoever started us if that is
+//! not root. This must happen before a second thread runs. Root changes the owner of directories that are
+//! pgbox's to use and of what pgbox wrote in them; never of a whole tree that somebody else filled.
+
+use super::arguments::is_given;
+use anyhow::Context;
+use clap::ArgMatches;
+use pgbox::error::{Failure, Kind};
+use pgbox::settings::Settings;
+use pgbox::sys::{self, Identity};
+use pgbox::ui::Ui;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Where the server puts its socket, as Debian builds it.
+const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
+
+/// Names that may stand in a directory that nobody has used yet.
+const UNUSED_NAMES: [&str; 3] = ["lost+found", ".gitkeep", ".pgbox"];
+
+/// Whether directories may be made and given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Directories {
+    /// Make those that are missing.
+    Prepare,
+    /// Change nothing: a dry run, or a command that only reports.
+    LeaveAlone,
+}
+
+impl Directories {
+    /// Prepares them unless the command, or its subcommand, was given `--dry-run`.
+    pub(crate) fn unless_dry_run(matches: &ArgMatches) -> Self {
+        let innermost = matches.subcommand().map_or(matches, |(_, matches)| matches);
+        if is_given(innermost, "dry-run") { Self::LeaveAlone } else { Self::Prepare }
+    }
+}
+
+/// As root, prepares the directories and becomes the user `postgres`; as any other user, does nothing.
+///
+/// What the file system refuses (root squash, a read-only mount) is told and not fatal: it may be usable all
+/// the same, and the command that needs it says so if it is not.
+///
+/// # Errors
+/// [`Kind::ProgramMissing`] where there is no user `postgres`: the server's package makes it.
+pub(crate) fn drop_privileges(settings: &Settings, ui: &Ui, directories: Directories) -> anyhow::Result<()> {
+    if !sys::effective_identity().is_root() {
+        return Ok(());
+    }
+    let owner = sys::find_user("postgres").map_err(|error| {
+        Failure::new(Kind::ProgramMissing, format!("cannot run as root: {error}"))
+            .hint("install PostgreSQL (Debian: apt-get install postgresql), or run as another user than root")
+    })?;
+    if directories == Directories::Prepare {
+        prepare(settings, ui, &owner);
+    }
+    owner.assume().context("give up root's privileges")
+}
+
+fn prepare(settings: &Settings, ui: &Ui, owner: &Identity) {
+    let Settings { data_directory, backup_directory, log_directory, .. } = settings;
+    let told = |directory: &Path, result: io::Result<()>| {
+        if let Err(error) = result {
+            ui.warn(&format!("could not prepare '{}' for {owner}: {error}", directory.display()));
+        }
+    };
+    told(data_directory, prepare_data_directory(data_directory, owner));
+    told(log_directory, prepare_log_directory(log_directory, owner));
+    told(backup_directory, prepare_backup_directory(backup_directory, owner));
+    let socket_directory = Path::new(SOCKET_DIRECTORY);
+    told(socket_directory, prepare_directory(socket_directory, 0o3775, owner));
+}
+
+/// Makes a directory, or gives one that is there to `owner`, and nothing in it.
+fn prepare_directory(directory: &Path, mode: u32, owner: &Identity) -> io::Result<()> {
+    if !sys::ensure_directory(directory, mode, Some(owner))? {
+        give(directory, owner)?;
+    }
+    Ok(())
+}
+
+/// A data directory that is in use keeps its owner: what is wrong with it is for the inspection to say.
+fn prepare_data_directory(directory: &Path, owner: &Identity) -> io::Result<()> {
+    let was_made = sys::ensure_directory(directory, 0o700, Some(owner))?;
+    if !was_made && is_unused(directory)? {
+        give(directory, owner)?;
+        give_if_there(&directory.join(sys::OWN_DIRECTORY), owner)?;
+    }
+    Ok(())
+}
+
+fn prepare_log_directory(directory: &Path, owner: &Identity) -> io::Result<()> {
+    prepare_directory(directory, 0o750, owner)?;
+    give_if_there(&directory.join("postgresql.log"), owner)
+}
+
+/// A backup directory is given only if it is a mount of its own, unused, or a repository already: a mistyped
+/// `BACKUP_DIR` must not take somebody's home away.
+fn prepare_backup_directory(directory: &Path, owner: &Identity) -> io::Result<()> {
+    if sys::ensure_directory(directory, 0o700, Some(owner))? {
+        return Ok(());
+    }
+    let is_repository = directory.join("repository.json").exists();
+    if is_repository || sys::is_mount_root(directory)? || is_unused(directory)? {
+        give(directory, owner)?;
+    }
+    if is_repository {
+        for entry in directory.read_dir()? {
+            let entry = entry?;
+            if is_written_by_pgbox(&entry.file_name().to_string_lossy()) {
+                sys::fix_ownership(&entry.path(), owner)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name in a repository is one that pgbox, or the scripts before it, gave.
+fn is_written_by_pgbox(name: &str) -> bool {
+    let prefixes = ["data_", "damaged_", "replaced_", "repository."];
+    matches!(name, "packs" | "wal" | "dumps" | "lock")
+        || prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn is_unused(directory: &Path) -> io::Result<bool> {
+    for entry in directory.read_dir()? {
+        if !UNUSED_NAMES.iter().any(|name| entry.as_ref().is_ok_and(|entry| entry.file_name() == *name)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn give(path: &Path, owner: &Identity) -> io::Result<()> {
+    if path.symlink_metadata()?.uid() == owner.uid {
+        return Ok(());
+    }
+    sys::set_owner(path, owner)
+}
+
+fn give_if_there(path: &Path, owner: &Identity) -> io::Result<()> {
+    match give(path, owner) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_somebodys_file_is_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(is_unused(directory.path()).unwrap());
+        std::fs::write(directory.path().join(".gitkeep"), "").unwrap();
+        assert!(is_unused(directory.path()).unwrap());
+        std::fs::write(directory.path().join("letter.txt"), "").unwrap();
+        assert!(!is_unused(directory.path()).unwrap());
+    }
+
+    #[test]
+    fn only_names_of_a_repository_are_ours() {
+        for name in ["data_20261120_114010", "damaged_20261120_114010", "repository.json", "packs"] {
+            assert!(is_written_by_pgbox(name), "{name}");
+        }
+        for name in ["home", "lost+found", "database", ".ssh"] {
+            assert!(!is_written_by_pgbox(name), "{name}");
+        }
+    }
+}

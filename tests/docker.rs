@@ -1,0 +1,7 @@
+//! pgbox in a real container: the image that devcontainer/Dockerfile builds, a real engine, a real server.
+//!
+//! Each test has volumes and containers of its own, and starts with a line that skips it where there is no engine.
+
+mod interruption;
+mod lifecycle;
+mod recovery;

@@ -1,0 +1,4 @@
+//! What the integration tests share.
+pub(crate) mod docker;
+pub(crate) mod terminal;
+pub(crate) mod wait;
