@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::plan::BackupFormat;
 use crate::progress::Progress;
-use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, EntryContent, FileReader, TableEntry};
+use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, EntryContent, TableEntry};
 use crate::sys::WriteRoot;
 
 /// How many pieces of a large file one thread writes before others may take over.
@@ -142,24 +142,16 @@ impl Restore<'_> {
     fn write_file(&self, entry: &TableEntry) -> anyhow::Result<()> {
         let from = self.reader.open_file(entry)?;
         let file = self.root.create_file(self.into.join(&entry.path), self.mode(entry))?;
-        (0..from.piece_count())
-            .into_par_iter()
-            .with_min_len(PIECES_PER_PART)
-            .try_for_each_init(Vec::new, |piece, number| self.write_piece(&from, &file, number, piece))?;
+        (0..from.piece_count()).into_par_iter().with_min_len(PIECES_PER_PART).try_for_each_init(
+            Vec::new,
+            |piece, number| {
+                from.read_piece(number, piece)?;
+                file.write_all_at(piece, number as u64 * CHUNK_SIZE_BYTES as u64)?;
+                self.progress.advance(piece.len() as u64);
+                anyhow::Ok(())
+            },
+        )?;
         // Last, since writing sets it.
         Ok(WriteRoot::set_modified(&file, entry.modified_ns)?)
-    }
-
-    fn write_piece(
-        &self,
-        from: &FileReader<'_>,
-        into: &std::fs::File,
-        number: usize,
-        piece: &mut Vec<u8>,
-    ) -> anyhow::Result<()> {
-        from.read_piece(number, piece)?;
-        into.write_all_at(piece, number as u64 * CHUNK_SIZE_BYTES as u64)?;
-        self.progress.advance(piece.len() as u64);
-        Ok(())
     }
 }

@@ -117,7 +117,7 @@ impl Repository {
         let identity = RepositoryIdentity {
             format: FORMAT,
             id: random_id().map_err(attempting("read", "/dev/urandom"))?,
-            chunk_size_bytes: CHUNK_SIZE_BYTES as u32,
+            chunk_size_bytes: chunk::CHUNK_SIZE,
             created: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
         };
         let text = serde_json::to_vec_pretty(&identity).map_err(std::io::Error::other);
@@ -169,17 +169,17 @@ impl Repository {
     ///
     /// # Errors
     /// [`RepositoryError::NoSuchBackup`] when there is none of that name, or it was never finished.
-    pub fn find(&self, name: &BackupName) -> Result<BackupSummary, RepositoryError> {
-        let is_there = self.backup_directories()?.contains(name);
-        let summary = if is_there { self.summarise(*name)? } else { None };
-        summary.ok_or_else(|| self.no_such_backup(*name))
+    pub fn find(&self, name: BackupName) -> Result<BackupSummary, RepositoryError> {
+        let is_there = self.backup_directories()?.contains(&name);
+        let summary = if is_there { self.summarise(name)? } else { None };
+        summary.ok_or_else(|| self.no_such_backup(name))
     }
 
     /// Opens a backup for reading. The caller holds a lock for as long as it reads.
     ///
     /// # Errors
     /// [`RepositoryError::NoSuchBackup`], and [`RepositoryError::Damaged`] when its table is not what was written.
-    pub fn reader(&self, name: &BackupName) -> Result<BackupReader, RepositoryError> {
+    pub fn reader(&self, name: BackupName) -> Result<BackupReader, RepositoryError> {
         BackupReader::open(&self.root, self.find(name)?)
     }
 
@@ -259,5 +259,5 @@ fn read_identity(root: &StoreRoot) -> Result<Option<RepositoryIdentity>, Reposit
 fn random_id() -> std::io::Result<String> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }

@@ -40,11 +40,11 @@ impl Repository {
     ///
     /// # Errors
     /// [`RepositoryError::NoSuchBackup`] when there is none of that name.
-    pub fn remove(&self, _lock: &ExclusiveLock, name: &BackupName) -> Result<(), RepositoryError> {
+    pub fn remove(&self, _lock: &ExclusiveLock, name: BackupName) -> Result<(), RepositoryError> {
         let directory = name.to_string();
         let path = self.root().path().join(&directory);
         if self.root().facts(&directory).map_err(attempting("read", &path))?.is_none() {
-            return Err(self.no_such_backup(*name));
+            return Err(self.no_such_backup(name));
         }
         let removed = format!("{REMOVED_PREFIX}{directory}");
         self.root()

@@ -54,9 +54,9 @@ pub fn create_cold(
         progress,
         abort: &abort,
     };
-    let copied = pool.install(|| copier.copy_all());
+    let result = pool.install(|| copier.copy_all());
     progress.end();
-    let Copied { entries, unreadable, .. } = copied?;
+    let Copied { entries, unreadable, .. } = result?;
     let unreadable = [listing.unreadable.as_slice(), &unreadable].concat();
     let summary = BackupSummary {
         created_at: options.time,

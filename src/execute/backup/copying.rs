@@ -63,25 +63,25 @@ impl Copier<'_> {
     /// Copies everything but, from a running server, the control file, which comes last.
     pub(super) fn copy_all(&self) -> anyhow::Result<Copied> {
         let is_due = |item: &&Item| self.rules == Rules::Cold || item.path.as_str() != CONTROL_FILE;
-        let copies: Vec<ItemCopy> = self
+        let outcomes: Vec<ItemCopy> = self
             .listing
             .items
             .par_iter()
             .filter(is_due)
             .map(|item| self.copy(item))
             .collect::<anyhow::Result<_>>()?;
-        let mut copied = Copied::default();
-        for copy in copies {
-            match copy {
+        let mut total = Copied::default();
+        for outcome in outcomes {
+            match outcome {
                 ItemCopy::Entry(entry, damaged_pages) => {
-                    copied.entries.push(entry);
-                    copied.damaged_pages.extend(damaged_pages);
+                    total.entries.push(entry);
+                    total.damaged_pages.extend(damaged_pages);
                 }
                 ItemCopy::Vanished => {}
-                ItemCopy::Unreadable(what) => copied.unreadable.push(what),
+                ItemCopy::Unreadable(what) => total.unreadable.push(what),
             }
         }
-        Ok(copied)
+        Ok(total)
     }
 
     fn copy(&self, item: &Item) -> anyhow::Result<ItemCopy> {

@@ -61,6 +61,14 @@ pub(super) struct Listing {
     rules: Rules,
 }
 
+/// An entry that is being looked at.
+struct Found {
+    root: usize,
+    source: PathBuf,
+    path: String,
+    facts: FileFacts,
+}
+
 /// A directory that is being listed.
 struct Place {
     root: usize,
@@ -72,6 +80,10 @@ struct Place {
 impl Place {
     fn path_of(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
+    }
+
+    fn below(&self, root: usize, source: PathBuf, prefix: &str) -> Self {
+        Self { root, source, prefix: prefix.to_owned(), depth: self.depth + 1 }
     }
 }
 
@@ -124,7 +136,7 @@ impl Listing {
             }
             Err(error) => return Err(error).with_context(|| format!("list '{}'", place.prefix)),
         };
-        entries.into_iter().try_for_each(|entry| self.add(place, entry))
+        entries.iter().try_for_each(|entry| self.add(place, entry))
     }
 
     fn rule(&self, path: &str) -> BackupRule {
@@ -135,74 +147,66 @@ impl Listing {
         }
     }
 
-    fn add(&mut self, place: &Place, entry: Entry) -> anyhow::Result<()> {
+    fn add(&mut self, place: &Place, entry: &Entry) -> anyhow::Result<()> {
         let path = place.path_of(&entry.name);
         let rule = self.rule(&path);
         if rule == BackupRule::Skip {
             return Ok(());
         }
-        let source = place.source.join(&entry.name);
+        let found =
+            Found { root: place.root, source: place.source.join(&entry.name), path, facts: entry.facts };
         match entry.facts.kind {
-            EntryKind::File if rule == BackupRule::Copy => {
-                self.push(place.root, source, path, ItemKind::File, entry.facts)
-            }
+            EntryKind::File if rule == BackupRule::Copy => self.push(found, ItemKind::File),
             // Sockets and the like have no content. A file where a directory belongs is none that a server needs.
             EntryKind::Special | EntryKind::File => Ok(()),
             EntryKind::Directory => {
-                self.push(place.root, source.clone(), path.clone(), ItemKind::Directory, entry.facts)?;
-                self.walk(&Place { root: place.root, source, prefix: path, depth: place.depth + 1 })
+                let below = place.below(found.root, found.source.clone(), &found.path);
+                self.push(found, ItemKind::Directory)?;
+                self.walk(&below)
             }
-            EntryKind::Symlink => self.add_link(place, source, path, entry.facts),
+            EntryKind::Symlink => self.add_link(place, found),
         }
     }
 
-    fn push(
-        &mut self,
-        root: usize,
-        source: PathBuf,
-        path: String,
-        kind: ItemKind,
-        facts: FileFacts,
-    ) -> anyhow::Result<()> {
+    fn push(&mut self, found: Found, kind: ItemKind) -> anyhow::Result<()> {
+        let Found { root, source, path, facts } = found;
         self.items.push(Item { path: path.try_into()?, kind, facts, root, source });
         Ok(())
     }
 
-    fn add_link(
-        &mut self,
-        place: &Place,
-        source: PathBuf,
-        path: String,
-        link_facts: FileFacts,
-    ) -> anyhow::Result<()> {
+    fn add_link(&mut self, place: &Place, found: Found) -> anyhow::Result<()> {
         let root = self.root(place)?;
-        let target = root.read_link(&source).with_context(|| format!("read the link '{path}'"))?;
+        let target =
+            root.read_link(&found.source).with_context(|| format!("read the link '{}'", found.path))?;
         // A relative link is relative to the directory that it is in.
-        let link_directory = root.path().join(&place.source);
-        let resolved = link_directory.join(&target);
-        let text = target.to_string_lossy().into_owned();
+        let resolved = root.path().join(&place.source).join(&target);
+        let target = target.to_string_lossy().into_owned();
         match ReadRoot::open(&resolved) {
             Ok(directory) => {
-                let facts = directory.own_facts()?;
                 let kind = match place.prefix.as_str() {
-                    "pg_tblspc" => ItemKind::Tablespace { target: text },
+                    "pg_tblspc" => ItemKind::Tablespace { target },
                     _ => ItemKind::Directory,
                 };
-                self.push(place.root, source, path.clone(), kind, facts)?;
-                self.roots.push(directory);
-                let root = self.roots.len() - 1;
-                self.walk(&Place { root, source: PathBuf::from("."), prefix: path, depth: place.depth + 1 })
+                let (path, facts) = (found.path.clone(), directory.own_facts()?);
+                self.push(Found { facts, ..found }, kind)?;
+                self.enter(place, &path, directory)
             }
-            Err(_) if place.prefix.is_empty() => {
-                self.push(place.root, source, path, ItemKind::Symlink { target: text }, link_facts)
-            }
-            Err(_) if resolved.is_file() => self.add_linked_file(&resolved, path),
+            Err(_) if place.prefix.is_empty() => self.push(found, ItemKind::Symlink { target }),
+            Err(_) if resolved.is_file() => self.add_linked_file(&resolved, found.path),
             Err(error) if self.rules == Rules::Cold => {
-                self.unreadable.push(format!("{path} (a link to {text}): {error}"));
-                self.push(place.root, source, path, ItemKind::Symlink { target: text }, link_facts)
+                self.unreadable.push(format!("{} (a link to {target}): {error}", found.path));
+                self.push(found, ItemKind::Symlink { target })
             }
-            Err(error) => Err(error).with_context(|| format!("follow the link '{path}' to '{text}'")),
+            Err(error) => {
+                Err(error).with_context(|| format!("follow the link '{}' to '{target}'", found.path))
+            }
         }
+    }
+
+    fn enter(&mut self, place: &Place, path: &str, directory: ReadRoot) -> anyhow::Result<()> {
+        let below = place.below(self.roots.len(), PathBuf::from("."), path);
+        self.roots.push(directory);
+        self.walk(&below)
     }
 
     fn add_linked_file(&mut self, resolved: &Path, path: String) -> anyhow::Result<()> {
@@ -213,8 +217,9 @@ impl Listing {
         let directory =
             ReadRoot::open(directory).with_context(|| format!("open '{}'", directory.display()))?;
         let Some(facts) = directory.facts(name)? else { return Ok(()) };
+        let found = Found { root: self.roots.len(), source: PathBuf::from(name), path, facts };
         self.roots.push(directory);
-        self.push(self.roots.len() - 1, PathBuf::from(name), path, ItemKind::File, facts)
+        self.push(found, ItemKind::File)
     }
 
     /// Of an unlogged relation only the initial fork is kept: recovery makes the others from it

@@ -84,6 +84,7 @@ pub enum CreateOutcome {
 ///
 /// # Errors
 /// No backup was made, and no other one was harmed. [`Kind::Busy`] while another process works in the repository.
+#[expect(clippy::too_many_arguments, reason = "what they are is plain, and no two are alike")]
 pub fn create(
     client: &mut postgres::Client,
     data: &ReadRoot,
@@ -191,7 +192,7 @@ impl HotJob<'_> {
             scope.spawn(move || sender.send(pool.install(|| copier.copy_all())));
             loop {
                 match receiver.recv_timeout(PING_INTERVAL) {
-                    Ok(copied) => return copied,
+                    Ok(result) => return result,
                     Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a thread that copied files died"),
                     Err(RecvTimeoutError::Timeout) => {
                         session.ping().inspect_err(|_| abort.store(true, Ordering::Relaxed))?;

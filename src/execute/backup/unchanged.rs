@@ -33,7 +33,7 @@ pub(super) fn newest_comparable(
     };
     let backups = repository.backups().context("list the backups")?;
     // A backup whose table is damaged is no reason not to make a new one; on the contrary.
-    Ok(backups.iter().find(is_of_cluster).and_then(|newest| repository.reader(&newest.name).ok()))
+    Ok(backups.iter().find(is_of_cluster).and_then(|newest| repository.reader(newest.name).ok()))
 }
 
 /// Whether the listed files are those of `backup`.
