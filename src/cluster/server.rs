@@ -29,6 +29,8 @@ pub struct StartOptions {
     pub listen_addresses: String,
     /// `unix_socket_directories`, where PostgreSQL's own default will not do.
     pub socket_directory: Option<PathBuf>,
+    /// Settings for this run alone, over those of its configuration files.
+    pub settings: Vec<(&'static str, &'static str)>,
     /// Where its output goes.
     pub log_file: PathBuf,
     /// How long it may show no sign of progress before it is ready.
@@ -134,6 +136,9 @@ fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
         let mut setting = OsString::from("unix_socket_directories=");
         setting.push(directory);
         arguments.extend(["-c".into(), setting]);
+    }
+    for (name, value) in &options.settings {
+        arguments.extend(["-c".into(), format!("{name}={value}").into()]);
     }
     ServerSpec {
         program: options.installation.program("postgres"),

@@ -76,7 +76,11 @@ fn find(tools: &Tools, name: BackupName) -> anyhow::Result<BackupSummary> {
         Some(repository) => Ok(repository.find(name)?),
         None => {
             let place = tools.settings.backup_directory.display();
-            Err(Failure::new(Kind::NoSuchBackup, format!("there is no backup {name}: '{place}' has none at all")).into())
+            Err(Failure::new(
+                Kind::NoSuchBackup,
+                format!("there is no backup {name}: '{place}' has none at all"),
+            )
+            .into())
         }
     }
 }
@@ -98,7 +102,10 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
         format!("made               {}", format::time(backup.created_at)),
         format!("finished           {}", text(backup.finished_at.map(format::time))),
         format!("PostgreSQL         {}", text(backup.major_version.map(|version| version.to_string()))),
-        format!("system identifier  {}", text(backup.system_identifier.map(|identifier| identifier.to_string()))),
+        format!(
+            "system identifier  {}",
+            text(backup.system_identifier.map(|identifier| identifier.to_string()))
+        ),
         format!("timeline           {}", text(backup.timeline.map(|timeline| timeline.to_string()))),
         format!("WAL                {}", text(lsns)),
         format!("files              {}", format::count(backup.file_count)),
@@ -113,7 +120,12 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn restore_backup(arguments: &ArgMatches, tools: &Tools, backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
+fn restore_backup(
+    arguments: &ArgMatches,
+    tools: &Tools,
+    backup: &BackupSummary,
+    ui: &Ui,
+) -> anyhow::Result<u8> {
     let plan = plan_restore(tools, backup)?;
     if is_given(arguments, "dry-run") {
         ui.plan(&plan)?;

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod cleanup;
 pub mod ensure;
+mod from_backup;
 mod init_scripts;
 mod initialise;
 pub mod recover;

@@ -18,13 +18,41 @@ pub fn superuser_login(tools: &Tools) -> Login {
     Login { users, database: "postgres".to_owned() }
 }
 
+/// What a server is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// To serve the cluster as it is.
+    AsItIs,
+    /// To serve a cluster that was put in place, for the first time.
+    ///
+    /// Its `recovery.signal` makes the server end on a timeline of its own, so that the WAL of before the
+    /// restore and that of after it, which overlap in LSNs, can never be taken for one another
+    /// (xlogrecovery.c, `StartupXLOG()`). All the WAL that is needed is in `pg_wal`; it counts as ready only
+    /// when it is a primary.
+    FirstAfterRestore,
+}
+
+impl Start {
+    fn settings(self) -> Vec<(&'static str, &'static str)> {
+        match self {
+            Self::AsItIs => Vec::new(),
+            Self::FirstAfterRestore => vec![
+                ("restore_command", "false"),
+                ("recovery_target_timeline", "current"),
+                ("recovery_target_action", "promote"),
+                ("hot_standby", "off"),
+            ],
+        }
+    }
+}
+
 /// Starts the server, up to `START_RETRIES` times with `RETRY_DELAY` between, and verifies it by two
 /// connections. It holds the lock of `root` from then on.
 ///
 /// # Errors
 /// The last attempt's, with the last lines of the server's log. No server is left running.
-pub fn start_and_verify(tools: &Tools, root: &WriteRoot) -> anyhow::Result<RunningServer> {
-    let mut server = start_with_retries(tools, root)?;
+pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
+    let mut server = start_with_retries(tools, root, start)?;
     match verify_by_two_connections(&server.address, &superuser_login(tools)) {
         Ok(()) => Ok(server),
         Err(error) => {
@@ -38,13 +66,14 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot) -> anyhow::Result<Runni
     }
 }
 
-fn start_with_retries(tools: &Tools, root: &WriteRoot) -> anyhow::Result<RunningServer> {
+fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
     let options = StartOptions {
         installation: tools.installation.clone(),
         data_directory: root.path().to_path_buf(),
         port: tools.settings.port,
         listen_addresses: tools.settings.listen_addresses.clone(),
         socket_directory: socket_directory(),
+        settings: start.settings(),
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,
     };
