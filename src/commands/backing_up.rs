@@ -47,7 +47,9 @@ pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &U
 fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: &Ui) -> anyhow::Result<u8> {
     let repository = open_repository(tools)?;
     for name in store_set_aside(tools, &repository)? {
-        ui.info(&format!("stored what was set aside as {name}"));
+        ui.info(&format!(
+            "stored the former data as {name}; `backup-postgresql restore {name}` brings it back"
+        ));
     }
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
@@ -196,17 +198,5 @@ fn tell_swept(swept: &SweepReport, ui: &Ui) {
     }
     if let Some(reason) = &swept.packs_kept_because {
         ui.warn(&format!("no pack was swept: {reason}"));
-    }
-}
-
-/// Stores what a restore set aside; that it fails is told and no more, since it is safe where it is.
-pub(super) fn store_what_was_set_aside(tools: &Tools, ui: &Ui) {
-    match open_repository(tools).and_then(|repository| store_set_aside(tools, &repository)) {
-        Ok(stored) => stored.iter().for_each(|name| {
-            ui.info(&format!(
-                "stored the former data as {name}; `backup-postgresql restore {name}` brings it back"
-            ));
-        }),
-        Err(error) => ui.warn(&format!("what was set aside stays in the data directory for now: {error:#}")),
     }
 }

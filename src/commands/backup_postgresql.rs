@@ -1,7 +1,7 @@
 //! `backup-postgresql`: makes, lists, shows, restores and removes backups.
 
 use super::arguments::{backup_name, dry_run, even_if_unchanged, is_given, json, note, subcommand, yes};
-use super::backing_up::{self, store_what_was_set_aside};
+use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
@@ -143,7 +143,8 @@ fn restore_backup(
     drop(reading);
     tell(&ensured, ui);
     ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
-    store_what_was_set_aside(tools, ui);
+    // The newest backup must be of the history that now goes on, or the next recovery would have to leave it.
+    back_up_after_start(tools, &ensured.address, ui);
     if ui.is_json() {
         let set_aside = ensured.outcome.as_ref().and_then(|outcome| outcome.set_aside);
         ui.json(&serde_json::json!({ "restored": backup.name, "set_aside": set_aside, "port": ensured.address.port }))?;

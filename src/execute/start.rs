@@ -1,9 +1,10 @@
 //! Starting the server of a claimed cluster, with retries, and verifying that it serves.
 
-use super::{Tools, start_failure};
+use super::{Tools, shown_log, start_failure};
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::session::Login;
+use crate::error::{Failure, Kind};
 use crate::sys::{WriteRoot, effective_identity, is_writable_directory};
 use std::path::{Path, PathBuf};
 
@@ -52,18 +53,16 @@ impl Start {
 /// # Errors
 /// The last attempt's, with the last lines of the server's log. No server is left running.
 pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
+    let log_begins_at = server::log_size(&tools.log_file());
     let mut server = start_with_retries(tools, root, start)?;
-    match verify_by_two_connections(&server.address, &superuser_login(tools)) {
-        Ok(()) => Ok(server),
-        Err(error) => {
-            let _ = server.process.signal(crate::sys::Signal::INT);
-            server.process.wait()?;
-            let log = server::log_tail(&tools.log_file(), 0, 20).join("\n    ");
-            let text =
-                format!("the server started but does not serve\nthe last lines of its log:\n    {log}");
-            Err(anyhow::Error::new(error).context(text))
-        }
-    }
+    let Err(error) = verify_by_two_connections(&server.address, &superuser_login(tools)) else {
+        return Ok(server);
+    };
+    server.process.signal(crate::sys::Signal::INT)?;
+    server.process.wait()?;
+    let log = server::log_tail(&tools.log_file(), log_begins_at, server::SHOWN_LOG_LINES);
+    let message = format!("the server started, but does not serve: {error}{}", shown_log(&log));
+    Err(Failure::new(Kind::Failed, message).into())
 }
 
 fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
@@ -74,6 +73,7 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::
         listen_addresses: tools.settings.listen_addresses.clone(),
         socket_directory: socket_directory(),
         settings: start.settings(),
+        accepts_standby: start == Start::AsItIs,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,
     };

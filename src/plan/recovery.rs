@@ -334,7 +334,10 @@ impl Finding {
 fn replace(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
     let usable = newest_first(circumstances.backups, Some(&diagnosis.identity));
     let mut sources: Vec<Source> = usable.iter().map(|backup| source_of(backup, diagnosis)).collect();
-    sources.push(Source::Fresh);
+    // That a backup cannot be used may be for a reason that will pass; an empty cluster would hide it.
+    if sources.is_empty() {
+        sources.push(Source::Fresh);
+    }
     let remarks = vec![loss(usable.first().copied(), sources.first())];
     let aside = free_name(BackupKind::Damaged, diagnosis, circumstances);
     let errors: Vec<String> = worst_findings(diagnosis).map(Finding::summary).collect();
