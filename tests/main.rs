@@ -1,3 +1,4 @@
 //! The integration tests.
 mod docker;
 mod support;
+mod repository;
