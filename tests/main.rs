@@ -9,3 +9,4 @@
 mod docker;
 mod structure;
 mod support;
+mod repository;
