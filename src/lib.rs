@@ -9,7 +9,9 @@
 //! those; `health` and `services` sit above them; `ui` imports `pg`, `plan`, `progress`, `error`; the commands
 //! belong to the binary.
 
+pub mod cluster;
 pub mod error;
+pub mod execute;
 pub mod pg;
 pub mod plan;
 pub mod progress;

@@ -36,6 +36,8 @@ pub fn initdb(
         .arguments(options.arguments)
         .arguments(["--data-checksums", "--no-sync", "-D"])
         .argument(directory)
+        // The server program takes its port from there, and ours may be 0.
+        .without_variable("PGPORT")
         .holding(lock)
         .run()
         .map(|_| ())

@@ -94,17 +94,27 @@ fn give_cluster_to_its_user(settings: &Settings, ui: &Ui, is_dry_run: bool) -> a
     }
     let Ok(owner) = find_user("postgres") else { return Ok(()) };
     let path = &settings.data_directory;
-    let expectations =
-        Expectations { server_uid: owner.uid, ..Expectations::default() };
+    let expectations = Expectations { server_uid: owner.uid, ..Expectations::default() };
     let Ok(diagnosis) = inspect(path, &expectations) else { return Ok(()) };
-    let has_wrong_owner = diagnosis.findings.iter().any(|finding| matches!(finding.remedy, Remedy::SetOwner(_)));
-    if !has_wrong_owner || diagnosis.presence != Presence::Free || settings.recovery == RecoveryPolicy::Never {
+    let has_wrong_owner =
+        diagnosis.findings.iter().any(|finding| matches!(finding.remedy, Remedy::SetOwner(_)));
+    if !has_wrong_owner || diagnosis.presence != Presence::Free || settings.recovery == RecoveryPolicy::Never
+    {
         return Ok(());
     }
-    let report = fix_ownership(path, &owner).with_context(|| format!("give '{}' to {owner}", path.display()))?;
-    ui.warn(&format!("gave {} of '{}' to user {owner}", format::counted(report.changed_count, "entry"), path.display()));
+    let report =
+        fix_ownership(path, &owner).with_context(|| format!("give '{}' to {owner}", path.display()))?;
+    ui.warn(&format!(
+        "gave {} entries of '{}' to user {owner}",
+        format::count(report.changed_count),
+        path.display()
+    ));
     if let Some(refused) = report.refused.first() {
-        ui.warn(&format!("the file system did not let go of '{}' and {} more", refused.display(), report.refused.len() - 1));
+        ui.warn(&format!(
+            "the file system did not let go of '{}' and {} more",
+            refused.display(),
+            report.refused.len() - 1
+        ));
     }
     Ok(())
 }
@@ -172,7 +182,8 @@ fn sync_passwords(tools: &Tools, address: &ServerAddress) -> anyhow::Result<()> 
     let settings = tools.settings;
     let mut client = address.connect(&superuser_login(tools))?;
     let superuser = Role { name: &settings.superuser, password: settings.superuser_password.reveal() };
-    let application = Role { name: &settings.application_role, password: settings.application_password.reveal() };
+    let application =
+        Role { name: &settings.application_role, password: settings.application_password.reveal() };
     ensure_role(&mut client, &superuser)?;
     if application.name != superuser.name {
         ensure_role(&mut client, &application)?;

@@ -4,7 +4,9 @@
 //! refused alternative, the longest suffix, would let `my-maintenance` stop a server.
 
 mod arguments;
+mod backing_up;
 mod backup_postgresql;
+mod context;
 mod init_postgresql;
 mod install;
 mod maintenance;

@@ -13,7 +13,7 @@ use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind};
 use crate::plan::recovery::{Circumstances, Plan, Refusal, recovery};
-use crate::plan::{BackupSummary, Condition, Diagnosis, Finding, Presence};
+use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Presence};
 use crate::sys::{
     ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, clear_stop_marker, effective_identity,
     is_alive,
@@ -91,7 +91,7 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
     if let (Err(refusal), Presence::Free) = (decide(tools, &diagnosis)?, &diagnosis.presence) {
         return Err(Failure::from(refusal).into());
     }
-    if diagnosis.condition == Condition::Absent {
+    if diagnosis.condition == ClusterCondition::Absent {
         crate::sys::ensure_directory(path, 0o700, None)
             .with_context(|| format!("make '{}'", path.display()))?;
     }

@@ -203,7 +203,7 @@ fn build_from_backup(
 ) -> anyhow::Result<()> {
     let repository = tools.repository.context("open the repository")?;
     clear_staging(root)?;
-    let reader = repository.reader(name)?;
+    let reader = repository.reader(*name)?;
     let restored = restore_files(&reader, root, Path::new(STAGING), tools.progress)
         .with_context(|| format!("restore {name}"))?;
     for tablespace in &restored.tablespaces {

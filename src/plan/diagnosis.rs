@@ -13,7 +13,7 @@ pub struct Diagnosis {
     /// Where it is.
     pub data_directory: PathBuf,
     /// The verdict over all findings.
-    pub condition: Condition,
+    pub condition: ClusterCondition,
     /// Who uses it now.
     pub presence: Presence,
     /// Which cluster it is.
@@ -31,7 +31,7 @@ pub struct Diagnosis {
 /// The state of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Condition {
+pub enum ClusterCondition {
     /// There is no such directory.
     Absent,
     /// Nothing is in it, or only what does not count (`lost+found`, `.gitkeep`, pgbox's own).
@@ -115,6 +115,8 @@ pub enum Remedy {
     SetMode(u32),
     /// Give the entries to this user; only root can.
     SetOwner(u32),
+    /// Let the server's user read it: what cannot be looked at is not known to be damaged.
+    MakeReadable,
     /// Nothing in place: the cluster must come from a backup, or be made anew.
     Replace,
     /// Nothing needs to be done.

@@ -1,11 +1,14 @@
 //! Decisions, pure: plain data in, plain data out. No disk, no clock, no randomness, no logging.
 
 pub mod backups;
-mod policy;
+pub mod diagnosis;
+pub mod policy;
+pub mod recovery;
 pub mod retention;
 
 pub use backups::{
     BackupFormat, BackupKind, BackupName, BackupSummary, Condition, DamagedPage, ParseBackupNameError,
 };
+pub use diagnosis::{ClusterCondition, Diagnosis, Finding, Journal, Phase, Presence, Remedy, Severity};
 pub use policy::RecoveryPolicy;
 pub use retention::{Decision, RetentionPlan, RetentionPolicy, Verdict, retention};

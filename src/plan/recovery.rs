@@ -5,7 +5,9 @@
 //! replaced is set aside whole first. What is not PostgreSQL's, or of another version, or in use, is refused.
 
 use super::backups::{BackupKind, BackupName, BackupSummary};
-use super::diagnosis::{ClusterIdentity, Condition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
+use super::diagnosis::{
+    ClusterCondition, ClusterIdentity, Diagnosis, Finding, Journal, Presence, Remedy, Severity,
+};
 use super::policy::RecoveryPolicy;
 use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, SystemIdentifier};
@@ -161,17 +163,22 @@ pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<
     if let Some(journal) = &diagnosis.journal {
         return Ok(finish_replacement(diagnosis, journal));
     }
+    if let Some(step) = ownership_step(diagnosis) {
+        allow(circumstances.policy, &[RecoveryPolicy::Auto, RecoveryPolicy::Repair], diagnosis)?;
+        return Ok(plan("give the cluster to the server's user, then look again", diagnosis, vec![step]));
+    }
+    refuse_what_cannot_be_read(diagnosis)?;
     match &diagnosis.condition {
-        Condition::Absent | Condition::Empty => Ok(begin_first(diagnosis, circumstances)),
-        Condition::InterruptedInitdb => {
+        ClusterCondition::Absent | ClusterCondition::Empty => Ok(begin_first(diagnosis, circumstances)),
+        ClusterCondition::InterruptedInitdb => {
             allow(circumstances.policy, &[RecoveryPolicy::Auto, RecoveryPolicy::Repair], diagnosis)?;
             Ok(begin_again(diagnosis, circumstances))
         }
-        Condition::Repairable => {
+        ClusterCondition::Repairable => {
             allow(circumstances.policy, &[RecoveryPolicy::Auto, RecoveryPolicy::Repair], diagnosis)?;
             Ok(repair(diagnosis))
         }
-        Condition::Damaged => {
+        ClusterCondition::Damaged => {
             allow(circumstances.policy, &[RecoveryPolicy::Auto], diagnosis)?;
             Ok(replace(diagnosis, circumstances))
         }
@@ -191,25 +198,42 @@ fn refuse_what_is_not_ours(diagnosis: &Diagnosis) -> Result<(), Refusal> {
         });
     }
     let (reason, hint) = match &diagnosis.condition {
-        Condition::OtherMajorVersion { found, wanted: Some(wanted) } => (
+        ClusterCondition::OtherMajorVersion { found, wanted: Some(wanted) } => (
             format!("'{path}' was made by PostgreSQL {found}, and version {wanted} was asked for"),
             format!(
                 "set POSTGRES_VERSION={found}, or move the data with pg_upgrade or a dump. Nothing was changed."
             ),
         ),
-        Condition::OtherMajorVersion { found, wanted: None } => (
+        ClusterCondition::OtherMajorVersion { found, wanted: None } => (
             format!("'{path}' was made by PostgreSQL {found}, which is not installed"),
             format!(
                 "install postgresql-{found}, or move the data with pg_upgrade or a dump. Nothing was changed."
             ),
         ),
-        Condition::NotPostgres { examples } => (
+        ClusterCondition::NotPostgres { examples } => (
             format!("'{path}' is not a data directory of PostgreSQL: it holds {}", examples.join(", ")),
             "set PGDATA to an empty directory, or to the cluster. Nothing was changed.".into(),
         ),
         _ => return Ok(()),
     };
     Err(Refusal { reason, hint, is_busy: false })
+}
+
+/// What cannot be read is not known to be damaged, so it must never lead to a replacement.
+fn refuse_what_cannot_be_read(diagnosis: &Diagnosis) -> Result<(), Refusal> {
+    let unreadable = |finding: &&Finding| finding.remedy == Remedy::MakeReadable;
+    let Some(finding) = diagnosis.findings.iter().find(unreadable) else { return Ok(()) };
+    Err(Refusal {
+        reason: format!(
+            "'{}' could not be inspected whole: {}",
+            diagnosis.data_directory.display(),
+            finding.summary()
+        ),
+        hint:
+            "see to it that the server's user can read it, and that the disk is sound. Nothing was changed."
+                .into(),
+        is_busy: false,
+    })
 }
 
 fn allow(policy: RecoveryPolicy, allowed: &[RecoveryPolicy], diagnosis: &Diagnosis) -> Result<(), Refusal> {
@@ -276,7 +300,6 @@ fn begin_again(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
 
 fn repair(diagnosis: &Diagnosis) -> Plan {
     let mut steps: Vec<Step> = diagnosis.findings.iter().filter_map(repair_step).collect();
-    steps.sort_by_key(|step| !matches!(step.action, Action::SetOwner { .. }));
     steps.push(start_step("then it is sound"));
     plan("repair in place and start", diagnosis, steps)
 }
@@ -288,7 +311,7 @@ fn repair_step(finding: &Finding) -> Option<Step> {
         Remedy::SetAsideFile => (Action::SetAsideFile { place }, Effect::SetsAside),
         Remedy::SetMode(mode) => (Action::SetMode { place, mode }, Effect::Adjusts),
         Remedy::SetOwner(uid) => (Action::SetOwner { uid }, Effect::Adjusts),
-        Remedy::Replace | Remedy::Nothing => return None,
+        Remedy::MakeReadable | Remedy::Replace | Remedy::Nothing => return None,
     };
     Some(Step { action, reason: finding.summary(), effect })
 }
@@ -316,11 +339,11 @@ fn replace(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
         Some(newest) => format!("restore {}", newest.name),
         None => "make a new cluster".to_owned(),
     };
-    let steps = ownership_step(diagnosis).into_iter().chain([step, start_step("then it is sound")]).collect();
+    let steps = vec![step, start_step("then it is sound")];
     Plan { remarks, ..plan(purpose, diagnosis, steps) }
 }
 
-/// Entries of another owner could not even be moved.
+/// Entries of another owner can be neither moved nor all of them read, so that they come before any verdict.
 fn ownership_step(diagnosis: &Diagnosis) -> Option<Step> {
     let finding = diagnosis.findings.iter().find(|finding| matches!(finding.remedy, Remedy::SetOwner(_)))?;
     repair_step(finding)

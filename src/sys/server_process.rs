@@ -60,6 +60,8 @@ impl ServerProcess {
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log)
             .env_remove("NOTIFY_SOCKET")
+            .env_remove("PGPORT")
+            .env_remove("PGDATA")
             .process_group(0)
             .spawn()
             .map_err(failed)?;

@@ -5,8 +5,8 @@
 //! invalid); a row that only the transaction status can judge is passed over, and so is nothing falsely
 //! reported. Offsets: `facts/corruption.md` §2.
 
-use super::Inspection;
 use super::maps::FIRST_NORMAL_OID;
+use super::{Inspection, Looked};
 use crate::pg::relation_map::RelationMap;
 use crate::pg::{Oid, heap};
 use crate::sys::EntryKind;
@@ -28,7 +28,7 @@ impl Inspection<'_> {
             }
             let severity = self.severity_unless_replayed();
             let place = format!("base/{}", database.oid);
-            if let Ok(None) = self.root.facts(&place) {
+            if matches!(self.facts(&place), Looked::Missing) {
                 let evidence = "pg_database has this database, and its directory is not there";
                 self.report("database-directory-missing", severity, place, evidence);
                 continue;

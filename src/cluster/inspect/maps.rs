@@ -4,7 +4,7 @@
 //! complete check for the fault this project began with (`could not open file "global/2671"`), needs no page
 //! to be read, and is valid in any state of the cluster.
 
-use super::Inspection;
+use super::{Inspection, Looked};
 use crate::pg::Oid;
 use crate::pg::relation_map::{MapKind, RelationMap};
 use crate::plan::Severity;
@@ -40,13 +40,9 @@ impl Inspection<'_> {
     /// Checks `PG_VERSION`, the map and the mapped files of one database's directory.
     pub(super) fn check_database_directory(&mut self, oid: u32, severity: Severity) {
         let directory = format!("base/{oid}");
-        if let Ok(None) = self.root.facts(format!("{directory}/PG_VERSION")) {
-            self.report(
-                "database-version-missing",
-                severity,
-                format!("{directory}/PG_VERSION"),
-                "it is not there",
-            );
+        let version = format!("{directory}/PG_VERSION");
+        if matches!(self.facts(&version), Looked::Missing) {
+            self.report("database-version-missing", severity, version, "it is not there");
         }
         self.check_map(&directory, MapKind::Database, severity);
     }
@@ -58,7 +54,7 @@ impl Inspection<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.report("relation-map-missing", severity, place, "it is not there");
             }
-            Err(error) => return self.report("relation-map-unreadable", severity, place, error.to_string()),
+            Err(error) => return self.report_unreadable(place, &error),
         };
         let map = match RelationMap::parse(&bytes) {
             Ok(map) => map,
@@ -84,10 +80,14 @@ impl Inspection<'_> {
         let is_initdbs = relfilenode.0 < FIRST_NORMAL_OID;
         let severity_if_missing =
             if is_initdbs { severity } else { severity.max(self.severity_unless_replayed()) };
-        let Ok(facts) = self.root.facts(&place) else { return };
-        let Some(facts) = facts else {
-            let evidence = format!("the relation map names it for catalog {catalog}, and it is not there");
-            return self.report("relation-file-missing", severity_if_missing, place, evidence);
+        let facts = match self.facts(&place) {
+            Looked::There(facts) => facts,
+            Looked::Unknown => return,
+            Looked::Missing => {
+                let evidence =
+                    format!("the relation map names it for catalog {catalog}, and it is not there");
+                return self.report("relation-file-missing", severity_if_missing, place, evidence);
+            }
         };
         if !self.is_clean() {
             return;

@@ -15,8 +15,8 @@ pub(crate) use files::follow;
 use crate::pg::control_file::{ClusterState, ControlFile};
 use crate::pg::{MajorVersion, layout, version};
 use crate::plan::diagnosis::ClusterIdentity;
-use crate::plan::{Condition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
-use crate::sys::{EntryKind, ReadRoot};
+use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
+use crate::sys::{EntryKind, FileFacts, ReadRoot};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,32 @@ impl Inspection<'_> {
         self.report_with(Finding { code, severity, place: place.into(), evidence: evidence.into(), remedy });
     }
 
+    /// Something that could not be looked at. That is no proof of damage, whatever the reason, so nothing may
+    /// be replaced on account of it.
+    fn report_unreadable(&mut self, place: impl Into<String>, error: &io::Error) {
+        let finding = Finding {
+            code: "unreadable",
+            severity: Severity::Error,
+            place: place.into(),
+            evidence: format!("it could not be read: {error}"),
+            remedy: Remedy::MakeReadable,
+        };
+        self.report_with(finding);
+    }
+
+    /// The facts of an entry, or `None` where there is none; what cannot be looked at is reported.
+    fn facts(&mut self, place: &str) -> Looked {
+        match self.root.facts(place) {
+            Ok(Some(facts)) => Looked::There(facts),
+            Ok(None) => Looked::Missing,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Looked::Missing,
+            Err(error) => {
+                self.report_unreadable(place, &error);
+                Looked::Unknown
+            }
+        }
+    }
+
     fn report_with(&mut self, finding: Finding) {
         self.findings.push(finding);
     }
@@ -72,6 +98,13 @@ impl Inspection<'_> {
     }
 }
 
+/// What a look at one entry came to.
+enum Looked {
+    There(FileFacts),
+    Missing,
+    Unknown,
+}
+
 /// Inspects a data directory.
 ///
 /// # Errors
@@ -80,11 +113,11 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     let root = match ReadRoot::open(data_directory) {
         Ok(root) => root,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(blank(data_directory, Condition::Absent, Presence::Free));
+            return Ok(blank(data_directory, ClusterCondition::Absent, Presence::Free));
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             let examples = vec!["it is a file".to_owned()];
-            return Ok(blank(data_directory, Condition::NotPostgres { examples }, Presence::Free));
+            return Ok(blank(data_directory, ClusterCondition::NotPostgres { examples }, Presence::Free));
         }
         Err(error) => return Err(error),
     };
@@ -92,14 +125,14 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     let names: Vec<String> = root.entries(".")?.into_iter().map(|entry| entry.name).collect();
     let journal = read_journal(&root)?;
     if layout::is_effectively_empty(&names) && journal.is_none() {
-        let mut diagnosis = blank(data_directory, Condition::Empty, presence);
+        let mut diagnosis = blank(data_directory, ClusterCondition::Empty, presence);
         diagnosis.set_aside = set_aside(&root);
         return Ok(diagnosis);
     }
     if !layout::looks_like_postgres(&names) && journal.is_none() {
         let is_foreign = |name: &&String| !layout::NAMES_ALLOWED_IN_EMPTY_DIRECTORY.contains(&name.as_str());
         let examples = names.iter().filter(is_foreign).take(3).cloned().collect();
-        return Ok(blank(data_directory, Condition::NotPostgres { examples }, presence));
+        return Ok(blank(data_directory, ClusterCondition::NotPostgres { examples }, presence));
     }
     let mut diagnosis = inspect_cluster(&root, &names, expectations);
     diagnosis.presence = presence;
@@ -108,7 +141,7 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     Ok(diagnosis)
 }
 
-fn blank(data_directory: &Path, condition: Condition, presence: Presence) -> Diagnosis {
+fn blank(data_directory: &Path, condition: ClusterCondition, presence: Presence) -> Diagnosis {
     Diagnosis {
         data_directory: data_directory.to_path_buf(),
         condition,
@@ -156,9 +189,7 @@ impl Inspection<'_> {
                 }
             },
             Ok(None) => self.report("version-file-missing", Severity::Error, "PG_VERSION", "it is not there"),
-            Err(error) => {
-                self.report("version-file-unreadable", Severity::Error, "PG_VERSION", error.to_string())
-            }
+            Err(error) => self.report_unreadable("PG_VERSION", &error),
         }
     }
 
@@ -169,9 +200,7 @@ impl Inspection<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.report("control-file-missing", Severity::Error, PLACE, "it is not there");
             }
-            Err(error) => {
-                return self.report("control-file-unreadable", Severity::Error, PLACE, error.to_string());
-            }
+            Err(error) => return self.report_unreadable(PLACE, &error),
         };
         match ControlFile::parse(&bytes) {
             Ok(control) => {
@@ -199,22 +228,22 @@ impl Inspection<'_> {
         }
     }
 
-    fn condition(&self, names: &[String], expectations: &Expectations) -> Condition {
+    fn condition(&self, names: &[String], expectations: &Expectations) -> ClusterCondition {
         if let Some(found) = self.major {
             let is_wanted = expectations.wanted_version.is_none_or(|wanted| wanted == found);
             if !is_wanted || !expectations.installed_versions.contains(&found) {
-                return Condition::OtherMajorVersion { found, wanted: expectations.wanted_version };
+                return ClusterCondition::OtherMajorVersion { found, wanted: expectations.wanted_version };
             }
         }
         let has_errors = self.findings.iter().any(|finding| finding.severity == Severity::Error);
         if has_errors && self.is_interrupted_initdb(names) {
-            return Condition::InterruptedInitdb;
+            return ClusterCondition::InterruptedInitdb;
         }
         let has_repairs = self.findings.iter().any(|finding| finding.remedy != Remedy::Nothing);
         match (has_errors, has_repairs) {
-            (true, _) => Condition::Damaged,
-            (false, true) => Condition::Repairable,
-            (false, false) => Condition::Sound,
+            (true, _) => ClusterCondition::Damaged,
+            (false, true) => ClusterCondition::Repairable,
+            (false, false) => ClusterCondition::Sound,
         }
     }
 

@@ -1,19 +1,25 @@
 //! Directories, configuration files, the pid file, and the WAL and transaction status that replay needs.
 
-use super::Inspection;
+use super::{Inspection, Looked};
 use crate::pg::layout;
 use crate::pg::postmaster_pid::PostmasterPid;
 use crate::pg::wal::{self, WalFileName, WalPageHeader};
 use crate::plan::{Finding, Remedy, Severity};
-use std::io::Read;
+use std::io::{self, Read};
 
 impl Inspection<'_> {
     /// Checks for every directory that initdb makes.
     pub(super) fn check_structure(&mut self) {
         let Some(major) = self.major else { return };
         for directory in layout::required_directories(major) {
-            if self.root.subroot(directory).is_ok() {
-                continue;
+            match super::files::follow(self.root, directory) {
+                Ok(_) => continue,
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(error) => {
+                    self.report_unreadable(directory, &error);
+                    continue;
+                }
             }
             let can_be_made_anew = layout::recreatable_empty_directories(major).any(|name| name == directory);
             let (severity, remedy) = match can_be_made_anew {
@@ -36,7 +42,7 @@ impl Inspection<'_> {
 
     fn check_configuration(&mut self) {
         for name in ["postgresql.conf", "pg_hba.conf"] {
-            if let Ok(None) = self.root.facts(name) {
+            if matches!(self.facts(name), Looked::Missing) {
                 self.report("configuration-missing", Severity::Error, name, "it is not there");
             }
         }
@@ -48,10 +54,7 @@ impl Inspection<'_> {
         let text = match self.root.read_text("postmaster.pid", 4096) {
             Ok(Some(text)) => text,
             Ok(None) => return,
-            Err(error) => {
-                let evidence = error.to_string();
-                return self.report("pid-file-unreadable", Severity::Error, "postmaster.pid", evidence);
-            }
+            Err(error) => return self.report_unreadable("postmaster.pid", &error),
         };
         let (code, evidence) = match PostmasterPid::parse(&text) {
             Ok(_) if super::presence::running_server(self.root).is_some() => return,
@@ -72,7 +75,7 @@ impl Inspection<'_> {
         let Some(control) = &self.control else { return };
         let newest = u32::try_from(control.next_xid & 0xFFFF_FFFF).unwrap_or_default().saturating_sub(1);
         let place = format!("pg_xact/{:04X}", newest / TRANSACTIONS_PER_SEGMENT);
-        if let Ok(None) = self.root.facts(&place) {
+        if matches!(self.facts(&place), Looked::Missing) {
             self.report(
                 "transaction-status-missing",
                 Severity::Error,
