@@ -196,6 +196,20 @@ fn a_container_of_any_other_user_works_as_that_user() {
     assert_eq!(volumes.shell("stat -c %u \"$PGDATA/global/pg_control\"").trim(), "4321");
 }
 
+#[test]
+fn the_mounted_directories_of_the_host_stay_open_to_a_docker_build() {
+    // A build stops at a directory of its context that it cannot list, even at one that .dockerignore leaves out.
+    let Some(volumes) = Volumes::new() else { return };
+    let container = volumes.start();
+    container.wait_until_ready();
+    container.run(&["backup-postgresql", "create"]);
+
+    let modes =
+        volumes.shell("stat -c %a /var/lib/postgresql-data /var/log/postgresql /var/lib/postgresql-backup");
+
+    assert_eq!(modes, "755\n755\n755\n");
+}
+
 fn give_volumes_to(volumes: &Volumes, owner: &str) {
     volumes.shell(&format!(
         "chown {owner} /var/lib/postgresql-data /var/log/postgresql /var/lib/postgresql-backup"
