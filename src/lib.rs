@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod error;
 pub mod execute;
+pub mod health;
 pub mod pg;
 pub mod plan;
 pub mod progress;

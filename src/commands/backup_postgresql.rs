@@ -1,11 +1,18 @@
 //! `backup-postgresql`: makes, lists, shows, restores and removes backups.
 
-use super::arguments::{backup_name, dry_run, even_if_unchanged, json, note, subcommand, yes};
+use super::arguments::{backup_name, dry_run, even_if_unchanged, is_given, json, note, subcommand, yes};
+use super::backing_up::{self, store_what_was_set_aside};
+use super::context::Workplace;
+use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
+use anyhow::Context;
 use clap::{ArgMatches, Command};
 use pgbox::error::{Failure, Kind};
+use pgbox::execute::Tools;
+use pgbox::execute::restore::{plan_restore, restore};
+use pgbox::plan::{BackupName, BackupSummary, Condition};
 use pgbox::settings::Settings;
-use pgbox::ui::Ui;
+use pgbox::ui::{Ui, format};
 
 const RESTORE: &str = "Puts a backup in the place of the present data.
 
@@ -40,6 +47,94 @@ pub(super) fn command() -> Command {
 
 /// Runs it.
 pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow::Result<u8> {
+    let (subcommand, arguments) = matches.subcommand().unwrap_or(("list", matches));
+    // A name that makes no sense is refused before anything is looked at.
+    let name = backup_named(arguments)?;
     drop_privileges(settings, ui, Directories::unless_dry_run(matches))?;
-    Err(Failure::new(Kind::Failed, "backup-postgresql is not built yet").into())
+    let workplace = Workplace::open(settings, ui)?;
+    let tools = workplace.tools();
+    match (subcommand, name) {
+        ("create", _) => backing_up::create(arguments, &tools, ui),
+        ("list", _) => backing_up::list(&tools, ui),
+        ("show", Some(name)) => show(&find(&tools, name)?, ui),
+        ("restore", Some(name)) => restore_backup(arguments, &tools, &find(&tools, name)?, ui),
+        ("cleanup", _) => backing_up::cleanup(arguments, &tools, ui),
+        (other, _) => Err(Failure::new(Kind::Usage, format!("there is no subcommand '{other}'")).into()),
+    }
+}
+
+fn backup_named(arguments: &ArgMatches) -> Result<Option<BackupName>, Failure> {
+    let Ok(Some(name)) = arguments.try_get_one::<String>("name") else { return Ok(None) };
+    let parsed: Result<BackupName, _> = name.parse();
+    parsed.map(Some).map_err(|error| {
+        Failure::new(Kind::NoSuchBackup, error.to_string()).hint("`backup-postgresql list` shows the names")
+    })
+}
+
+fn find(tools: &Tools, name: BackupName) -> anyhow::Result<BackupSummary> {
+    match tools.repository {
+        Some(repository) => Ok(repository.find(name)?),
+        None => {
+            let place = tools.settings.backup_directory.display();
+            Err(Failure::new(Kind::NoSuchBackup, format!("there is no backup {name}: '{place}' has none at all")).into())
+        }
+    }
+}
+
+fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
+    if ui.is_json() {
+        ui.json(backup)?;
+        return Ok(0);
+    }
+    let text = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
+    let lsns = backup.start_lsn.zip(backup.stop_lsn).map(|(start, stop)| format!("{start} to {stop}"));
+    let condition = match &backup.condition {
+        Condition::Complete => "complete".to_owned(),
+        Condition::Unreadable { reason } => format!("unreadable: {reason}"),
+    };
+    let mut lines = vec![
+        format!("name               {}", backup.name),
+        format!("state              {condition}"),
+        format!("made               {}", format::time(backup.created_at)),
+        format!("finished           {}", text(backup.finished_at.map(format::time))),
+        format!("PostgreSQL         {}", text(backup.major_version.map(|version| version.to_string()))),
+        format!("system identifier  {}", text(backup.system_identifier.map(|identifier| identifier.to_string()))),
+        format!("timeline           {}", text(backup.timeline.map(|timeline| timeline.to_string()))),
+        format!("WAL                {}", text(lsns)),
+        format!("files              {}", format::count(backup.file_count)),
+        format!("size               {}", format::bytes(backup.size_bytes)),
+        format!("new when made      {}", format::bytes(backup.stored_bytes)),
+    ];
+    lines.extend(backup.note.iter().map(|note| format!("note               {note}")));
+    for page in &backup.damaged_pages {
+        lines.push(format!("damaged            block {} of {}", page.block, page.file));
+    }
+    ui.data(&lines.join("\n"))?;
+    Ok(0)
+}
+
+fn restore_backup(arguments: &ArgMatches, tools: &Tools, backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
+    let plan = plan_restore(tools, backup)?;
+    if is_given(arguments, "dry-run") {
+        ui.plan(&plan)?;
+        return Ok(0);
+    }
+    if !is_given(arguments, "yes") {
+        if !ui.is_json() {
+            ui.plan(&plan)?;
+        }
+        ui.confirm_by_typing(&backup.name.to_string())?;
+    }
+    let repository = tools.repository.context("open the repository")?;
+    let reading = repository.lock_shared("backup-postgresql restore").context("lock the repository")?;
+    let ensured = restore(tools, backup)?;
+    drop(reading);
+    tell(&ensured, ui);
+    ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
+    store_what_was_set_aside(tools, ui);
+    if ui.is_json() {
+        let set_aside = ensured.outcome.as_ref().and_then(|outcome| outcome.set_aside);
+        ui.json(&serde_json::json!({ "restored": backup.name, "set_aside": set_aside, "port": ensured.address.port }))?;
+    }
+    Ok(0)
 }

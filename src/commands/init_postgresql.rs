@@ -119,7 +119,7 @@ fn give_cluster_to_its_user(settings: &Settings, ui: &Ui, is_dry_run: bool) -> a
     Ok(())
 }
 
-fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+pub(super) fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     let diagnosis = ensure::diagnose(tools)?;
     if let Presence::Running { pid } = diagnosis.presence {
         ui.info(&format!("a server (process {pid}) is running already; there is nothing to do"));
@@ -134,7 +134,7 @@ fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
 }
 
 /// Tells what was found and done, for the log.
-fn tell(ensured: &Ensured, ui: &Ui) {
+pub(super) fn tell(ensured: &Ensured, ui: &Ui) {
     let Some(outcome) = &ensured.outcome else {
         return ui.info(&format!("PostgreSQL is running already (process {})", ensured.pid));
     };

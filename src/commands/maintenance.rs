@@ -1,11 +1,17 @@
 //! `maintenance`: what a person needs day by day.
 
-use super::arguments::{dry_run, even_if_unchanged, json, note, subcommand, switch};
+use super::arguments::{dry_run, even_if_unchanged, is_given, json, note, subcommand, switch};
+use super::context::Workplace;
 use super::privileges::{Directories, drop_privileges};
+use super::{backing_up, init_postgresql, status};
+use chrono::Utc;
 use clap::{ArgMatches, Command};
+use pgbox::cluster::server::Stopped;
 use pgbox::error::{Failure, Kind};
+use pgbox::execute::{Tools, ensure, stop};
+use pgbox::health::{self, Level};
 use pgbox::settings::Settings;
-use pgbox::ui::Ui;
+use pgbox::ui::{Table, Ui};
 
 const HEALTH: &str = "Checks the server, its data, disks and backups.
 
@@ -47,5 +53,92 @@ pub(super) fn command() -> Command {
 /// Runs it.
 pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow::Result<u8> {
     drop_privileges(settings, ui, Directories::unless_dry_run(matches))?;
-    Err(Failure::new(Kind::Failed, "maintenance is not built yet").into())
+    let (name, arguments) = matches.subcommand().unwrap_or(("status", matches));
+    let workplace = Workplace::open(settings, ui)?;
+    let tools = workplace.tools();
+    match name {
+        "status" => status::show(&tools, ui),
+        "health" => show_health(&tools, ui),
+        "backup" => backing_up::create(arguments, &tools, ui),
+        "list-backups" => backing_up::list(&tools, ui),
+        "start" => start(arguments, &tools, ui),
+        "stop" => stop(arguments, &tools, ui),
+        "restart" => restart(arguments, &tools, ui),
+        "cleanup" => backing_up::cleanup(arguments, &tools, ui),
+        other => Err(Failure::new(Kind::Usage, format!("there is no subcommand '{other}'")).into()),
+    }
+}
+
+fn show_health(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    let report = health::examine(tools, Utc::now());
+    let status = u8::from(report.level == Level::Issue);
+    if ui.is_json() {
+        ui.json(&report)?;
+        return Ok(status);
+    }
+    let mut table = Table::new().column("CHECK").column("VERDICT").column("WHAT WAS FOUND");
+    for check in &report.checks {
+        let verdict = match check.level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Issue => "ISSUE",
+        };
+        table.row([check.name, verdict, &check.summary]);
+    }
+    ui.table(&table)?;
+    for check in report.checks.iter().filter(|check| check.level != Level::Ok) {
+        ui.hint(&format!("{}: {}", check.name, check.remedy.as_deref().unwrap_or_default()));
+    }
+    Ok(status)
+}
+
+fn start(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    if is_given(arguments, "dry-run") {
+        return init_postgresql::show_plan(tools, ui);
+    }
+    let ensured = ensure::ensure_running(tools, "maintenance start")?;
+    init_postgresql::tell(&ensured, ui);
+    ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
+    if ensured.outcome.is_some() && !is_given(arguments, "no-backup") {
+        backing_up::back_up_after_start(tools, &ensured.address, ui);
+    }
+    Ok(0)
+}
+
+fn stop(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    if is_given(arguments, "dry-run") {
+        match stop::running_server(tools)? {
+            Some(pid) => ui.info(&format!("would stop the server (process {pid}) by a fast shutdown")),
+            None => ui.info("no server runs; there is nothing to stop"),
+        }
+        return Ok(0);
+    }
+    let stopped = stop::stop_for_good(tools, "maintenance stop")?;
+    tell_stopped(stopped, ui);
+    Ok(0)
+}
+
+fn restart(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    if is_given(arguments, "dry-run") {
+        if let Some(pid) = stop::running_server(tools)? {
+            ui.info(&format!("would stop the server (process {pid}) by a fast shutdown, and start it again"));
+            return Ok(0);
+        }
+        return init_postgresql::show_plan(tools, ui);
+    }
+    tell_stopped(stop::stop_for_good(tools, "maintenance restart")?, ui);
+    let ensured = ensure::ensure_running(tools, "maintenance restart")?;
+    init_postgresql::tell(&ensured, ui);
+    ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
+    Ok(0)
+}
+
+fn tell_stopped(stopped: Option<Stopped>, ui: &Ui) {
+    match stopped {
+        None => ui.info("no server runs; there is nothing to stop"),
+        Some(Stopped::Fast) => ui.info("stopped the server by a fast shutdown"),
+        Some(Stopped::Immediate) => {
+            ui.warn("stopped the server immediately, since a fast shutdown took too long; the next start replays its WAL");
+        }
+    }
 }

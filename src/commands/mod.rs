@@ -14,6 +14,7 @@ mod manual;
 mod own;
 mod privileges;
 mod start_services;
+mod status;
 
 use clap::{ArgMatches, Command};
 use pgbox::error::{Failure, Kind, kind_of};

@@ -13,6 +13,7 @@ use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind};
 use crate::plan::recovery::{Circumstances, Plan, Refusal, recovery};
+use crate::plan::restore::restore;
 use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Presence};
 use crate::sys::{
     ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, clear_stop_marker, effective_identity,
@@ -65,6 +66,14 @@ pub fn decide(tools: &Tools, diagnosis: &Diagnosis) -> anyhow::Result<Result<Pla
     Ok(recovery(diagnosis, &circumstances))
 }
 
+/// Decides how to put a backup in the place of the present data.
+pub(super) fn decide_restore(tools: &Tools, backup: &BackupSummary, diagnosis: &Diagnosis) -> anyhow::Result<Plan> {
+    let backups = listed_backups(tools)?;
+    let circumstances = Circumstances { backups: &backups, policy: tools.settings.recovery, now: Utc::now() };
+    let decided = restore(backup, diagnosis, tools.installation.version, &circumstances);
+    decided.map_err(|refusal| Failure::from(refusal).into())
+}
+
 fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
     match tools.repository {
         Some(repository) => repository.backups().context("list the backups"),
@@ -75,7 +84,7 @@ fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let kind = if refusal.is_busy { Kind::Busy } else { Kind::Refused };
-        Self::new(kind, format!("cannot start a server: {}", refusal.reason)).hint(refusal.hint)
+        Self::new(kind, format!("refused: {}", refusal.reason)).hint(refusal.hint)
     }
 }
 
@@ -129,7 +138,7 @@ fn enter(tools: &Tools, activity: &str) -> anyhow::Result<OperationLock> {
 }
 
 /// Waits a moment for a lock whose server has died. Returns whether it is free now.
-fn wait_for_release(path: &Path) -> anyhow::Result<bool> {
+pub(super) fn wait_for_release(path: &Path) -> anyhow::Result<bool> {
     let deadline = Instant::now() + DYING_SERVER_PATIENCE;
     while Instant::now() < deadline {
         if WriteRoot::lock_holder(path)?.is_none() {
@@ -141,7 +150,7 @@ fn wait_for_release(path: &Path) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-fn carry_out(
+pub(super) fn carry_out(
     plan: Plan,
     diagnosis: &Diagnosis,
     tools: &Tools,

@@ -1,12 +1,16 @@
 //! Carries plans out. Nothing here decides; nothing here prints.
 
 pub mod backup;
+pub mod cleanup;
 pub mod ensure;
 mod init_scripts;
 mod initialise;
 pub mod recover;
+pub mod restore;
 pub mod restore_files;
+pub mod set_aside;
 pub mod start;
+pub mod stop;
 pub mod takeover;
 
 use crate::cluster::binaries::Installation;

@@ -46,7 +46,8 @@ pub fn run(plan: Plan, root: &WriteRoot, tools: &Tools) -> anyhow::Result<Outcom
             Action::Start if outcome.server.is_none() => {
                 outcome.server = Some(start_and_verify(tools, root)?)
             }
-            Action::Start => {}
+            // The server had to be stopped before the directory could be claimed.
+            Action::Start | Action::Stop { .. } => {}
             action => outcome.done.push(adjust(&action, root)?),
         }
         if outcome.must_look_again {
@@ -94,7 +95,7 @@ fn adjust(action: &Action, root: &WriteRoot) -> anyhow::Result<String> {
         )
         .hint("run `init-postgresql` as root, who can change owners. Nothing was changed.")
         .into()),
-        Action::FinishReplacement(_) | Action::Replace(_) | Action::Start => {
+        Action::FinishReplacement(_) | Action::Replace(_) | Action::Stop { .. } | Action::Start => {
             Err(anyhow!("not a step in place"))
         }
     }
@@ -182,10 +183,10 @@ fn replace_from(
         Source::Fresh => outcome.done.push("made a new cluster".to_owned()),
         Source::Backup { name, replay } => {
             outcome.restored_from = Some(*name);
-            outcome.done.push(format!(
-                "restored {name} and replayed {} WAL segments that survived",
-                replay.segments.len()
-            ));
+            outcome.done.push(match replay.segments.len() {
+                0 => format!("restored {name}"),
+                count => format!("restored {name} and replayed what survived of the WAL since ({count} segments)"),
+            });
         }
     }
     if let Some(aside) = aside {

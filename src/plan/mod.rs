@@ -4,6 +4,7 @@ pub mod backups;
 pub mod diagnosis;
 pub mod policy;
 pub mod recovery;
+pub mod restore;
 pub mod retention;
 
 pub use backups::{

@@ -59,6 +59,8 @@ pub enum Effect {
     SetsAside,
     /// The whole cluster is replaced, and kept.
     Replaces,
+    /// A server is stopped.
+    Stops,
     /// A server is started.
     Starts,
 }
@@ -90,6 +92,11 @@ pub enum Action {
     SetAsideFile {
         /// The file.
         place: String,
+    },
+    /// Stop the server that runs.
+    Stop {
+        /// Its process id.
+        pid: i32,
     },
     /// Put another cluster in place of this one.
     Replace(Replacement),

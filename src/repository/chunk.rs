@@ -10,7 +10,9 @@ use zstd::bulk::{Compressor, Decompressor};
 
 /// The size of every chunk but the last of a file: 16 pages, so that a random read from a mounted backup stays
 /// fast, and a page updated in place makes few other bytes new.
-pub const CHUNK_SIZE_BYTES: usize = 128 * 1024;
+pub const CHUNK_SIZE_BYTES: usize = CHUNK_SIZE as usize;
+/// The same, as it is written into files.
+pub(super) const CHUNK_SIZE: u32 = 128 * 1024;
 
 /// Level 1: PostgreSQL's pages shrink to within a few percent of what level 3 makes of them, at half the work.
 const COMPRESSION_LEVEL: i32 = 1;

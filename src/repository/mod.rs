@@ -24,7 +24,7 @@ mod writer;
 use std::io::Read;
 use std::path::Path;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, ParseDigestError};
@@ -35,7 +35,7 @@ pub use removal::SweepReport;
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};
 pub use writer::BackupWriter;
 
-use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, Condition};
+use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
 use crate::sys::{EntryKind, FileLock, LockMode, StoreRoot, ensure_directory};
 use document::DOCUMENT_FILE;
 use error::{attempting, lock_error};
@@ -117,7 +117,7 @@ impl Repository {
         let identity = RepositoryIdentity {
             format: FORMAT,
             id: random_id().map_err(attempting("read", "/dev/urandom"))?,
-            chunk_size_bytes: CHUNK_SIZE_BYTES as u32,
+            chunk_size_bytes: chunk::CHUNK_SIZE,
             created: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
         };
         let text = serde_json::to_vec_pretty(&identity).map_err(std::io::Error::other);
@@ -183,10 +183,14 @@ impl Repository {
         BackupReader::open(&self.root, self.find(name)?)
     }
 
-    /// Begins a backup, under the repository's lock and a name that is free.
-    pub fn begin(&self, kind: BackupKind, time: DateTime<Utc>) -> Result<BackupWriter<'_>, RepositoryError> {
+    /// Begins a backup that is called `name`, or by the next name of the same second when that is taken. It holds
+    /// the repository's lock until it is finished or dropped.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Locked`] while another process reads or writes.
+    pub fn begin(&self, name: BackupName) -> Result<BackupWriter<'_>, RepositoryError> {
         let lock = self.lock_exclusively("writing a backup")?;
-        let mut name = BackupName::new(kind, time);
+        let mut name = name;
         while self.exists(&name.to_string())? {
             name = name
                 .next_of_same_second()
@@ -255,5 +259,5 @@ fn read_identity(root: &StoreRoot) -> Result<Option<RepositoryIdentity>, Reposit
 fn random_id() -> std::io::Result<String> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }

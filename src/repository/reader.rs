@@ -154,16 +154,16 @@ impl FileReader<'_> {
     }
 
     /// How many pieces it has.
-    pub fn piece_count(&self) -> u64 {
-        self.size_bytes.div_ceil(CHUNK_SIZE_BYTES as u64)
+    pub fn piece_count(&self) -> usize {
+        usize::try_from(self.size_bytes.div_ceil(CHUNK_SIZE_BYTES as u64)).unwrap_or(usize::MAX)
     }
 
     /// Reads a piece into `piece`, which is emptied first. Every piece but the last is of [`CHUNK_SIZE_BYTES`].
     ///
     /// # Errors
     /// [`RepositoryError::Damaged`] when what is there is not what was stored; it names file and pack.
-    pub fn read_piece(&self, number: u64, piece: &mut Vec<u8>) -> Result<(), RepositoryError> {
-        let begin = number.saturating_mul(CHUNK_SIZE_BYTES as u64);
+    pub fn read_piece(&self, number: usize, piece: &mut Vec<u8>) -> Result<(), RepositoryError> {
+        let begin = (number as u64).saturating_mul(CHUNK_SIZE_BYTES as u64);
         let length = self.size_bytes.saturating_sub(begin).min(CHUNK_SIZE_BYTES as u64);
         match &self.content {
             Content::Plain(file) => {
@@ -172,8 +172,7 @@ impl FileReader<'_> {
                 file.read_exact_at(piece, begin).map_err(attempting("read", path))
             }
             Content::Chunks { packs, chunks } => {
-                let chunk = usize::try_from(number).ok().and_then(|number| chunks.get(number));
-                let read = match chunk {
+                let read = match chunks.get(number) {
                     Some(chunk) => packs.read(chunk, piece),
                     None => Err(ReadError::Damaged("the file ends before it".to_owned())),
                 };

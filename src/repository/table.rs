@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::chunk::{CHUNK_SIZE_BYTES, ChunkId};
+use super::chunk::{CHUNK_SIZE, CHUNK_SIZE_BYTES, ChunkId};
 
 /// The name of the table, in a backup's directory.
 pub(super) const TABLE_FILE: &str = "files.zst";
@@ -47,7 +47,7 @@ pub struct Baseline {
 impl TableHeader {
     /// The header of a table that is written now.
     pub fn new(directory_mode: u32, baseline: Option<Baseline>) -> Self {
-        Self { format: TABLE_FORMAT, chunk_size_bytes: CHUNK_SIZE_BYTES as u32, directory_mode, baseline }
+        Self { format: TABLE_FORMAT, chunk_size_bytes: CHUNK_SIZE, directory_mode, baseline }
     }
 }
 

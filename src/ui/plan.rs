@@ -26,6 +26,7 @@ fn step_line(step: &Step) -> String {
         Effect::Adjusts => "adjusts",
         Effect::SetsAside => "sets aside",
         Effect::Replaces => "replaces",
+        Effect::Stops => "stops",
         Effect::Starts => "starts",
     };
     format!("[{effect}] {}, because {}", action_words(&step.action), step.reason)
@@ -38,6 +39,7 @@ fn action_words(action: &Action) -> String {
         Action::SetMode { place, mode } => format!("set the mode of '{place}' to {mode:04o}"),
         Action::RecreateDirectory { place } => format!("make the directory '{place}' anew"),
         Action::SetAsideFile { place } => format!("move '{place}' out of the way"),
+        Action::Stop { pid } => format!("stop the server (process {pid}) by a fast shutdown"),
         Action::Replace(replacement) => replacement_words(replacement),
         Action::Start => "start the server and verify it by two connections".to_owned(),
     }

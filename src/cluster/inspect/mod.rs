@@ -11,6 +11,7 @@ mod presence;
 mod structure;
 
 pub(crate) use files::follow;
+pub(crate) use presence::running_server;
 
 use crate::pg::control_file::{ClusterState, ControlFile};
 use crate::pg::{MajorVersion, layout, version};

@@ -1,0 +1,205 @@
+//! Making, listing and removing backups, for the two commands that do: `backup-postgresql` and `maintenance`.
+
+use super::arguments::is_given;
+use anyhow::Context;
+use clap::ArgMatches;
+use pgbox::cluster::session::ServerAddress;
+use pgbox::error::{Failure, Kind};
+use pgbox::execute::backup::{self, CreateOptions, CreateOutcome};
+use pgbox::execute::cleanup::{clean_up, plan_cleanup};
+use pgbox::execute::set_aside::store_set_aside;
+use pgbox::execute::start::superuser_login;
+use pgbox::execute::stop::running_server;
+use pgbox::execute::Tools;
+use pgbox::plan::{BackupFormat, BackupSummary, Condition, Verdict};
+use pgbox::repository::{Repository, SweepReport};
+use pgbox::sys::ReadRoot;
+use pgbox::ui::{Table, Ui, format};
+
+/// Makes a backup of the running server and lets go of old ones.
+pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    let path = &tools.settings.data_directory;
+    let Some(pid) = running_server(tools)? else {
+        let message = format!("cannot back up: no server runs in '{}'", path.display());
+        return Err(Failure::new(Kind::Failed, message).hint("start it with `maintenance start`").into());
+    };
+    let address = ServerAddress::read(&ReadRoot::open(path)?).context("read where the server listens")?;
+    if is_given(arguments, "dry-run") {
+        ui.info(&format!("would back up the server (process {pid}) into '{}'", tools.settings.backup_directory.display()));
+        return cleanup_plan(tools, ui);
+    }
+    let note = arguments.get_one::<String>("note").cloned();
+    let options = CreateOptions { note, force: is_given(arguments, "force"), ..CreateOptions::now() };
+    back_up(tools, &address, &options, ui)
+}
+
+/// The backup that follows a start. That it fails is told, and does not make the start a failure.
+pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &Ui) {
+    if let Err(error) = back_up(tools, address, &CreateOptions::now(), ui) {
+        ui.warn("the server runs, but no backup was made");
+        ui.report_error(&error);
+    }
+}
+
+fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: &Ui) -> anyhow::Result<u8> {
+    let repository = open_repository(tools)?;
+    for name in store_set_aside(tools, &repository)? {
+        ui.info(&format!("stored what was set aside as {name}"));
+    }
+    let mut client = address.connect(&superuser_login(tools))?;
+    let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
+    let outcome = backup::create(&mut client, &data, &repository, options, tools.progress)?;
+    let status = tell_outcome(&outcome, ui)?;
+    if matches!(outcome, CreateOutcome::Created(_)) {
+        let (removed, swept) = clean_up(tools, &repository)?;
+        removed.iter().for_each(|name| ui.info(&format!("removed {name}, which is beyond MAX_BACKUPS")));
+        tell_swept(&swept, ui);
+    }
+    Ok(status)
+}
+
+/// What a person would need to know if the backup directory cannot be written.
+fn open_repository(tools: &Tools) -> anyhow::Result<Repository> {
+    Ok(Repository::open_or_create(&tools.settings.backup_directory)?)
+}
+
+fn tell_outcome(outcome: &CreateOutcome, ui: &Ui) -> anyhow::Result<u8> {
+    match outcome {
+        CreateOutcome::Unchanged { newest } => {
+            ui.info(&format!("nothing changed since {newest}, so no new backup was made"));
+            if ui.is_json() {
+                ui.json(&serde_json::json!({ "unchanged_since": newest }))?;
+            }
+            Ok(0)
+        }
+        CreateOutcome::Created(summary) => {
+            ui.info(&format!(
+                "backed up {} files ({}) as {}, {} of it new",
+                format::count(summary.file_count),
+                format::bytes(summary.size_bytes),
+                summary.name,
+                format::bytes(summary.stored_bytes)
+            ));
+            if ui.is_json() {
+                ui.json(summary)?;
+            }
+            Ok(tell_damage(summary, ui))
+        }
+    }
+}
+
+/// Damaged pages make a backup that is kept and marked, and a command that does not end with 0.
+fn tell_damage(summary: &BackupSummary, ui: &Ui) -> u8 {
+    if summary.damaged_pages.is_empty() {
+        return 0;
+    }
+    for page in summary.damaged_pages.iter().take(20) {
+        ui.error(&format!(
+            "block {} of '{}' is damaged in the cluster itself: its checksum is {:04X}, and {:04X} was computed",
+            page.block, page.file, page.expected, page.found
+        ));
+    }
+    ui.hint("the backup is kept and marked; older good backups are kept, too. `maintenance health` tells more");
+    Kind::VerificationFailed.exit_status()
+}
+
+/// Lists the backups, newest first.
+pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    let backups = match tools.repository {
+        Some(repository) => repository.backups()?,
+        None => Vec::new(),
+    };
+    if ui.is_json() {
+        ui.json(&backups)?;
+        return Ok(0);
+    }
+    if backups.is_empty() {
+        ui.info(&format!("there are no backups in '{}'", tools.settings.backup_directory.display()));
+        ui.hint("`backup-postgresql create` makes one");
+        return Ok(0);
+    }
+    let mut table = Table::new().column("NAME").column("MADE").figures("SIZE").figures("NEW").column("STATE");
+    for backup in &backups {
+        let made = format::time(backup.created_at);
+        let (size, new) = (size_of(backup), format::bytes(backup.stored_bytes));
+        table.row([backup.name.to_string(), made, size, new, state_of(backup)]);
+    }
+    ui.table(&table)?;
+    Ok(0)
+}
+
+fn size_of(backup: &BackupSummary) -> String {
+    match backup.condition {
+        Condition::Complete => format::bytes(backup.size_bytes),
+        Condition::Unreadable { .. } => "?".to_owned(),
+    }
+}
+
+fn state_of(backup: &BackupSummary) -> String {
+    match (&backup.condition, backup.damaged_pages.len(), backup.format) {
+        (Condition::Unreadable { reason }, ..) => format!("unreadable: {reason}"),
+        (_, 1.., _) => format!("{} damaged pages", backup.damaged_pages.len()),
+        (_, 0, BackupFormat::ScriptCopy) => "complete, a plain copy".to_owned(),
+        (_, 0, BackupFormat::Chunked) => "complete".to_owned(),
+    }
+}
+
+/// Removes what retention lets go, and says why each backup goes or stays.
+pub(super) fn cleanup(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    let Some(repository) = tools.repository else {
+        ui.info("there are no backups to clean up");
+        return Ok(0);
+    };
+    let status = cleanup_plan(tools, ui)?;
+    if is_given(arguments, "dry-run") {
+        return Ok(status);
+    }
+    let (removed, swept) = clean_up(tools, repository)?;
+    ui.info(&format!("removed {}", format::counted(removed.len(), "backup")));
+    tell_swept(&swept, ui);
+    Ok(status)
+}
+
+fn cleanup_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    let Some(repository) = tools.repository else { return Ok(0) };
+    let plan = plan_cleanup(tools, repository)?;
+    if ui.is_json() {
+        ui.json(&plan)?;
+        return Ok(0);
+    }
+    let mut table = Table::new().column("NAME").column("VERDICT").column("WHY");
+    for decision in &plan.decisions {
+        let verdict = match decision.verdict {
+            Verdict::Keep => "keep",
+            Verdict::Remove => "remove",
+        };
+        table.row([decision.name.to_string(), verdict.to_owned(), decision.reason.clone()]);
+    }
+    if !table.is_empty() {
+        ui.table(&table)?;
+    }
+    Ok(0)
+}
+
+fn tell_swept(swept: &SweepReport, ui: &Ui) {
+    if swept.removed_packs > 0 {
+        ui.info(&format!(
+            "swept {}, {} freed",
+            format::counted(swept.removed_packs, "pack"),
+            format::bytes(swept.freed_bytes)
+        ));
+    }
+    if let Some(reason) = &swept.packs_kept_because {
+        ui.warn(&format!("no pack was swept: {reason}"));
+    }
+}
+
+/// Stores what a restore set aside; that it fails is told and no more, since it is safe where it is.
+pub(super) fn store_what_was_set_aside(tools: &Tools, ui: &Ui) {
+    match open_repository(tools).and_then(|repository| store_set_aside(tools, &repository)) {
+        Ok(stored) => stored.iter().for_each(|name| {
+            ui.info(&format!("stored the former data as {name}; `backup-postgresql restore {name}` brings it back"));
+        }),
+        Err(error) => ui.warn(&format!("what was set aside stays in the data directory for now: {error:#}")),
+    }
+}

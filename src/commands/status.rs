@@ -1,0 +1,121 @@
+//! `maintenance status`: how things stand, at a glance.
+
+use pgbox::cluster::history::{self, Event};
+use pgbox::cluster::session::ServerAddress;
+use pgbox::execute::Tools;
+use pgbox::execute::start::superuser_login;
+use pgbox::execute::stop::running_server;
+use pgbox::plan::BackupKind;
+use pgbox::sys::{ReadRoot, has_stop_marker};
+use pgbox::ui::{Ui, format};
+use serde::Serialize;
+use std::path::Path;
+use std::time::Duration;
+
+#[derive(Serialize)]
+struct Status<'a> {
+    server: Server,
+    version: String,
+    data_directory: &'a Path,
+    backup_directory: &'a Path,
+    log_file: std::path::PathBuf,
+    newest_backup: Option<String>,
+    backup_count: usize,
+    last_events: Vec<Event>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Server {
+    Stopped { by_hand: bool },
+    Running { pid: i32, port: Option<u16>, figures: Option<Figures> },
+}
+
+#[derive(Serialize)]
+struct Figures {
+    uptime_seconds: i64,
+    connection_count: i64,
+    database_size_bytes: i64,
+}
+
+/// Shows how the server, its data and its backups stand.
+pub(super) fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    let settings = tools.settings;
+    let backups = match tools.repository {
+        Some(repository) => repository.backups()?,
+        None => Vec::new(),
+    };
+    let points = || backups.iter().filter(|backup| backup.name.kind() == BackupKind::Backup);
+    let events = history::read(&settings.data_directory).unwrap_or_default();
+    let status = Status {
+        server: server(tools)?,
+        version: tools.installation.version.to_string(),
+        data_directory: &settings.data_directory,
+        backup_directory: &settings.backup_directory,
+        log_file: tools.log_file(),
+        newest_backup: points().next().map(|backup| backup.name.to_string()),
+        backup_count: points().count(),
+        last_events: events.into_iter().rev().take(3).collect(),
+    };
+    if ui.is_json() {
+        ui.json(&status)?;
+        return Ok(0);
+    }
+    ui.data(&lines(&status).join("\n"))?;
+    Ok(0)
+}
+
+fn server(tools: &Tools) -> anyhow::Result<Server> {
+    let path = &tools.settings.data_directory;
+    let Some(pid) = running_server(tools)? else { return Ok(Server::Stopped { by_hand: has_stop_marker(path) }) };
+    let address = ServerAddress::read(&ReadRoot::open(path)?);
+    let figures = address.as_ref().and_then(|address| figures(tools, address));
+    Ok(Server::Running { pid, port: address.map(|address| address.port), figures })
+}
+
+fn figures(tools: &Tools, address: &ServerAddress) -> Option<Figures> {
+    const QUERY: &str = "SELECT extract(epoch FROM now() - pg_postmaster_start_time())::int8, \
+        (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()), \
+        (SELECT sum(pg_database_size(oid))::int8 FROM pg_catalog.pg_database)";
+    let mut client = address.connect(&superuser_login(tools)).ok()?;
+    let row = client.query_one(QUERY, &[]).ok()?;
+    Some(Figures { uptime_seconds: row.get(0), connection_count: row.get(1), database_size_bytes: row.get(2) })
+}
+
+fn lines(status: &Status) -> Vec<String> {
+    let mut lines = vec![format!("server          {}", server_line(&status.server, &status.version))];
+    lines.push(format!("data directory  {}", status.data_directory.display()));
+    lines.push(format!("log             {}", status.log_file.display()));
+    let newest = match &status.newest_backup {
+        Some(newest) => format!("{}, the newest is {newest}", status.backup_count),
+        None => "none yet".to_owned(),
+    };
+    lines.push(format!("backups         {newest}, in {}", status.backup_directory.display()));
+    for event in &status.last_events {
+        lines.push(format!("{}  {}", format::time(event.time), event.done.join("; ")));
+        lines.extend(event.remarks.iter().map(|remark| format!("{:20}  {remark}", "")));
+    }
+    lines
+}
+
+fn server_line(server: &Server, version: &str) -> String {
+    match server {
+        Server::Stopped { by_hand: true } => "stopped by hand; `maintenance start` starts it".to_owned(),
+        Server::Stopped { by_hand: false } => "not running; `maintenance start` starts it".to_owned(),
+        Server::Running { pid, port, figures } => {
+            let port = port.map_or_else(|| "no port yet".to_owned(), |port| format!("port {port}"));
+            let figures = figures.as_ref().map(figures_line).unwrap_or_default();
+            format!("PostgreSQL {version} runs (process {pid}, {port}){figures}")
+        }
+    }
+}
+
+fn figures_line(figures: &Figures) -> String {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
+    format!(
+        ", up {}, {} connections, {}",
+        format::duration(Duration::from_secs(unsigned(figures.uptime_seconds))),
+        figures.connection_count,
+        format::bytes(unsigned(figures.database_size_bytes)),
+    )
+}

@@ -1,0 +1,97 @@
+//! Stores a directory in which no server runs, as it is: one that was found damaged, or that a restore replaced.
+//!
+//! It is evidence and last resort, so nothing is left out and nothing judged. What cannot be read is set down in the
+//! note, and does not keep the rest from being stored.
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+
+use super::copying::{Copied, Copier};
+use super::listing::{Listing, Rules};
+use super::worker_pool;
+use crate::pg::control_file::{self, ControlFile};
+use crate::pg::version;
+use crate::plan::{BackupFormat, BackupName, BackupSummary};
+use crate::progress::Progress;
+use crate::repository::{Repository, TableHeader};
+use crate::sys::ReadRoot;
+
+/// How many unreadable files the note names.
+const NAMED_UNREADABLE: usize = 20;
+
+/// What is to be said of a directory that is stored.
+#[derive(Clone, Debug)]
+pub struct ColdOptions {
+    /// What it is to be called: `damaged_…` or `replaced_…`. The next name of the same second is taken when there is
+    /// one already.
+    pub name: BackupName,
+    /// When it was set aside.
+    pub time: DateTime<Utc>,
+    /// Why.
+    pub note: Option<String>,
+}
+
+/// Stores a directory in which no server runs. When this returns, it is in the repository, whole, but for what its
+/// note names as unreadable.
+pub fn create_cold(
+    directory: &ReadRoot,
+    repository: &Repository,
+    options: &ColdOptions,
+    progress: &dyn Progress,
+) -> anyhow::Result<BackupSummary> {
+    let writer = repository.begin(options.name).context("begin a backup")?;
+    let pool = worker_pool(None)?;
+    let listing = Listing::read(directory, Rules::Cold).context("list the directory")?;
+    progress.begin("copying files", Some(listing.size_bytes()));
+    let abort = AtomicBool::new(false);
+    let copier = Copier {
+        writer: &writer,
+        listing: &listing,
+        pages: None,
+        rules: Rules::Cold,
+        progress,
+        abort: &abort,
+    };
+    let result = pool.install(|| copier.copy_all());
+    progress.end();
+    let Copied { entries, unreadable, .. } = result?;
+    let unreadable = [listing.unreadable.as_slice(), &unreadable].concat();
+    let summary = BackupSummary {
+        created_at: options.time,
+        finished_at: Some(Utc::now()),
+        note: note(options.note.as_deref(), &unreadable),
+        ..describe(directory, writer.name())
+    };
+    let header = TableHeader::new(listing.directory_mode, None);
+    writer.finish(header, entries, summary).context("finish the backup")
+}
+
+/// What can be told of a cluster that may be damaged in any way.
+fn describe(directory: &ReadRoot, name: BackupName) -> BackupSummary {
+    let mut summary = BackupSummary::unknown(name, BackupFormat::Chunked);
+    let version = directory.read_text("PG_VERSION", 64).ok().flatten();
+    summary.major_version = version.and_then(|text| version::parse(&text).ok());
+    let control = directory.read_bounded(super::CONTROL_FILE, control_file::FILE_SIZE_BYTES as u64).ok();
+    if let Some(control) = control.and_then(|bytes| ControlFile::parse(&bytes).ok()) {
+        summary.system_identifier = Some(control.system_identifier);
+        summary.major_version = Some(control.major_version());
+        summary.timeline = Some(control.timeline);
+        summary.checkpoint_lsn = Some(control.checkpoint);
+        summary.redo_lsn = Some(control.redo);
+        summary.wal_segment_size_bytes = Some(control.wal_segment_size);
+    }
+    summary
+}
+
+fn note(given: Option<&str>, unreadable: &[String]) -> Option<String> {
+    if unreadable.is_empty() {
+        return given.map(str::to_owned);
+    }
+    let named: Vec<&str> = unreadable.iter().take(NAMED_UNREADABLE).map(String::as_str).collect();
+    let more = unreadable.len().saturating_sub(NAMED_UNREADABLE);
+    let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+    let unreadable = format!("could not be read: {}{more}", named.join("; "));
+    Some(given.map_or_else(|| unreadable.clone(), |given| format!("{given}; {unreadable}")))
+}

@@ -1,0 +1,230 @@
+//! Takes backups: hot ones of a running server, which is never stopped, and cold ones of a directory that was set
+//! aside.
+//!
+//! The order of a hot backup is PostgreSQL's own (`perform_base_backup()` in basebackup.c): start, list, copy, the
+//! control file last, stop, the WAL from start to stop. Only then is the backup finished in the repository; whatever
+//! fails before leaves nothing that is listed. A temporary replication slot keeps the WAL meanwhile, so that no
+//! archive is needed.
+
+mod cold;
+mod copying;
+mod listing;
+mod pages;
+mod session;
+mod space;
+mod unchanged;
+mod wal;
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use rayon::ThreadPool;
+
+pub use cold::{ColdOptions, create_cold};
+
+use self::copying::{Copied, Copier};
+use self::listing::{Listing, Rules};
+use self::pages::PageRules;
+use self::session::{BackupSession, Stopped};
+use crate::error::{Failure, Kind};
+use crate::pg::Lsn;
+use crate::pg::control_file::ControlFile;
+use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary};
+use crate::progress::Progress;
+use crate::repository::{BackupWriter, Baseline, Repository, TableEntry, TableHeader};
+use crate::sys::ReadRoot;
+
+/// Where the control file is.
+const CONTROL_FILE: &str = "global/pg_control";
+/// How often the session is asked whether it still lives while files are copied.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a person can say of a backup that is to be made.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// When it begins; its name tells this time.
+    pub time: DateTime<Utc>,
+    /// What a person wants to remember of it.
+    pub note: Option<String>,
+    /// Make it even if nothing changed since the newest.
+    pub force: bool,
+    /// How many threads copy; as many as there are cores when not given, and never more.
+    pub worker_threads: Option<NonZeroUsize>,
+}
+
+impl CreateOptions {
+    /// A backup that begins now, without a note, if anything changed.
+    pub fn now() -> Self {
+        Self { time: Utc::now(), note: None, force: false, worker_threads: None }
+    }
+}
+
+/// What came of an attempt to make a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it at a time")]
+pub enum CreateOutcome {
+    /// A backup was made.
+    Created(BackupSummary),
+    /// The cluster is what the newest good backup holds, so that none was made.
+    Unchanged {
+        /// That backup.
+        newest: BackupName,
+    },
+}
+
+/// Takes a backup of a running server.
+///
+/// `client` is a session of a superuser, or of a role that may take backups, with nothing else going on in it; `data`
+/// is the server's data directory. When this returns [`CreateOutcome::Created`], the backup is on disk, whole.
+/// Damaged pages do not fail it: they are in its summary, and it does not count as good.
+///
+/// # Errors
+/// No backup was made, and no other one was harmed. [`Kind::Busy`] while another process works in the repository.
+#[expect(clippy::too_many_arguments, reason = "what they are is plain, and no two are alike")]
+pub fn create(
+    client: &mut postgres::Client,
+    data: &ReadRoot,
+    repository: &Repository,
+    options: &CreateOptions,
+    progress: &dyn Progress,
+) -> anyhow::Result<CreateOutcome> {
+    let name = BackupName::new(BackupKind::Backup, options.time);
+    let writer = repository.begin(name).context("begin a backup")?;
+    let pool = worker_pool(options.worker_threads)?;
+    let control = read_control_file(data)?;
+    session::prepare(client, &control)?;
+    let newest = unchanged::newest_comparable(repository, &control)?;
+    space::ensure_enough(repository, data, newest.as_ref(), &control)?;
+
+    progress.begin("waiting for a checkpoint", None);
+    let started = BackupSession::start(client, &name.to_string());
+    progress.end();
+    let (mut session, start_lsn) = started?;
+    let control = read_control_file(data)?;
+    ensure_same_storage(data, &control, start_lsn)?;
+
+    let listed_at_ns = Utc::now().timestamp_nanos_opt().unwrap_or_default();
+    let listing = Listing::read(data, Rules::Hot).context("list the data directory")?;
+    if !options.force
+        && let Some(newest) = &newest
+        && pool.install(|| unchanged::is_unchanged(newest, &listing, &control))?
+    {
+        session.stop()?;
+        return Ok(CreateOutcome::Unchanged { newest: newest.summary().name });
+    }
+
+    let job = HotJob { data, writer: &writer, control: &control, listing: &listing, pool: &pool, progress };
+    let (entries, summary) = job.run(&mut session, start_lsn)?;
+    drop(session);
+    let (next_xid, next_multi) = (control.next_xid, control.next_multi);
+    let header =
+        TableHeader::new(listing.directory_mode, Some(Baseline { listed_at_ns, next_xid, next_multi }));
+    let note = options.note.clone();
+    let summary = BackupSummary { created_at: options.time, finished_at: Some(Utc::now()), note, ..summary };
+    Ok(CreateOutcome::Created(writer.finish(header, entries, summary).context("finish the backup")?))
+}
+
+/// Copying, stopping, and the WAL: the part of a hot backup that writes to the repository.
+struct HotJob<'a> {
+    data: &'a ReadRoot,
+    writer: &'a BackupWriter<'a>,
+    control: &'a ControlFile,
+    listing: &'a Listing,
+    pool: &'a ThreadPool,
+    progress: &'a dyn Progress,
+}
+
+impl HotJob<'_> {
+    fn run(
+        &self,
+        session: &mut BackupSession<'_>,
+        start_lsn: Lsn,
+    ) -> anyhow::Result<(Vec<TableEntry>, BackupSummary)> {
+        self.progress.begin("copying files", Some(self.listing.size_bytes()));
+        let copied = self.copy_files(session);
+        self.progress.end();
+        let Copied { mut entries, mut damaged_pages, .. } = copied?;
+
+        let (control_entry, last_control) = copying::copy_control_file(self.data, self.writer)?;
+        let Stopped { stop_lsn, files } = session.stop()?;
+        entries.push(control_entry);
+        for (path, text) in files {
+            entries.push(copying::store_bytes(self.writer, path, text.as_bytes())?);
+        }
+        let wal = wal::WalRange { control: self.control, start_lsn, stop_lsn };
+        entries.extend(self.pool.install(|| wal.copy(self.data, self.writer)).context("copy the WAL")?);
+
+        damaged_pages.sort_by(|left, right| (&left.file, left.block).cmp(&(&right.file, right.block)));
+        let summary = BackupSummary {
+            system_identifier: Some(self.control.system_identifier),
+            major_version: Some(self.control.major_version()),
+            timeline: Some(self.control.timeline),
+            start_lsn: Some(start_lsn),
+            stop_lsn: Some(stop_lsn),
+            checkpoint_lsn: Some(last_control.checkpoint),
+            redo_lsn: Some(last_control.redo),
+            wal_segment_size_bytes: Some(self.control.wal_segment_size),
+            damaged_pages,
+            ..BackupSummary::unknown(self.writer.name(), BackupFormat::Chunked)
+        };
+        Ok((entries, summary))
+    }
+
+    /// Copies in the pool while this thread watches the session: when it is gone, so is the backup, and going on
+    /// would only read in vain.
+    fn copy_files(&self, session: &mut BackupSession<'_>) -> anyhow::Result<Copied> {
+        let abort = AtomicBool::new(false);
+        let copier = Copier {
+            writer: self.writer,
+            listing: self.listing,
+            pages: PageRules::of(self.control),
+            rules: Rules::Hot,
+            progress: self.progress,
+            abort: &abort,
+        };
+        std::thread::scope(|scope| {
+            let (sender, receiver) = mpsc::channel();
+            let pool = self.pool;
+            scope.spawn(move || sender.send(pool.install(|| copier.copy_all())));
+            loop {
+                match receiver.recv_timeout(PING_INTERVAL) {
+                    Ok(result) => return result,
+                    Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a thread that copied files died"),
+                    Err(RecvTimeoutError::Timeout) => {
+                        session.ping().inspect_err(|_| abort.store(true, Ordering::Relaxed))?;
+                    }
+                }
+            }
+        })
+    }
+}
+
+fn worker_pool(wanted: Option<NonZeroUsize>) -> anyhow::Result<ThreadPool> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = wanted.map_or(cores, |wanted| wanted.get().min(cores));
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("start worker threads")
+}
+
+/// Reads the control file until its checksum holds: the server may be writing it at this moment.
+fn read_control_file(data: &ReadRoot) -> anyhow::Result<ControlFile> {
+    copying::read_control_bytes(data).map(|(_, control)| control)
+}
+
+/// A data directory that is another one than the server's, or an old view of it, shows by its control file.
+fn ensure_same_storage(data: &ReadRoot, control: &ControlFile, start_lsn: Lsn) -> anyhow::Result<()> {
+    if control.redo >= start_lsn {
+        return Ok(());
+    }
+    let message = format!(
+        "could not back up: the control file in '{}' does not show the checkpoint at {start_lsn} that the server \
+         just made",
+        data.path().display()
+    );
+    Err(Failure::new(Kind::Failed, message)
+        .hint("check that PGDATA is the data directory of the server that answers on this port")
+        .into())
+}

@@ -1,0 +1,87 @@
+//! Checks the checksums of data pages on their way into a backup.
+//!
+//! A page whose checksum is wrong is read again: the server may have been writing it. If it changes, it was torn,
+//! and the WAL of the backup has it whole (full-page writes are on while a backup goes on). If it stays as it is, it
+//! is damaged. The refused alternative, to skip pages by their LSN, takes a damaged LSN for a recent one.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use crate::pg::BlockNumber;
+use crate::pg::control_file::ControlFile;
+use crate::pg::layout::{RelationFile, has_data_pages};
+use crate::pg::page::{self, Checksums, Page, SIZE_BYTES};
+use crate::plan::DamagedPage;
+use crate::repository::TablePath;
+
+/// How often a page is read again, and how long it is waited in between: a write of one page takes far less.
+const RETRIES: usize = 3;
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// How the pages of a cluster are checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageRules {
+    segment_blocks: u32,
+}
+
+impl PageRules {
+    /// The rules of a cluster; `None` when its pages carry no checksums, or are of a size that is not read here.
+    pub(super) fn of(control: &ControlFile) -> Option<Self> {
+        let can_check = control.has_checksums() && control.block_size as usize == SIZE_BYTES;
+        can_check.then_some(Self { segment_blocks: control.relation_segment_blocks })
+    }
+
+    /// The first block of a file, counted across its relation; `None` for a file that has no pages.
+    pub(super) fn first_block(self, path: &TablePath) -> Option<BlockNumber> {
+        if !has_data_pages(path.as_str()) {
+            return None;
+        }
+        let file = RelationFile::parse(path.file_name())?;
+        file.segment.checked_mul(self.segment_blocks).map(BlockNumber)
+    }
+}
+
+/// A file of pages that is being copied.
+pub(super) struct PageFile<'a> {
+    pub(super) file: &'a File,
+    pub(super) path: &'a TablePath,
+    pub(super) first_block: BlockNumber,
+}
+
+impl PageFile<'_> {
+    /// Checks the whole pages in `bytes`, which were read at `offset`, and returns the damaged ones. A page that
+    /// was torn is replaced by what a later read found.
+    pub(super) fn check(&self, offset: u64, bytes: &mut [u8]) -> Vec<DamagedPage> {
+        let mut damaged = Vec::new();
+        let (pages, _) = bytes.as_chunks_mut::<SIZE_BYTES>();
+        for (page, page_offset) in pages.iter_mut().zip((offset..).step_by(SIZE_BYTES)) {
+            let Some(block) = self.block_at(page_offset) else { continue };
+            if !page::verify(page, block, Checksums::Enabled).is_acceptable() {
+                damaged.extend(self.judge(page, page_offset, block));
+            }
+        }
+        damaged
+    }
+
+    fn block_at(&self, offset: u64) -> Option<BlockNumber> {
+        let number = u32::try_from(offset / SIZE_BYTES as u64).ok()?;
+        self.first_block.0.checked_add(number).map(BlockNumber)
+    }
+
+    fn judge(&self, page: &mut Page, offset: u64, block: BlockNumber) -> Option<DamagedPage> {
+        let mut again = [0; SIZE_BYTES];
+        for _ in 0..RETRIES {
+            // A page that is gone was cut off by the server: the WAL says so too.
+            self.file.read_exact_at(&mut again, offset).ok()?;
+            if again != *page {
+                *page = again;
+                return None;
+            }
+            std::thread::sleep(RETRY_PAUSE);
+        }
+        let expected = u16::from_le_bytes([*page.get(8)?, *page.get(9)?]);
+        let found = page::checksum(page, block);
+        Some(DamagedPage { file: self.path.to_string(), block, expected, found })
+    }
+}

@@ -1,0 +1,80 @@
+//! Puts a backup that a person chose in the place of the present data.
+
+use super::ensure::{carry_out, decide_restore, diagnose, ensure_running};
+use super::stop::stop_for_good;
+use super::{Tools, ensure::Ensured};
+use crate::error::{Failure, Kind};
+use crate::plan::recovery::Plan;
+use crate::plan::{BackupSummary, ClusterCondition};
+use crate::sys::{OperationLock, disk_space, ensure_directory};
+use anyhow::Context;
+
+/// What restoring needs beyond the backup's own size: the segments that replay will write.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// Decides how to restore a backup, and changes nothing.
+pub fn plan_restore(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Plan> {
+    let diagnosis = diagnose(tools)?;
+    decide_restore(tools, backup, &diagnosis)
+}
+
+/// Restores a backup: stops the server, sets the present data aside, builds the backup's beside it, exchanges
+/// them, and sees the restored cluster serve.
+///
+/// # Errors
+/// [`Kind::Busy`] and [`Kind::Refused`] before anything is touched. After any later failure the present data
+/// is in place again, and its server runs again if it ran before.
+pub fn restore(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Ensured> {
+    const ACTIVITY: &str = "backup-postgresql restore";
+    let path = &tools.settings.data_directory;
+    let diagnosis = diagnose(tools)?;
+    decide_restore(tools, backup, &diagnosis)?;
+    if diagnosis.condition == ClusterCondition::Absent {
+        ensure_directory(path, 0o700, None).with_context(|| format!("make '{}'", path.display()))?;
+    }
+    ensure_space(tools, backup)?;
+    let operation = OperationLock::take(path, ACTIVITY).context("begin the restore")?;
+    // Between the first look and the lock, another command may have been at work.
+    let diagnosis = diagnose(tools)?;
+    let plan = decide_restore(tools, backup, &diagnosis)?;
+    let was_running = stop_for_good(tools, ACTIVITY)?.is_some();
+    super::ensure::wait_for_release(path)?;
+    match carry_out(plan, &diagnosis, tools, ACTIVITY) {
+        Ok(Some(ensured)) => Ok(ensured),
+        Ok(None) => Err(Failure::new(Kind::Failed, "the restored cluster was not started").into()),
+        Err(error) => {
+            drop(operation);
+            if was_running {
+                start_former(tools, ACTIVITY);
+            }
+            Err(error)
+        }
+    }
+}
+
+fn start_former(tools: &Tools, activity: &str) {
+    match ensure_running(tools, activity) {
+        Ok(ensured) => tools.progress.note(&format!(
+            "the server runs again with the data that was there before (port {})",
+            ensured.address.port
+        )),
+        Err(error) => tools.progress.note(&format!("the server could not be started again: {error:#}")),
+    }
+}
+
+fn ensure_space(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<()> {
+    let path = &tools.settings.data_directory;
+    let space = disk_space(path).with_context(|| format!("ask how full '{}' is", path.display()))?;
+    let needed = backup.size_bytes.saturating_add(SPARE_BYTES);
+    if space.available_bytes >= needed {
+        return Ok(());
+    }
+    let message = format!(
+        "cannot restore {}: it needs {} MiB beside the present data, and {} MiB are free on the disk of '{}'",
+        backup.name,
+        needed >> 20,
+        space.available_bytes >> 20,
+        path.display()
+    );
+    Err(Failure::new(Kind::Failed, message).hint("free space, then run it again. Nothing was changed.").into())
+}

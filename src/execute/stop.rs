@@ -1,0 +1,40 @@
+//! Stopping a server because a person, or a restore, wants it down.
+
+use super::Tools;
+use crate::cluster::inspect::running_server as running_in;
+use crate::cluster::server::{self, Stopped};
+use crate::error::{Failure, Kind};
+use crate::sys::{ReadRoot, set_stop_marker};
+use anyhow::Context;
+use std::io;
+use std::time::Duration;
+
+/// How long a fast shutdown may take before it becomes an immediate one: it writes out every changed page.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The process id of the server of the data directory, if one can be seen.
+pub fn running_server(tools: &Tools) -> anyhow::Result<Option<i32>> {
+    let path = &tools.settings.data_directory;
+    match ReadRoot::open(path) {
+        Ok(root) => Ok(running_in(&root)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("open '{}'", path.display())),
+    }
+}
+
+/// Stops the server, and notes that it is meant to stay down, so that the supervisor leaves it. `None`: none ran.
+///
+/// # Errors
+/// [`Kind::Failed`] when it does not end.
+pub fn stop_for_good(tools: &Tools, activity: &str) -> anyhow::Result<Option<Stopped>> {
+    let path = &tools.settings.data_directory;
+    let Some(pid) = running_server(tools)? else { return Ok(None) };
+    set_stop_marker(path).with_context(|| format!("note in '{}' that it is stopped", path.display()))?;
+    tools.progress.begin("stopping the server", None);
+    let stopped = server::stop(pid, PATIENCE).map_err(|error| {
+        Failure::new(Kind::Failed, format!("could not stop the server for {activity}: {error}"))
+            .hint("see its log for what it waits for")
+    })?;
+    tools.progress.end();
+    Ok(Some(stopped))
+}

@@ -1,0 +1,36 @@
+//! How full the disks are.
+
+use super::Check;
+use crate::settings::Settings;
+use crate::sys::disk_space;
+use crate::ui::format::bytes;
+use std::path::Path;
+
+const WARNING_PERCENT: u64 = 80;
+const ISSUE_PERCENT: u64 = 95;
+
+/// Checks the file systems of data, backups and logs.
+pub(super) fn check(settings: &Settings, checks: &mut Vec<Check>) {
+    checks.push(check_one("disk-data", &settings.data_directory));
+    checks.push(check_one("disk-backups", &settings.backup_directory));
+    checks.push(check_one("disk-logs", &settings.log_directory));
+}
+
+fn check_one(name: &'static str, path: &Path) -> Check {
+    let space = match disk_space(path) {
+        Ok(space) => space,
+        Err(error) => {
+            let summary = format!("could not ask how full '{}' is: {error}", path.display());
+            return Check::warning(name, summary, "see to it that the directory is there");
+        }
+    };
+    let percent = space.used_percent();
+    let free = bytes(space.available_bytes);
+    let summary = format!("'{}' is on a disk {percent} % full, {free} free", path.display());
+    let remedy = "free space outside the data directory; never delete pg_wal";
+    match percent {
+        ISSUE_PERCENT.. => Check::issue(name, summary, remedy),
+        WARNING_PERCENT.. => Check::warning(name, summary, remedy),
+        _ => Check::ok(name, summary),
+    }
+}

@@ -1,0 +1,87 @@
+//! Whether a server runs and serves, and what keeps it busy.
+
+use super::Check;
+use crate::cluster::readiness::verify_by_two_connections;
+use crate::cluster::session::{ServerAddress, describe};
+use crate::cluster::{Expectations, inspect};
+use crate::execute::Tools;
+use crate::execute::start::superuser_login;
+use crate::plan::Presence;
+use crate::sys::{ReadRoot, has_stop_marker};
+use postgres::Client;
+
+/// A query that runs longer than this is worth a look.
+const LONG_QUERY_MINUTES: i32 = 5;
+
+/// Checks that a server runs and that it serves, by two connections. Returns a session for further checks.
+pub(super) fn check(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
+    let path = &tools.settings.data_directory;
+    // Only who uses the directory is asked for here; what is in it is another check.
+    let presence = inspect(path, &Expectations::default()).map(|diagnosis| diagnosis.presence);
+    match presence {
+        Ok(Presence::Running { pid }) => {
+            checks.push(Check::ok("running", format!("the server runs (process {pid})")));
+        }
+        Ok(Presence::Locked { holder }) => {
+            let holder = holder.unwrap_or_else(|| "another process".to_owned());
+            let summary = format!("no server is to be seen from here, and the data directory is in use by {holder}");
+            checks.push(Check::issue("running", summary, "look there"));
+            return None;
+        }
+        Ok(Presence::Free) if has_stop_marker(path) => {
+            checks.push(Check::issue("running", "the server was stopped by hand", "`maintenance start` starts it"));
+            return None;
+        }
+        Ok(Presence::Free) => {
+            let remedy = "`maintenance start` starts it; if it cannot, it says why";
+            checks.push(Check::issue("running", "no server runs", remedy));
+            return None;
+        }
+        Err(error) => {
+            checks.push(Check::issue("running", format!("could not look: {error}"), "see to the data directory"));
+            return None;
+        }
+    }
+    readiness(tools, checks)
+}
+
+fn readiness(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
+    let login = superuser_login(tools);
+    let address = ReadRoot::open(&tools.settings.data_directory).ok().as_ref().and_then(ServerAddress::read);
+    let Some(address) = address else {
+        checks.push(Check::issue("readiness", "the server has not opened its port yet", "wait, or see its log"));
+        return None;
+    };
+    if let Err(error) = verify_by_two_connections(&address, &login) {
+        checks.push(Check::issue("readiness", error.to_string(), "see the server's log"));
+        return None;
+    }
+    checks.push(Check::ok("readiness", format!("two connections to port {} were served", address.port)));
+    address.connect(&login).ok()
+}
+
+/// Checks for queries that have run for long.
+pub(super) fn check_long_queries(session: &mut Client, checks: &mut Vec<Check>) {
+    const QUERY: &str = "SELECT pid, usename::text, datname::text, extract(epoch FROM now() - query_start)::int8 \
+        FROM pg_catalog.pg_stat_activity WHERE state = 'active' AND backend_type = 'client backend' \
+        AND pid <> pg_backend_pid() AND now() - query_start > make_interval(mins => $1) ORDER BY 4 DESC";
+    let rows = match session.query(QUERY, &[&LONG_QUERY_MINUTES]) {
+        Ok(rows) => rows,
+        Err(error) => {
+            let summary = format!("could not ask for long queries: {}", describe(&error));
+            return checks.push(Check::warning("long-queries", summary, "see the server's log"));
+        }
+    };
+    let Some(longest) = rows.first() else {
+        return checks.push(Check::ok("long-queries", format!("no query runs longer than {LONG_QUERY_MINUTES} minutes")));
+    };
+    let (pid, seconds): (i32, i64) = (longest.get(0), longest.get(3));
+    let user = longest.get::<_, Option<String>>(1).unwrap_or_default();
+    let database = longest.get::<_, Option<String>>(2).unwrap_or_default();
+    let summary = format!(
+        "{} run longer than {LONG_QUERY_MINUTES} minutes; the longest is process {pid} of {user} in {database}, {seconds} s",
+        rows.len()
+    );
+    let remedy = format!("`SELECT pg_cancel_backend({pid})` ends it, if it should not run");
+    checks.push(Check::warning("long-queries", summary, remedy));
+}

@@ -1,0 +1,75 @@
+//! From a backup that a person chose to what is to be done. Pure.
+
+use super::backups::{BackupKind, BackupSummary, Condition};
+use super::diagnosis::{ClusterCondition, Diagnosis, Presence};
+use super::recovery::{Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step, free_name};
+use crate::pg::MajorVersion;
+
+/// Decides how to put a backup in the place of the present data.
+///
+/// The present data is set aside as `replaced_…` and comes back if the restored cluster does not serve. WAL
+/// written since the backup is not replayed: who restores a backup by name wants the rows of that moment.
+///
+/// # Errors
+/// A [`Refusal`] where the backup cannot be used, or the directory is not ours to replace.
+pub fn restore(
+    backup: &BackupSummary,
+    diagnosis: &Diagnosis,
+    installed: MajorVersion,
+    circumstances: &Circumstances,
+) -> Result<Plan, Refusal> {
+    refuse(backup, diagnosis, installed)?;
+    let mut steps = Vec::new();
+    if let Presence::Running { pid } = diagnosis.presence {
+        let reason = "nothing may use the data directory while it is replaced".to_owned();
+        steps.push(Step { action: Action::Stop { pid }, reason, effect: Effect::Stops });
+    }
+    let is_empty = matches!(diagnosis.condition, ClusterCondition::Absent | ClusterCondition::Empty);
+    let aside = (!is_empty).then(|| free_name(BackupKind::Replaced, diagnosis, circumstances));
+    let source = Source::Backup { name: backup.name, replay: Replay::default() };
+    steps.push(Step {
+        action: Action::Replace(Replacement { sources: vec![source], aside }),
+        reason: "it was asked for".to_owned(),
+        effect: if is_empty { Effect::Adds } else { Effect::Replaces },
+    });
+    let reason = "so that it serves; if it does not, the present data is put back".to_owned();
+    steps.push(Step { action: Action::Start, reason, effect: Effect::Starts });
+    let purpose = format!("restore {}", backup.name);
+    Ok(Plan { purpose, belief: Belief::default(), steps, remarks: remarks(backup, aside.is_some()) })
+}
+
+fn refuse(backup: &BackupSummary, diagnosis: &Diagnosis, installed: MajorVersion) -> Result<(), Refusal> {
+    let refusal = |reason: String, hint: &str, is_busy| Err(Refusal { reason, hint: hint.to_owned(), is_busy });
+    let path = diagnosis.data_directory.display();
+    if let Presence::Locked { holder } = &diagnosis.presence {
+        let holder = holder.as_deref().unwrap_or("another process");
+        return refusal(format!("'{path}' is in use by {holder}"), "stop it first. Nothing was changed.", true);
+    }
+    if let Condition::Unreadable { reason } = &backup.condition {
+        let reason = format!("{} cannot be read: {reason}", backup.name);
+        return refusal(reason, "choose another of `backup-postgresql list`. Nothing was changed.", false);
+    }
+    if let Some(version) = backup.major_version
+        && version != installed
+    {
+        let reason = format!("{} is of PostgreSQL {version}, and {installed} is to run", backup.name);
+        return refusal(reason, "set POSTGRES_VERSION to its version. Nothing was changed.", false);
+    }
+    if let ClusterCondition::NotPostgres { examples } = &diagnosis.condition {
+        let reason = format!("'{path}' is not a data directory of PostgreSQL: it holds {}", examples.join(", "));
+        return refusal(reason, "set PGDATA to an empty directory, or to the cluster. Nothing was changed.", false);
+    }
+    Ok(())
+}
+
+fn remarks(backup: &BackupSummary, replaces: bool) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let time = backup.created_at.format("%Y-%m-%d %H:%M:%S UTC");
+    if replaces {
+        remarks.push(format!("rows committed after {time} will not be in it; the present data is kept, and can be restored, too"));
+    }
+    if !backup.damaged_pages.is_empty() {
+        remarks.push(format!("{} pages of this backup were damaged already when it was made", backup.damaged_pages.len()));
+    }
+    remarks
+}
