@@ -17,6 +17,7 @@ pub mod pg;
 pub mod plan;
 pub mod progress;
 pub mod repository;
+pub mod services;
 pub mod settings;
 pub mod sys;
 pub mod ui;

@@ -6,20 +6,20 @@ use super::session::{Login, ServerAddress, SessionError, describe};
 #[derive(Debug, thiserror::Error)]
 pub enum ReadinessError {
     /// It did not take a connection.
-    #[error("{which} connection failed: {source}")]
+    #[error("{which} connection failed: {answer}")]
     Connection {
         /// Which one.
         which: &'static str,
         /// The answer.
-        source: SessionError,
+        answer: SessionError,
     },
     /// It took a connection and did not answer.
-    #[error("{which} connection was taken, but a query failed: {}", describe(.source))]
+    #[error("{which} connection was taken, but a query failed: {}", describe(.answer))]
     Query {
         /// Which one.
         which: &'static str,
         /// The answer.
-        source: postgres::Error,
+        answer: postgres::Error,
     },
 }
 
@@ -33,10 +33,10 @@ pub enum ReadinessError {
 pub fn verify_by_two_connections(address: &ServerAddress, login: &Login) -> Result<(), ReadinessError> {
     for which in ["the first", "the second"] {
         let connected = address.connect(login);
-        let mut client = connected.map_err(|source| ReadinessError::Connection { which, source })?;
+        let mut client = connected.map_err(|answer| ReadinessError::Connection { which, answer })?;
         client
             .simple_query("SELECT count(*) FROM pg_catalog.pg_database")
-            .map_err(|source| ReadinessError::Query { which, source })?;
+            .map_err(|answer| ReadinessError::Query { which, answer })?;
     }
     Ok(())
 }

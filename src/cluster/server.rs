@@ -29,8 +29,12 @@ pub struct StartOptions {
     pub listen_addresses: String,
     /// `unix_socket_directories`, where PostgreSQL's own default will not do.
     pub socket_directory: Option<PathBuf>,
+    /// Settings for this run alone, over those of its configuration files.
+    pub settings: Vec<(&'static str, &'static str)>,
     /// Where its output goes.
     pub log_file: PathBuf,
+    /// Whether a server that is still in recovery, and would go on so, counts as ready.
+    pub accepts_standby: bool,
     /// How long it may show no sign of progress before it is ready.
     pub patience: Duration,
 }
@@ -85,7 +89,7 @@ impl StartError {
 }
 
 /// How many lines of the server's log a failure shows.
-const SHOWN_LOG_LINES: usize = 20;
+pub const SHOWN_LOG_LINES: usize = 20;
 /// How often progress is sampled where no change is reported.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -102,7 +106,7 @@ pub fn start(
     progress: &dyn Progress,
 ) -> Result<RunningServer, StartError> {
     let port = choose_port(options)?;
-    let log_begins_at = std::fs::metadata(&options.log_file).map(|facts| facts.len()).unwrap_or(0);
+    let log_begins_at = log_size(&options.log_file);
     let watch = ChangeWatch::new(&options.data_directory)?;
     let mut process = ServerProcess::start(&server_spec(options, port), root)?;
     let waited = wait_until_ready(&mut process, &watch, options, progress);
@@ -134,6 +138,9 @@ fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
         let mut setting = OsString::from("unix_socket_directories=");
         setting.push(directory);
         arguments.extend(["-c".into(), setting]);
+    }
+    for (name, value) in &options.settings {
+        arguments.extend(["-c".into(), format!("{name}={value}").into()]);
     }
     ServerSpec {
         program: options.installation.program("postgres"),
@@ -182,13 +189,12 @@ fn wait_until_ready(
         if let Some(status) = process.try_wait()? {
             return Err(NotReady::Ended(status));
         }
-        if let Some(address) = ready_address(&root, process.pid()) {
+        if let Some(address) = ready_address(&root, process.pid(), options.accepts_standby) {
             return Ok(address);
         }
         if Instant::now() >= next_sample {
             next_sample = Instant::now() + Duration::from_secs(1);
-            let log_size = std::fs::metadata(&options.log_file).map(|facts| facts.len()).unwrap_or(0);
-            let seen = (log_size, Activity::sample(process.pid()));
+            let seen = (log_size(&options.log_file), Activity::sample(process.pid()));
             if seen != last_seen {
                 last_sign = Instant::now();
                 tell_recovery(&last_seen.1, &seen.1, progress);
@@ -202,10 +208,14 @@ fn wait_until_ready(
     }
 }
 
-fn ready_address(root: &ReadRoot, pid: u32) -> Option<ServerAddress> {
+fn ready_address(root: &ReadRoot, pid: u32, accepts_standby: bool) -> Option<ServerAddress> {
     let text = root.read_text("postmaster.pid", 4096).ok()??;
     let pid_file = PostmasterPid::parse(&text).ok()?;
-    let is_ready = matches!(pid_file.status, Some(ServerStatus::Ready | ServerStatus::Standby));
+    let is_ready = match pid_file.status {
+        Some(ServerStatus::Ready) => true,
+        Some(ServerStatus::Standby) => accepts_standby,
+        _ => false,
+    };
     let is_ours = u32::try_from(pid_file.pid).ok() == Some(pid);
     if is_ready && is_ours { ServerAddress::from_pid_file(&pid_file) } else { None }
 }
@@ -220,6 +230,11 @@ fn tell_recovery(before: &Activity, now: &Activity, progress: &dyn Progress) {
         let segment = title.rsplit(' ').next().unwrap_or_default();
         progress.note(&format!("the server is replaying WAL segment {segment}"));
     }
+}
+
+/// How long a log is; 0 when there is none yet.
+pub fn log_size(path: &Path) -> u64 {
+    std::fs::metadata(path).map(|facts| facts.len()).unwrap_or(0)
 }
 
 /// The last lines that were appended to a log since `offset`.

@@ -35,7 +35,7 @@ pub enum SessionError {
     NoAddress,
     /// The server did not take the connection.
     #[error("could not connect to the server: {}", describe(.0))]
-    Connect(#[source] postgres::Error),
+    Connect(postgres::Error),
 }
 
 /// The message of the server's own error where there is one; the driver's text hides it.

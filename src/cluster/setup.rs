@@ -18,20 +18,20 @@ pub struct Role<'a> {
 
 /// A statement that the server refused.
 #[derive(Debug, thiserror::Error)]
-#[error("could not {action}: {}", describe(.source))]
+#[error("could not {action}: {}", describe(.answer))]
 pub struct SetupError {
     action: String,
-    source: postgres::Error,
+    answer: postgres::Error,
 }
 
 fn run(client: &mut Client, action: impl Into<String>, statement: &str) -> Result<(), SetupError> {
-    client.batch_execute(statement).map_err(|source| SetupError { action: action.into(), source })
+    client.batch_execute(statement).map_err(|answer| SetupError { action: action.into(), answer })
 }
 
 fn exists(client: &mut Client, query: &str, name: &str) -> Result<bool, SetupError> {
     let rows = client.query(query, &[&name]);
     rows.map(|rows| !rows.is_empty())
-        .map_err(|source| SetupError { action: format!("look for '{name}'"), source })
+        .map_err(|answer| SetupError { action: format!("look for '{name}'"), answer })
 }
 
 /// Makes a role that may log in, or gives it its password if it is there.

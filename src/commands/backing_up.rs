@@ -5,12 +5,12 @@ use anyhow::Context;
 use clap::ArgMatches;
 use pgbox::cluster::session::ServerAddress;
 use pgbox::error::{Failure, Kind};
+use pgbox::execute::Tools;
 use pgbox::execute::backup::{self, CreateOptions, CreateOutcome};
 use pgbox::execute::cleanup::{clean_up, plan_cleanup};
 use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
-use pgbox::execute::Tools;
 use pgbox::plan::{BackupFormat, BackupSummary, Condition, Verdict};
 use pgbox::repository::{Repository, SweepReport};
 use pgbox::sys::ReadRoot;
@@ -25,7 +25,10 @@ pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::
     };
     let address = ServerAddress::read(&ReadRoot::open(path)?).context("read where the server listens")?;
     if is_given(arguments, "dry-run") {
-        ui.info(&format!("would back up the server (process {pid}) into '{}'", tools.settings.backup_directory.display()));
+        ui.info(&format!(
+            "would back up the server (process {pid}) into '{}'",
+            tools.settings.backup_directory.display()
+        ));
         return cleanup_plan(tools, ui);
     }
     let note = arguments.get_one::<String>("note").cloned();
@@ -44,7 +47,9 @@ pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &U
 fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: &Ui) -> anyhow::Result<u8> {
     let repository = open_repository(tools)?;
     for name in store_set_aside(tools, &repository)? {
-        ui.info(&format!("stored what was set aside as {name}"));
+        ui.info(&format!(
+            "stored the former data as {name}; `backup-postgresql restore {name}` brings it back"
+        ));
     }
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
@@ -99,7 +104,9 @@ fn tell_damage(summary: &BackupSummary, ui: &Ui) -> u8 {
             page.block, page.file, page.expected, page.found
         ));
     }
-    ui.hint("the backup is kept and marked; older good backups are kept, too. `maintenance health` tells more");
+    ui.hint(
+        "the backup is kept and marked; older good backups are kept, too. `maintenance health` tells more",
+    );
     Kind::VerificationFailed.exit_status()
 }
 
@@ -191,15 +198,5 @@ fn tell_swept(swept: &SweepReport, ui: &Ui) {
     }
     if let Some(reason) = &swept.packs_kept_because {
         ui.warn(&format!("no pack was swept: {reason}"));
-    }
-}
-
-/// Stores what a restore set aside; that it fails is told and no more, since it is safe where it is.
-pub(super) fn store_what_was_set_aside(tools: &Tools, ui: &Ui) {
-    match open_repository(tools).and_then(|repository| store_set_aside(tools, &repository)) {
-        Ok(stored) => stored.iter().for_each(|name| {
-            ui.info(&format!("stored the former data as {name}; `backup-postgresql restore {name}` brings it back"));
-        }),
-        Err(error) => ui.warn(&format!("what was set aside stays in the data directory for now: {error:#}")),
     }
 }

@@ -1,7 +1,7 @@
 //! `backup-postgresql`: makes, lists, shows, restores and removes backups.
 
 use super::arguments::{backup_name, dry_run, even_if_unchanged, is_given, json, note, subcommand, yes};
-use super::backing_up::{self, store_what_was_set_aside};
+use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
@@ -76,7 +76,11 @@ fn find(tools: &Tools, name: BackupName) -> anyhow::Result<BackupSummary> {
         Some(repository) => Ok(repository.find(name)?),
         None => {
             let place = tools.settings.backup_directory.display();
-            Err(Failure::new(Kind::NoSuchBackup, format!("there is no backup {name}: '{place}' has none at all")).into())
+            Err(Failure::new(
+                Kind::NoSuchBackup,
+                format!("there is no backup {name}: '{place}' has none at all"),
+            )
+            .into())
         }
     }
 }
@@ -98,7 +102,10 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
         format!("made               {}", format::time(backup.created_at)),
         format!("finished           {}", text(backup.finished_at.map(format::time))),
         format!("PostgreSQL         {}", text(backup.major_version.map(|version| version.to_string()))),
-        format!("system identifier  {}", text(backup.system_identifier.map(|identifier| identifier.to_string()))),
+        format!(
+            "system identifier  {}",
+            text(backup.system_identifier.map(|identifier| identifier.to_string()))
+        ),
         format!("timeline           {}", text(backup.timeline.map(|timeline| timeline.to_string()))),
         format!("WAL                {}", text(lsns)),
         format!("files              {}", format::count(backup.file_count)),
@@ -113,7 +120,12 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn restore_backup(arguments: &ArgMatches, tools: &Tools, backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
+fn restore_backup(
+    arguments: &ArgMatches,
+    tools: &Tools,
+    backup: &BackupSummary,
+    ui: &Ui,
+) -> anyhow::Result<u8> {
     let plan = plan_restore(tools, backup)?;
     if is_given(arguments, "dry-run") {
         ui.plan(&plan)?;
@@ -131,7 +143,8 @@ fn restore_backup(arguments: &ArgMatches, tools: &Tools, backup: &BackupSummary,
     drop(reading);
     tell(&ensured, ui);
     ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
-    store_what_was_set_aside(tools, ui);
+    // The newest backup must be of the history that now goes on, or the next recovery would have to leave it.
+    back_up_after_start(tools, &ensured.address, ui);
     if ui.is_json() {
         let set_aside = ensured.outcome.as_ref().and_then(|outcome| outcome.set_aside);
         ui.json(&serde_json::json!({ "restored": backup.name, "set_aside": set_aside, "port": ensured.address.port }))?;

@@ -140,9 +140,6 @@ pub(super) fn tell(ensured: &Ensured, ui: &Ui) {
     };
     outcome.done.iter().for_each(|done| ui.info(done));
     ensured.remarks.iter().for_each(|remark| ui.info(remark));
-    if let Some(name) = outcome.set_aside {
-        ui.hint(&format!("what was there before is kept; once it is in the repository, `backup-postgresql show {name}` tells of it"));
-    }
 }
 
 fn report(matches: &ArgMatches, tools: &Tools, ensured: &Ensured, ui: &Ui) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 use super::{APPLETS, BINARY, install, manual};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
+use pgbox::cluster::binaries;
 use pgbox::ui::Ui;
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -72,5 +73,14 @@ pub(super) fn run(matches: &ArgMatches, command: &mut Command, ui: &Ui) -> anyho
 }
 
 fn print_versions(ui: &Ui) -> anyhow::Result<()> {
-    ui.data(&format!("{BINARY} {}", env!("CARGO_PKG_VERSION")))
+    ui.data(&format!("{BINARY} {}", env!("CARGO_PKG_VERSION")))?;
+    let installations = binaries::installations();
+    if installations.is_empty() {
+        ui.data("PostgreSQL: none found")?;
+    }
+    for installation in installations {
+        let version = installation.full_version().unwrap_or_else(|_| installation.version.to_string());
+        ui.data(&format!("PostgreSQL {version} in {}", installation.bin_directory.display()))?;
+    }
+    Ok(())
 }

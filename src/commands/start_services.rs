@@ -1,7 +1,8 @@
 //! `start-services`: the first process of the container.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use pgbox::error::{Failure, Kind};
+use pgbox::services::supervisor::Level;
+use pgbox::services::{self, Options};
 use pgbox::settings::Settings;
 use pgbox::ui::Ui;
 use std::ffi::OsString;
@@ -27,6 +28,13 @@ pub(super) fn command() -> Command {
 }
 
 /// Runs it.
-pub(super) fn run(_matches: &ArgMatches, _settings: &Settings, _ui: &Ui) -> anyhow::Result<u8> {
-    Err(Failure::new(Kind::Failed, "start-services is not built yet").into())
+pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow::Result<u8> {
+    let say = |level: Level, text: &str| match level {
+        Level::Info => ui.info(text),
+        Level::Warning => ui.warn(text),
+        Level::Error => ui.error(text),
+        Level::Hint => ui.hint(text),
+    };
+    let command = matches.get_many::<OsString>("command").unwrap_or_default().cloned().collect();
+    services::run(settings, &Options { flags: Settings::given_flags(matches), command, say: &say })
 }

@@ -67,7 +67,9 @@ pub(super) fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
 
 fn server(tools: &Tools) -> anyhow::Result<Server> {
     let path = &tools.settings.data_directory;
-    let Some(pid) = running_server(tools)? else { return Ok(Server::Stopped { by_hand: has_stop_marker(path) }) };
+    let Some(pid) = running_server(tools)? else {
+        return Ok(Server::Stopped { by_hand: has_stop_marker(path) });
+    };
     let address = ServerAddress::read(&ReadRoot::open(path)?);
     let figures = address.as_ref().and_then(|address| figures(tools, address));
     Ok(Server::Running { pid, port: address.map(|address| address.port), figures })
@@ -79,7 +81,11 @@ fn figures(tools: &Tools, address: &ServerAddress) -> Option<Figures> {
         (SELECT sum(pg_database_size(oid))::int8 FROM pg_catalog.pg_database)";
     let mut client = address.connect(&superuser_login(tools)).ok()?;
     let row = client.query_one(QUERY, &[]).ok()?;
-    Some(Figures { uptime_seconds: row.get(0), connection_count: row.get(1), database_size_bytes: row.get(2) })
+    Some(Figures {
+        uptime_seconds: row.get(0),
+        connection_count: row.get(1),
+        database_size_bytes: row.get(2),
+    })
 }
 
 fn lines(status: &Status) -> Vec<String> {

@@ -67,7 +67,11 @@ pub fn decide(tools: &Tools, diagnosis: &Diagnosis) -> anyhow::Result<Result<Pla
 }
 
 /// Decides how to put a backup in the place of the present data.
-pub(super) fn decide_restore(tools: &Tools, backup: &BackupSummary, diagnosis: &Diagnosis) -> anyhow::Result<Plan> {
+pub(super) fn decide_restore(
+    tools: &Tools,
+    backup: &BackupSummary,
+    diagnosis: &Diagnosis,
+) -> anyhow::Result<Plan> {
     let backups = listed_backups(tools)?;
     let circumstances = Circumstances { backups: &backups, policy: tools.settings.recovery, now: Utc::now() };
     let decided = restore(backup, diagnosis, tools.installation.version, &circumstances);

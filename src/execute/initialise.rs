@@ -63,6 +63,8 @@ fn complete(tools: &Tools, root: &WriteRoot, staging: PathBuf) -> anyhow::Result
         port: 5432,
         listen_addresses: String::new(),
         socket_directory: Some(socket.path().to_path_buf()),
+        settings: Vec::new(),
+        accepts_standby: false,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,
     };

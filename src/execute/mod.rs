@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod cleanup;
 pub mod ensure;
+mod from_backup;
 mod init_scripts;
 mod initialise;
 pub mod recover;
@@ -51,10 +52,14 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
         StartError::Process(_) => return anyhow::Error::new(error).context(action.to_owned()),
         _ => "see the server's log above for the cause; `maintenance health` tells more".to_owned(),
     };
-    let log = error.log();
-    let log = match log.is_empty() {
-        true => String::new(),
-        false => format!("\nthe last lines of the server's log:\n    {}", log.join("\n    ")),
-    };
-    Failure::new(Kind::Failed, format!("could not {action}: {error}{log}")).hint(hint).into()
+    let message = format!("could not {action}: {error}{}", shown_log(error.log()));
+    Failure::new(Kind::Failed, message).hint(hint).into()
+}
+
+/// The last lines of the server's log, as the end of a message.
+fn shown_log(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!("\nthe last lines of the server's log:\n    {}", lines.join("\n    "))
 }

@@ -1,15 +1,15 @@
 //! Carries out a recovery plan: repairs in place, replacements with their way back, and the start.
 
 use super::Tools;
+use super::from_backup::build_from_backup;
 use super::initialise::build_fresh;
-use super::restore_files::restore_files;
-use super::start::start_and_verify;
-use super::takeover::{self, STAGING, clear_staging};
-use crate::cluster::inspect::{self, ASIDE_DIRECTORY, Expectations, follow};
+use super::start::{Start, start_and_verify};
+use super::takeover::{self, STAGING};
+use crate::cluster::inspect::{self, ASIDE_DIRECTORY, Expectations};
 use crate::cluster::server::RunningServer;
 use crate::error::{Failure, Kind};
 use crate::pg::control_file::ControlFile;
-use crate::plan::recovery::{Action, Belief, Plan, Replacement, Replay, Source};
+use crate::plan::recovery::{Action, Belief, Plan, Replacement, Source};
 use crate::plan::{BackupName, Journal};
 use crate::sys::{WriteRoot, effective_identity};
 use anyhow::{Context, anyhow};
@@ -44,7 +44,7 @@ pub fn run(plan: Plan, root: &WriteRoot, tools: &Tools) -> anyhow::Result<Outcom
             Action::FinishReplacement(journal) => finish(journal, root, tools, &mut outcome)?,
             Action::Replace(replacement) => replace(&plan.purpose, &replacement, root, tools, &mut outcome)?,
             Action::Start if outcome.server.is_none() => {
-                outcome.server = Some(start_and_verify(tools, root)?)
+                outcome.server = Some(start_and_verify(tools, root, Start::AsItIs)?)
             }
             // The server had to be stopped before the directory could be claimed.
             Action::Start | Action::Stop { .. } => {}
@@ -174,7 +174,7 @@ fn replace_from(
 ) -> anyhow::Result<()> {
     match source {
         Source::Fresh => build_fresh(tools, root)?,
-        Source::Backup { name, replay } => build_from_backup(tools, root, name, replay)?,
+        Source::Backup { name, replay } => build_from_backup(tools, root, *name, replay)?,
     }
     inspect_staging(root, tools)?;
     let journal = takeover::take_over(root, purpose, aside)?;
@@ -185,50 +185,15 @@ fn replace_from(
             outcome.restored_from = Some(*name);
             outcome.done.push(match replay.segments.len() {
                 0 => format!("restored {name}"),
-                count => format!("restored {name} and replayed what survived of the WAL since ({count} segments)"),
+                count => {
+                    format!("restored {name} and replayed what survived of the WAL since ({count} segments)")
+                }
             });
         }
     }
     if let Some(aside) = aside {
         outcome.set_aside = Some(*aside);
         outcome.done.push(format!("set the former cluster aside as {aside}"));
-    }
-    Ok(())
-}
-
-fn build_from_backup(
-    tools: &Tools,
-    root: &WriteRoot,
-    name: &BackupName,
-    replay: &Replay,
-) -> anyhow::Result<()> {
-    let repository = tools.repository.context("open the repository")?;
-    clear_staging(root)?;
-    let reader = repository.reader(*name)?;
-    let restored = restore_files(&reader, root, Path::new(STAGING), tools.progress)
-        .with_context(|| format!("restore {name}"))?;
-    for tablespace in &restored.tablespaces {
-        tools.progress.note(&tablespace.to_string());
-    }
-    copy_surviving_wal(root, replay).context("copy the WAL that survived")?;
-    root.sync_file_system().context("write the restored cluster to disk")
-}
-
-/// Copies segments of the present `pg_wal` beside those of the backup. They are copied, not moved: until the
-/// new cluster has served, the old one must be able to come back whole.
-fn copy_surviving_wal(root: &WriteRoot, replay: &Replay) -> anyhow::Result<()> {
-    if replay.segments.is_empty() {
-        return Ok(());
-    }
-    let present = follow(root, "pg_wal")?;
-    for segment in &replay.segments {
-        let target = Path::new(STAGING).join("pg_wal").join(segment.to_string());
-        if root.facts(&target)?.is_some() {
-            continue;
-        }
-        let mut from = present.open_file(segment.to_string())?;
-        let mut to = root.create_file(&target, 0o600)?;
-        io::copy(&mut from, &mut to).with_context(|| format!("copy WAL segment {segment}"))?;
     }
     Ok(())
 }
@@ -249,7 +214,11 @@ fn inspect_staging(root: &WriteRoot, tools: &Tools) -> anyhow::Result<()> {
 
 /// Starts the new cluster and sees it serve; if it does not, puts the former one back.
 fn prove(journal: Journal, root: &WriteRoot, tools: &Tools, outcome: &mut Outcome) -> anyhow::Result<()> {
-    match start_and_verify(tools, root) {
+    let start = match root.facts("recovery.signal")? {
+        Some(_) => Start::FirstAfterRestore,
+        None => Start::AsItIs,
+    };
+    match start_and_verify(tools, root, start) {
         Ok(server) => {
             takeover::accept(root)?;
             outcome.server = Some(server);

@@ -76,5 +76,7 @@ fn ensure_space(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<()> {
         space.available_bytes >> 20,
         path.display()
     );
-    Err(Failure::new(Kind::Failed, message).hint("free space, then run it again. Nothing was changed.").into())
+    Err(Failure::new(Kind::Failed, message)
+        .hint("free space, then run it again. Nothing was changed.")
+        .into())
 }

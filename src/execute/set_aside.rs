@@ -53,6 +53,7 @@ fn waiting(own: &OwnDirectory) -> anyhow::Result<Vec<BackupName>> {
 fn reason(data_directory: &Path, name: BackupName) -> Option<String> {
     let events = history::read(data_directory).ok()?;
     let event = events.into_iter().rev().find(|event| event.set_aside == Some(name))?;
-    let findings = if event.findings.is_empty() { String::new() } else { format!(": {}", event.findings.join("; ")) };
+    let findings =
+        if event.findings.is_empty() { String::new() } else { format!(": {}", event.findings.join("; ")) };
     Some(format!("set aside to {}{findings}", event.purpose))
 }

@@ -1,9 +1,10 @@
 //! Starting the server of a claimed cluster, with retries, and verifying that it serves.
 
-use super::{Tools, start_failure};
+use super::{Tools, shown_log, start_failure};
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::session::Login;
+use crate::error::{Failure, Kind};
 use crate::sys::{WriteRoot, effective_identity, is_writable_directory};
 use std::path::{Path, PathBuf};
 
@@ -18,33 +19,61 @@ pub fn superuser_login(tools: &Tools) -> Login {
     Login { users, database: "postgres".to_owned() }
 }
 
+/// What a server is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// To serve the cluster as it is.
+    AsItIs,
+    /// To serve a cluster that was put in place, for the first time.
+    ///
+    /// Its `recovery.signal` makes the server end on a timeline of its own, so that the WAL of before the
+    /// restore and that of after it, which overlap in LSNs, can never be taken for one another
+    /// (xlogrecovery.c, `StartupXLOG()`). All the WAL that is needed is in `pg_wal`; it counts as ready only
+    /// when it is a primary.
+    FirstAfterRestore,
+}
+
+impl Start {
+    fn settings(self) -> Vec<(&'static str, &'static str)> {
+        match self {
+            Self::AsItIs => Vec::new(),
+            Self::FirstAfterRestore => vec![
+                ("restore_command", "false"),
+                ("recovery_target_timeline", "current"),
+                ("recovery_target_action", "promote"),
+                ("hot_standby", "off"),
+            ],
+        }
+    }
+}
+
 /// Starts the server, up to `START_RETRIES` times with `RETRY_DELAY` between, and verifies it by two
 /// connections. It holds the lock of `root` from then on.
 ///
 /// # Errors
 /// The last attempt's, with the last lines of the server's log. No server is left running.
-pub fn start_and_verify(tools: &Tools, root: &WriteRoot) -> anyhow::Result<RunningServer> {
-    let mut server = start_with_retries(tools, root)?;
-    match verify_by_two_connections(&server.address, &superuser_login(tools)) {
-        Ok(()) => Ok(server),
-        Err(error) => {
-            let _ = server.process.signal(crate::sys::Signal::INT);
-            server.process.wait()?;
-            let log = server::log_tail(&tools.log_file(), 0, 20).join("\n    ");
-            let text =
-                format!("the server started but does not serve\nthe last lines of its log:\n    {log}");
-            Err(anyhow::Error::new(error).context(text))
-        }
-    }
+pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
+    let log_begins_at = server::log_size(&tools.log_file());
+    let mut server = start_with_retries(tools, root, start)?;
+    let Err(error) = verify_by_two_connections(&server.address, &superuser_login(tools)) else {
+        return Ok(server);
+    };
+    server.process.signal(crate::sys::Signal::INT)?;
+    server.process.wait()?;
+    let log = server::log_tail(&tools.log_file(), log_begins_at, server::SHOWN_LOG_LINES);
+    let message = format!("the server started, but does not serve: {error}{}", shown_log(&log));
+    Err(Failure::new(Kind::Failed, message).into())
 }
 
-fn start_with_retries(tools: &Tools, root: &WriteRoot) -> anyhow::Result<RunningServer> {
+fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
     let options = StartOptions {
         installation: tools.installation.clone(),
         data_directory: root.path().to_path_buf(),
         port: tools.settings.port,
         listen_addresses: tools.settings.listen_addresses.clone(),
         socket_directory: socket_directory(),
+        settings: start.settings(),
+        accepts_standby: start == Start::AsItIs,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,
     };

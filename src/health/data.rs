@@ -22,23 +22,36 @@ pub(super) fn check(tools: &Tools, checks: &mut Vec<Check>) {
             Check::issue("integrity", "there is no cluster", "`init-postgresql` makes one")
         }
         (ClusterCondition::NotPostgres { .. } | ClusterCondition::OtherMajorVersion { .. }, ..) => {
-            let summary = format!("'{}' is not a cluster that can be served", diagnosis.data_directory.display());
+            let summary =
+                format!("'{}' is not a cluster that can be served", diagnosis.data_directory.display());
             Check::issue("integrity", summary, "`init-postgresql --dry-run` tells why")
         }
         (_, Some(worst), _) => {
-            let summary = format!("{} of {} findings are errors: {}", errors.len(), diagnosis.findings.len(), worst.summary());
-            Check::issue("integrity", summary, "`maintenance restart` repairs or restores; `init-postgresql --dry-run` shows how")
+            let summary = format!(
+                "{} of {} findings are errors: {}",
+                errors.len(),
+                diagnosis.findings.len(),
+                worst.summary()
+            );
+            Check::issue(
+                "integrity",
+                summary,
+                "`maintenance restart` repairs or restores; `init-postgresql --dry-run` shows how",
+            )
         }
         (_, None, Some(finding)) => {
             Check::warning("integrity", finding.summary(), "`maintenance restart` puts it right")
         }
-        (_, None, None) => Check::ok("integrity", "control file, relation maps and their files, directories: all sound"),
+        (_, None, None) => {
+            Check::ok("integrity", "control file, relation maps and their files, directories: all sound")
+        }
     };
     checks.push(check);
     if let Ok(events) = history::read(&tools.settings.data_directory)
         && let Some(last) = events.iter().rev().find(|event| event.set_aside.is_some())
     {
-        let summary = format!("last recovery: {}, {}", last.time.format("%Y-%m-%d %H:%M UTC"), last.done.join("; "));
+        let summary =
+            format!("last recovery: {}, {}", last.time.format("%Y-%m-%d %H:%M UTC"), last.done.join("; "));
         checks.push(Check::ok("recovery", summary));
     }
 }

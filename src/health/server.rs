@@ -24,12 +24,17 @@ pub(super) fn check(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
         }
         Ok(Presence::Locked { holder }) => {
             let holder = holder.unwrap_or_else(|| "another process".to_owned());
-            let summary = format!("no server is to be seen from here, and the data directory is in use by {holder}");
+            let summary =
+                format!("no server is to be seen from here, and the data directory is in use by {holder}");
             checks.push(Check::issue("running", summary, "look there"));
             return None;
         }
         Ok(Presence::Free) if has_stop_marker(path) => {
-            checks.push(Check::issue("running", "the server was stopped by hand", "`maintenance start` starts it"));
+            checks.push(Check::issue(
+                "running",
+                "the server was stopped by hand",
+                "`maintenance start` starts it",
+            ));
             return None;
         }
         Ok(Presence::Free) => {
@@ -38,7 +43,11 @@ pub(super) fn check(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
             return None;
         }
         Err(error) => {
-            checks.push(Check::issue("running", format!("could not look: {error}"), "see to the data directory"));
+            checks.push(Check::issue(
+                "running",
+                format!("could not look: {error}"),
+                "see to the data directory",
+            ));
             return None;
         }
     }
@@ -49,7 +58,11 @@ fn readiness(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
     let login = superuser_login(tools);
     let address = ReadRoot::open(&tools.settings.data_directory).ok().as_ref().and_then(ServerAddress::read);
     let Some(address) = address else {
-        checks.push(Check::issue("readiness", "the server has not opened its port yet", "wait, or see its log"));
+        checks.push(Check::issue(
+            "readiness",
+            "the server has not opened its port yet",
+            "wait, or see its log",
+        ));
         return None;
     };
     if let Err(error) = verify_by_two_connections(&address, &login) {
@@ -73,7 +86,10 @@ pub(super) fn check_long_queries(session: &mut Client, checks: &mut Vec<Check>) 
         }
     };
     let Some(longest) = rows.first() else {
-        return checks.push(Check::ok("long-queries", format!("no query runs longer than {LONG_QUERY_MINUTES} minutes")));
+        return checks.push(Check::ok(
+            "long-queries",
+            format!("no query runs longer than {LONG_QUERY_MINUTES} minutes"),
+        ));
     };
     let (pid, seconds): (i32, i64) = (longest.get(0), longest.get(3));
     let user = longest.get::<_, Option<String>>(1).unwrap_or_default();

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod page;
 pub mod postmaster_pid;
 pub mod relation_map;
+pub mod timeline_history;
 pub mod types;
 pub mod version;
 pub mod wal;

@@ -2,6 +2,7 @@
 
 use super::backups::BackupName;
 use crate::pg::control_file::ClusterState;
+use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, MajorVersion, SystemIdentifier, TimelineId};
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,8 @@ pub struct ClusterIdentity {
     pub timeline: Option<TimelineId>,
     /// Where the last checkpoint's replay begins.
     pub redo: Option<Lsn>,
+    /// The timelines before this one, oldest first, each with the point at which it was left.
+    pub ancestors: Vec<Ancestor>,
 }
 
 /// How bad a finding is.

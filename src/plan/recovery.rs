@@ -9,6 +9,7 @@ use super::diagnosis::{
     ClusterCondition, ClusterIdentity, Diagnosis, Finding, Journal, Presence, Remedy, Severity,
 };
 use super::policy::RecoveryPolicy;
+use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, SystemIdentifier};
 use chrono::{DateTime, Utc};
@@ -333,7 +334,10 @@ impl Finding {
 fn replace(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
     let usable = newest_first(circumstances.backups, Some(&diagnosis.identity));
     let mut sources: Vec<Source> = usable.iter().map(|backup| source_of(backup, diagnosis)).collect();
-    sources.push(Source::Fresh);
+    // That a backup cannot be used may be for a reason that will pass; an empty cluster would hide it.
+    if sources.is_empty() {
+        sources.push(Source::Fresh);
+    }
     let remarks = vec![loss(usable.first().copied(), sources.first())];
     let aside = free_name(BackupKind::Damaged, diagnosis, circumstances);
     let errors: Vec<String> = worst_findings(diagnosis).map(Finding::summary).collect();
@@ -429,7 +433,8 @@ fn loss(backup: Option<&BackupSummary>, source: Option<&Source>) -> String {
     }
 }
 
-/// The good backups that fit a cluster, newest first. One of another cluster never does.
+/// The good backups that fit a cluster, the best first: those of its own history before those of a branch that
+/// a restore left, and newer ones before older ones. One of another cluster never fits.
 pub fn newest_first<'a>(
     backups: &'a [BackupSummary],
     identity: Option<&ClusterIdentity>,
@@ -451,8 +456,21 @@ pub fn newest_first<'a>(
         .filter(|backup| backup.name.kind() == BackupKind::Backup && backup.is_good())
         .filter(fits)
         .collect();
-    usable.sort_by_key(|backup| std::cmp::Reverse(backup.age_key()));
+    let is_of_history =
+        |backup: &BackupSummary| identity.is_none_or(|identity| is_on_branch(backup, identity));
+    usable.sort_by_key(|backup| std::cmp::Reverse((is_of_history(backup), backup.age_key())));
     usable
+}
+
+/// Whether a backup is of the history that led to the present cluster. After a restore, later backups of the
+/// timeline that was left are of a branch that a person turned away from.
+fn is_on_branch(backup: &BackupSummary, identity: &ClusterIdentity) -> bool {
+    let Some(((timeline, stop), present)) = backup.timeline.zip(backup.stop_lsn).zip(identity.timeline)
+    else {
+        return true;
+    };
+    let is_ancestor = |ancestor: &Ancestor| ancestor.timeline == timeline && stop <= ancestor.switch_point;
+    timeline == present || identity.ancestors.iter().any(is_ancestor)
 }
 
 /// A name that neither the repository nor the data directory has yet.

@@ -2,7 +2,9 @@
 
 use super::backups::{BackupKind, BackupSummary, Condition};
 use super::diagnosis::{ClusterCondition, Diagnosis, Presence};
-use super::recovery::{Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step, free_name};
+use super::recovery::{
+    Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step, free_name,
+};
 use crate::pg::MajorVersion;
 
 /// Decides how to put a backup in the place of the present data.
@@ -39,11 +41,16 @@ pub fn restore(
 }
 
 fn refuse(backup: &BackupSummary, diagnosis: &Diagnosis, installed: MajorVersion) -> Result<(), Refusal> {
-    let refusal = |reason: String, hint: &str, is_busy| Err(Refusal { reason, hint: hint.to_owned(), is_busy });
+    let refusal =
+        |reason: String, hint: &str, is_busy| Err(Refusal { reason, hint: hint.to_owned(), is_busy });
     let path = diagnosis.data_directory.display();
     if let Presence::Locked { holder } = &diagnosis.presence {
         let holder = holder.as_deref().unwrap_or("another process");
-        return refusal(format!("'{path}' is in use by {holder}"), "stop it first. Nothing was changed.", true);
+        return refusal(
+            format!("'{path}' is in use by {holder}"),
+            "stop it first. Nothing was changed.",
+            true,
+        );
     }
     if let Condition::Unreadable { reason } = &backup.condition {
         let reason = format!("{} cannot be read: {reason}", backup.name);
@@ -56,8 +63,13 @@ fn refuse(backup: &BackupSummary, diagnosis: &Diagnosis, installed: MajorVersion
         return refusal(reason, "set POSTGRES_VERSION to its version. Nothing was changed.", false);
     }
     if let ClusterCondition::NotPostgres { examples } = &diagnosis.condition {
-        let reason = format!("'{path}' is not a data directory of PostgreSQL: it holds {}", examples.join(", "));
-        return refusal(reason, "set PGDATA to an empty directory, or to the cluster. Nothing was changed.", false);
+        let reason =
+            format!("'{path}' is not a data directory of PostgreSQL: it holds {}", examples.join(", "));
+        return refusal(
+            reason,
+            "set PGDATA to an empty directory, or to the cluster. Nothing was changed.",
+            false,
+        );
     }
     Ok(())
 }
@@ -69,7 +81,10 @@ fn remarks(backup: &BackupSummary, replaces: bool) -> Vec<String> {
         remarks.push(format!("rows committed after {time} will not be in it; the present data is kept, and can be restored, too"));
     }
     if !backup.damaged_pages.is_empty() {
-        remarks.push(format!("{} pages of this backup were damaged already when it was made", backup.damaged_pages.len()));
+        remarks.push(format!(
+            "{} pages of this backup were damaged already when it was made",
+            backup.damaged_pages.len()
+        ));
     }
     remarks
 }

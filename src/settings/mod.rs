@@ -135,6 +135,17 @@ impl Settings {
         })
     }
 
+    /// The settings that were given as flags, as flags again, for a child that is pgbox too.
+    pub fn given_flags(matches: &clap::ArgMatches) -> Vec<OsString> {
+        let given = |setting: &Setting| {
+            let value = matches.try_get_one::<OsString>(setting.flag).ok().flatten()?;
+            let mut flag = OsString::from(format!("--{}=", setting.flag));
+            flag.push(value);
+            Some(flag)
+        };
+        SETTINGS.iter().filter_map(given).collect()
+    }
+
     /// [`Settings::resolve`] with the environment of this process.
     pub fn from_environment(matches: &clap::ArgMatches) -> Result<Self, Failure> {
         Self::resolve(matches, &|name| std::env::var_os(name))

@@ -104,3 +104,13 @@ pub fn signal_group(pid: i32, signal: Signal) -> io::Result<bool> {
         Err(error) => Err(error.into()),
     }
 }
+
+/// Finds a child of ours, started or adopted, by the name of its program.
+pub fn child_named(name: &str) -> Option<i32> {
+    let myself = rustix::process::getpid().as_raw_nonzero();
+    let children = std::fs::read_to_string(format!("/proc/{myself}/task/{myself}/children")).ok()?;
+    let has_name = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|found| found.trim_end() == name)
+    };
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(has_name)
+}

@@ -14,7 +14,8 @@ pub(crate) use files::follow;
 pub(crate) use presence::running_server;
 
 use crate::pg::control_file::{ClusterState, ControlFile};
-use crate::pg::{MajorVersion, layout, version};
+use crate::pg::timeline_history::{self, Ancestor};
+use crate::pg::{MajorVersion, TimelineId, layout, version};
 use crate::plan::diagnosis::ClusterIdentity;
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
 use crate::sys::{EntryKind, FileFacts, ReadRoot};
@@ -226,7 +227,15 @@ impl Inspection<'_> {
             state: control.map(|control| control.state),
             timeline: control.map(|control| control.timeline),
             redo: control.map(|control| control.redo),
+            ancestors: control.and_then(|control| self.ancestors(control.timeline)).unwrap_or_default(),
         }
+    }
+
+    /// The history of a timeline; the first one has none.
+    fn ancestors(&self, timeline: TimelineId) -> Option<Vec<Ancestor>> {
+        let directory = follow(self.root, "pg_wal").ok()?;
+        let text = directory.read_text(timeline_history::file_name(timeline), 1 << 20).ok()??;
+        timeline_history::parse(&text)
     }
 
     fn condition(&self, names: &[String], expectations: &Expectations) -> ClusterCondition {

@@ -1,0 +1,208 @@
+//! Keeps one server running: what to do when it is gone, and how often to try. Decides only.
+//!
+//! A server that a person stopped stays stopped, and one that a restore or a restart has taken down is left to
+//! that command. All other deaths are answered with `init-postgresql`, after pauses that grow, so that a server
+//! that cannot run does not fill the log; and never with giving up for good.
+
+use super::supervisor::{Action, Child, Level};
+use crate::sys::Ended;
+use std::time::{Duration, Instant};
+
+/// After so many failures in a row a person has to look.
+const FAILURE_LIMIT: u32 = 5;
+/// The pause after the first failure; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// No pause between tries is longer, as long as there is hope.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// How often it is tried when a person has to look.
+const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
+/// A server that lived so long has shown that it can.
+const SETTLED_AFTER: Duration = Duration::from_mins(10);
+/// Exit statuses of `init-postgresql` that trying again does not change: usage, refused, a program missing.
+const HOPELESS_STATUSES: [i32; 3] = [2, 6, 127];
+
+/// What can be seen of the server and its data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its process lives.
+    pub is_alive: bool,
+    /// A person stopped it, and wants it to stay stopped.
+    pub is_stopped: bool,
+    /// A command, such as a restore, is at work on the data directory.
+    pub is_operated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// `init-postgresql` runs.
+    Starting,
+    /// It ended well, and the server has not been seen yet.
+    Started,
+    /// The server lives, since then or longer.
+    Running(Instant),
+    /// A person stopped it.
+    Left,
+    /// A command is at work.
+    Operated,
+    /// It is tried again then.
+    Pausing(Instant),
+}
+
+/// Keeps one server running.
+#[derive(Debug)]
+pub struct Keeper {
+    state: State,
+    failure_count: u32,
+    /// How it ended, if we are its parent and saw it.
+    death: Option<Ended>,
+}
+
+fn say(level: Level, text: impl Into<String>) -> Action {
+    Action::Say(level, text.into())
+}
+
+impl Keeper {
+    /// One whose `init-postgresql` is being started.
+    pub fn starting() -> Self {
+        Self { state: State::Starting, failure_count: 0, death: None }
+    }
+
+    /// Whether the server is known to live.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_))
+    }
+
+    /// Whether `init-postgresql` is at work.
+    pub fn is_starting(&self) -> bool {
+        self.state == State::Starting
+    }
+
+    /// When it wants to be asked next, if nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Pausing(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whether it has to be looked at more often than usual.
+    pub fn is_waiting_for_a_command(&self) -> bool {
+        self.state == State::Operated
+    }
+
+    /// The server, our child, ended.
+    pub fn server_ended(&mut self, how: Ended) -> Vec<Action> {
+        self.death = Some(how);
+        vec![Action::Look]
+    }
+
+    /// `init-postgresql` ended.
+    pub fn init_ended(&mut self, how: Ended, now: Instant) -> Vec<Action> {
+        if how == Ended::Status(0) {
+            self.state = State::Started;
+            return vec![Action::Look];
+        }
+        self.init_failed(&format!("init-postgresql ended with {how}"), how.exit_status(), now)
+    }
+
+    /// `init-postgresql` could not be started.
+    pub fn init_not_started(&mut self, reason: &str, now: Instant) -> Vec<Action> {
+        self.init_failed(&format!("could not start init-postgresql: {reason}"), 1, now)
+    }
+
+    fn init_failed(&mut self, what: &str, status: i32, now: Instant) -> Vec<Action> {
+        if HOPELESS_STATUSES.contains(&status) {
+            self.failure_count = self.failure_count.max(FAILURE_LIMIT - 1);
+        }
+        self.failed(what, now)
+    }
+
+    /// The server was looked at.
+    pub fn looked(&mut self, view: View, now: Instant) -> Vec<Action> {
+        match (self.state, view.is_alive) {
+            (State::Starting, _) | (State::Pausing(_), false) => Vec::new(),
+            (State::Running(since), true) => {
+                if now.saturating_duration_since(since) >= SETTLED_AFTER {
+                    self.failure_count = 0;
+                }
+                Vec::new()
+            }
+            (State::Started, true) => self.runs(now),
+            (_, true) => {
+                let mut actions = self.runs(now);
+                actions.push(say(Level::Info, "found PostgreSQL running again"));
+                actions
+            }
+            (_, false) => self.is_gone(view, now),
+        }
+    }
+
+    fn runs(&mut self, now: Instant) -> Vec<Action> {
+        self.state = State::Running(now);
+        self.death = None;
+        Vec::new()
+    }
+
+    fn is_gone(&mut self, view: View, now: Instant) -> Vec<Action> {
+        if view.is_stopped {
+            let is_news = std::mem::replace(&mut self.state, State::Left) != State::Left;
+            let text = "left PostgreSQL stopped, as `maintenance stop` asked for";
+            return is_news.then(|| say(Level::Info, text)).into_iter().collect();
+        }
+        if view.is_operated {
+            self.state = State::Operated;
+            return Vec::new();
+        }
+        let what = match self.death.take() {
+            Some(how) => format!("PostgreSQL ended with {how} without being asked to"),
+            None => "PostgreSQL ended without being asked to".to_owned(),
+        };
+        self.failed(&what, now)
+    }
+
+    fn failed(&mut self, what: &str, now: Instant) -> Vec<Action> {
+        self.failure_count = self.failure_count.saturating_add(1);
+        if self.failure_count >= FAILURE_LIMIT {
+            self.state = State::Pausing(now + HOPELESS_PAUSE);
+            let minutes = HOPELESS_PAUSE.as_secs() / 60;
+            return vec![
+                say(
+                    Level::Error,
+                    format!("{what}; a person has to look, and the container stays up for that"),
+                ),
+                say(
+                    Level::Hint,
+                    format!(
+                        "see what `init-postgresql --dry-run` says. It is tried again every {minutes} minutes, and at \
+                         once on SIGUSR1 or SIGHUP."
+                    ),
+                ),
+            ];
+        }
+        let doublings = self.failure_count.saturating_sub(1);
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE);
+        self.state = State::Pausing(now + pause);
+        vec![say(Level::Warning, format!("{what}; it is started again in {} s", pause.as_secs()))]
+    }
+
+    /// Time went by.
+    pub fn tick(&mut self, now: Instant) -> Vec<Action> {
+        match self.state {
+            State::Pausing(until) if now >= until => self.start(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A person wants it to be tried now.
+    pub fn try_now(&mut self) -> Vec<Action> {
+        match self.state {
+            State::Pausing(_) => self.start(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn start(&mut self) -> Vec<Action> {
+        self.state = State::Starting;
+        vec![Action::Start(Child::Init)]
+    }
+}

@@ -1,0 +1,274 @@
+//! Carries out what the supervisor decides: signals in, children reaped, children started.
+//!
+//! One thread does nothing but turn signals into messages; all else happens in one loop. No other code of this
+//! process may start or wait for a child, because every child that ends is reaped here.
+
+use super::directory::{self, POSTGRESQL, Service, Services};
+use super::keeper::View;
+use super::supervisor::{Action, Child, Configuration, Event, Level, Order, StartFailure, Supervisor};
+use crate::pg::postmaster_pid::PostmasterPid;
+use crate::settings::Settings;
+use crate::sys::{self, OperationLock, ReadRoot, Signal, Supervised};
+use anyhow::Context;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// How this very program is started again, whatever became of its file.
+const MYSELF: &str = "/proc/self/exe";
+/// How long nothing may happen before the loop turns, where nothing is due.
+const IDLE: Duration = Duration::from_hours(1);
+/// `postmaster.pid` is a few lines; more is not read.
+const PID_FILE_LIMIT_BYTES: u64 = 4096;
+
+/// What the supervisor was started with.
+pub struct Options<'a> {
+    /// Settings that were given as flags, for children that are pgbox too.
+    pub flags: Vec<OsString>,
+    /// The command and its arguments; empty is none.
+    pub command: Vec<OsString>,
+    /// Tells a person.
+    pub say: &'a dyn Fn(Level, &str),
+}
+
+/// Runs until told to stop, or the command ends. Returns the exit status.
+pub fn run(settings: &Settings, options: &Options<'_>) -> anyhow::Result<u8> {
+    // Before the first child, so that neither its end nor a stop is missed.
+    let signals = watch_signals()?;
+    if !sys::is_first_process() {
+        sys::become_subreaper().context("become the parent of orphans")?;
+    }
+    let services = tell_services(settings, options);
+    let configuration = Configuration {
+        has_server: !directory::is_disabled(settings, POSTGRESQL),
+        services: services.iter().map(|service| service.name.clone()).collect(),
+        has_command: !options.command.is_empty(),
+        stop_timeout: settings.stop_timeout,
+        backup_interval: settings.backup_interval,
+    };
+    let mut supervisor = Supervisor::new(configuration, Instant::now());
+    let mut runner =
+        Runner { settings, options, services, children: HashMap::new(), events: VecDeque::new() };
+    runner.events.push_back(Event::Begin);
+    loop {
+        if let Some(status) = runner.settle(&mut supervisor) {
+            return Ok(status);
+        }
+        let until = supervisor.deadline();
+        let timeout = until.map_or(IDLE, |until| until.saturating_duration_since(Instant::now()));
+        match signals.recv_timeout(timeout) {
+            Ok(signal) => runner.signalled(signal),
+            Err(RecvTimeoutError::Timeout) => runner.events.push_back(Event::Tick),
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the thread that waits for signals ended"),
+        }
+    }
+}
+
+fn watch_signals() -> anyhow::Result<Receiver<i32>> {
+    let watched = [SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2];
+    let mut signals = Signals::new(watched).context("watch signals")?;
+    let (sender, receiver) = mpsc::channel();
+    let forward = move || {
+        for signal in signals.forever() {
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(forward).context("start a thread")?;
+    Ok(receiver)
+}
+
+/// Lists the services, and tells of those that are not started.
+fn tell_services(settings: &Settings, options: &Options<'_>) -> Vec<Service> {
+    if directory::is_disabled(settings, POSTGRESQL) {
+        (options.say)(Level::Info, "left PostgreSQL out: DISABLED_SERVICES names it");
+    }
+    let services = directory::list_services(settings).unwrap_or_else(|error| {
+        let shown = settings.services_directory.display();
+        (options.say)(Level::Error, &format!("could not list the services in '{shown}': {error}"));
+        Services::default()
+    });
+    for name in &services.disabled {
+        (options.say)(Level::Info, &format!("left the service '{name}' out: DISABLED_SERVICES names it"));
+    }
+    for program in &services.not_executable {
+        (options.say)(Level::Warning, &format!("left '{}' out: it is not executable", program.display()));
+    }
+    services.enabled
+}
+
+struct Runner<'a> {
+    settings: &'a Settings,
+    options: &'a Options<'a>,
+    services: Vec<Service>,
+    children: HashMap<i32, Child>,
+    events: VecDeque<Event>,
+}
+
+impl Runner<'_> {
+    /// Deals with all that has happened, and with what comes of it. Returns the exit status at the end.
+    fn settle(&mut self, supervisor: &mut Supervisor) -> Option<u8> {
+        while let Some(event) = self.events.pop_front() {
+            for action in supervisor.next(event, Instant::now()) {
+                if let Action::Exit(status) = action {
+                    return Some(status);
+                }
+                self.carry_out(action);
+            }
+        }
+        None
+    }
+
+    fn signalled(&mut self, signal: i32) {
+        let order = match signal {
+            SIGCHLD => return self.reap(),
+            SIGTERM => Order::Stop(Signal::TERM),
+            SIGINT => Order::Stop(Signal::INT),
+            SIGQUIT => Order::Stop(Signal::QUIT),
+            SIGHUP => Order::Reload,
+            SIGUSR1 => Order::Retry,
+            _ => Order::Forward(Signal::USR2),
+        };
+        self.events.push_back(Event::Ordered(order));
+    }
+
+    /// Reaps all children that have ended; orphans that we adopted are nobody's news.
+    fn reap(&mut self) {
+        loop {
+            match sys::reap_one() {
+                Ok(Some((pid, how))) => {
+                    if let Some(child) = self.children.remove(&pid) {
+                        self.events.push_back(Event::Ended(child, how));
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    (self.options.say)(Level::Error, &format!("could not wait for a child: {error}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::ClearStopped => {
+                if let Err(error) = sys::clear_stop_marker(&self.settings.data_directory) {
+                    let text =
+                        format!("could not take back that PostgreSQL was stopped by a person: {error}");
+                    (self.options.say)(Level::Warning, &text);
+                }
+            }
+            Action::Start(child) => self.start(child),
+            Action::Signal(child, signal) => self.signal(child, signal),
+            Action::SignalServer(signal) => self.signal_server(signal),
+            Action::Look => self.look(),
+            Action::Say(level, text) => (self.options.say)(level, &text),
+            Action::Exit(_) => {}
+        }
+    }
+
+    fn start(&mut self, child: Child) {
+        let Some(spec) = self.spec(child) else { return };
+        match sys::spawn_supervised(&spec) {
+            Ok(pid) => {
+                self.children.insert(pid, child);
+            }
+            Err(error) => {
+                let status = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+                let reason = format!("'{}': {error}", spec.program.display());
+                self.events.push_back(Event::NotStarted(child, StartFailure { reason, status }));
+            }
+        }
+    }
+
+    fn spec(&self, child: Child) -> Option<Supervised> {
+        let spec = |program: PathBuf, name: OsString, arguments: Vec<OsString>| Supervised {
+            program,
+            name,
+            arguments,
+            identity: None,
+            keeps_terminal: child == Child::Command,
+            environment: Vec::new(),
+        };
+        let myself = |name: &str, argument: &str| {
+            let arguments = self.options.flags.iter().cloned().chain([argument.into()]);
+            spec(MYSELF.into(), name.into(), arguments.collect())
+        };
+        match child {
+            Child::Init => Some(myself("init-postgresql", "--no-backup")),
+            Child::Backup => Some(myself("backup-postgresql", "create")),
+            Child::Service(index) => {
+                let program = &self.services.get(index)?.program;
+                Some(spec(program.clone(), program.clone().into(), Vec::new()))
+            }
+            Child::Command => {
+                let (program, arguments) = self.options.command.split_first()?;
+                Some(spec(program.into(), program.clone(), arguments.to_vec()))
+            }
+            Child::Server => None,
+        }
+    }
+
+    fn signal(&self, child: Child, signal: Signal) {
+        for (pid, _) in self.children.iter().filter(|(_, found)| **found == child) {
+            let sent = match child {
+                // It shares our process group, so that a terminal reaches it.
+                Child::Command | Child::Server => sys::signal_server(*pid, signal),
+                _ => sys::signal_group(*pid, signal),
+            };
+            if let Err(error) = sent {
+                (self.options.say)(
+                    Level::Warning,
+                    &format!("could not send a signal to process {pid}: {error}"),
+                );
+            }
+        }
+    }
+
+    fn signal_server(&self, signal: Signal) {
+        let Some(pid) = server_pid(&self.settings.data_directory) else { return };
+        if let Err(error) = sys::signal_server(pid, signal) {
+            let text = format!("could not send a signal to PostgreSQL (process {pid}): {error}");
+            (self.options.say)(Level::Error, &text);
+        }
+    }
+
+    fn look(&mut self) {
+        let data_directory = &self.settings.data_directory;
+        let pid = server_pid(data_directory);
+        self.children.retain(|_, child| *child != Child::Server);
+        if let Some(pid) = pid {
+            // It becomes our child when whoever started it has ended; if it is not, its end is not told to us.
+            self.children.insert(pid, Child::Server);
+        }
+        self.events.push_back(Event::Looked(View {
+            is_alive: pid.is_some(),
+            is_stopped: sys::has_stop_marker(data_directory),
+            // What cannot be looked at yet, such as a directory that is not there, nobody works on.
+            is_operated: OperationLock::is_held(data_directory).unwrap_or(false),
+        }));
+    }
+}
+
+/// The live server of a data directory.
+fn server_pid(data_directory: &Path) -> Option<i32> {
+    let text = ReadRoot::open(data_directory)
+        .and_then(|root| root.read_bounded("postmaster.pid", PID_FILE_LIMIT_BYTES));
+    match text {
+        Ok(bytes) => {
+            let found = PostmasterPid::parse(&String::from_utf8_lossy(&bytes)).ok()?;
+            let PostmasterPid { pid, is_single_user, .. } = found;
+            (!is_single_user && sys::is_postmaster_of(pid, data_directory)).then_some(pid)
+        }
+        // Root without the right to look (root squash): our child of that name is the one.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => sys::child_named("postgres"),
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,518 @@
+//! What the supervisor does when something happens, decided without doing it.
+//!
+//! Order of a start: PostgreSQL, the services one after another, then the command; the first backup runs beside
+//! the command. A failing part is told and the next one started: a container that dies cannot be debugged.
+
+use super::keeper::{Keeper, View};
+use super::stopping::{Stop, Urgency};
+use crate::sys::{Ended, Signal};
+use std::time::{Duration, Instant};
+
+/// How often the server is looked at when nothing happens: not everybody's death is told to us.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked at while a command works on it.
+const OPERATED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked at while it stops.
+const STOPPING_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// A service that still runs after this time stays in the foreground; the next one is started.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
+/// When a backup that failed is tried again, unless the next one is due before.
+const BACKUP_RETRY: Duration = Duration::from_mins(15);
+
+/// A child of the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Child {
+    /// `init-postgresql`.
+    Init,
+    /// The PostgreSQL server itself; it is not started by us but becomes our child.
+    Server,
+    /// A service, by its place in the configuration.
+    Service(usize),
+    /// The command.
+    Command,
+    /// A backup.
+    Backup,
+}
+
+/// What a person, or the container engine, asks for with a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Stop all: SIGTERM, SIGINT or SIGQUIT.
+    Stop(Signal),
+    /// Read the configuration again, or try to start again now: SIGHUP.
+    Reload,
+    /// Try to start again now: SIGUSR1.
+    Retry,
+    /// For the command: SIGUSR2.
+    Forward(Signal),
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// We were started.
+    Begin,
+    /// A signal came.
+    Ordered(Order),
+    /// A child ended.
+    Ended(Child, Ended),
+    /// A child could not be started.
+    NotStarted(Child, StartFailure),
+    /// The server was looked at.
+    Looked(View),
+    /// Time went by.
+    Tick,
+}
+
+/// Why a child could not be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartFailure {
+    /// The reason, for a person.
+    pub reason: String,
+    /// The exit status that a shell would give it: 127 where there is no such program, else 126.
+    pub status: u8,
+}
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A state changed.
+    Info,
+    /// Something unexpected, after which work went on.
+    Warning,
+    /// A person must look.
+    Error,
+    /// What a person can do.
+    Hint,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Take the note back that a person stopped the server: starting the container means wanting it.
+    ClearStopped,
+    /// Start a child.
+    Start(Child),
+    /// Send a signal to a child: to its whole process group, except for the command.
+    Signal(Child, Signal),
+    /// Send a signal to the server, if it lives.
+    SignalServer(Signal),
+    /// Look at the server; [`Event::Looked`] answers.
+    Look,
+    /// Tell a person.
+    Say(Level, String),
+    /// End, with this exit status.
+    Exit(u8),
+}
+
+/// What is to be supervised.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// Whether PostgreSQL is.
+    pub has_server: bool,
+    /// Names of the services, in order.
+    pub services: Vec<String>,
+    /// Whether there is a command.
+    pub has_command: bool,
+    /// How long stopping may take.
+    pub stop_timeout: Duration,
+    /// How often a backup is made after the first; `None` is never.
+    pub backup_interval: Option<Duration>,
+}
+
+/// How far the start is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// PostgreSQL is being started.
+    Server,
+    /// This service is; the next one follows when it has ended, or then.
+    Service(usize, Instant),
+    /// All is.
+    Up,
+}
+
+/// When the next backup is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backup {
+    /// As soon as the server runs.
+    Wanted,
+    /// It is being made; the time is when it began.
+    Running(Instant),
+    /// Then.
+    Due(Instant),
+    /// Never again.
+    Off,
+}
+
+/// The supervisor's mind.
+#[derive(Debug)]
+pub struct Supervisor {
+    configuration: Configuration,
+    keeper: Option<Keeper>,
+    stage: Stage,
+    running_services: Vec<usize>,
+    is_command_running: bool,
+    backup: Backup,
+    is_server_alive: bool,
+    looked_at: Instant,
+    stop: Option<Stop>,
+    /// The server had to be shut down at once because a fast shutdown took too long.
+    was_cut_short: bool,
+    /// The command's, once it has ended.
+    exit_status: Option<u8>,
+}
+
+fn say(level: Level, text: impl Into<String>) -> Action {
+    Action::Say(level, text.into())
+}
+
+impl Supervisor {
+    /// One that has not begun.
+    pub fn new(configuration: Configuration, now: Instant) -> Self {
+        Self {
+            keeper: configuration.has_server.then(Keeper::starting),
+            configuration,
+            stage: Stage::Server,
+            running_services: Vec::new(),
+            is_command_running: false,
+            backup: Backup::Wanted,
+            is_server_alive: false,
+            looked_at: now,
+            stop: None,
+            was_cut_short: false,
+            exit_status: None,
+        }
+    }
+
+    /// Decides what to do about an event.
+    pub fn next(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = match event {
+            Event::Begin => self.begin(now),
+            Event::Ordered(order) => self.ordered(order, now),
+            Event::Ended(child, how) => self.ended(child, how, now),
+            Event::NotStarted(child, failure) => self.not_started(child, &failure, now),
+            Event::Looked(view) => self.looked(view, now),
+            Event::Tick => Vec::new(),
+        };
+        actions.extend(self.time_went_by(now));
+        actions
+    }
+
+    /// When [`Event::Tick`] is due at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let service = match self.stage {
+            Stage::Service(_, until) => Some(until),
+            _ => None,
+        };
+        let backup = match self.backup {
+            Backup::Due(at) if self.is_server_running() => Some(at),
+            _ => None,
+        };
+        let stop = self.stop.as_ref().and_then(Stop::deadline);
+        let keeper = self.keeper.as_ref().and_then(Keeper::deadline).filter(|_| self.stop.is_none());
+        let look = self.keeper.as_ref().map(|_| self.looked_at + self.look_interval());
+        [service, backup, stop, keeper, look].into_iter().flatten().min()
+    }
+
+    fn look_interval(&self) -> Duration {
+        if self.stop.is_some() {
+            return STOPPING_LOOK_INTERVAL;
+        }
+        let is_operated = self.keeper.as_ref().is_some_and(Keeper::is_waiting_for_a_command);
+        if is_operated { OPERATED_LOOK_INTERVAL } else { LOOK_INTERVAL }
+    }
+
+    fn is_server_running(&self) -> bool {
+        self.keeper.as_ref().is_some_and(Keeper::is_running)
+    }
+
+    fn is_init_running(&self) -> bool {
+        self.keeper.as_ref().is_some_and(Keeper::is_starting)
+    }
+
+    fn begin(&mut self, now: Instant) -> Vec<Action> {
+        match self.keeper {
+            Some(_) => vec![Action::ClearStopped, Action::Start(Child::Init)],
+            None => self.start_service(0, now),
+        }
+    }
+
+    /// Starts the service at that place, or the command when there is none.
+    fn start_service(&mut self, index: usize, now: Instant) -> Vec<Action> {
+        if index < self.configuration.services.len() {
+            self.stage = Stage::Service(index, now + SERVICE_PATIENCE);
+            self.running_services.push(index);
+            return vec![Action::Start(Child::Service(index))];
+        }
+        self.stage = Stage::Up;
+        if !self.configuration.has_command {
+            return Vec::new();
+        }
+        self.is_command_running = true;
+        vec![Action::Start(Child::Command)]
+    }
+
+    /// Goes on with the start when PostgreSQL has come up, or failed to.
+    fn server_is_settled(&mut self, now: Instant) -> Vec<Action> {
+        if self.stage == Stage::Server && self.stop.is_none() {
+            return self.start_service(0, now);
+        }
+        Vec::new()
+    }
+
+    fn ended(&mut self, child: Child, how: Ended, now: Instant) -> Vec<Action> {
+        match child {
+            Child::Init => {
+                let mut actions = self.keep(|keeper| keeper.init_ended(how, now));
+                if self.stop.is_some() {
+                    // Whatever it left behind has to stop too.
+                    self.is_server_alive = true;
+                    actions = vec![Action::Look];
+                } else if how != Ended::Status(0) {
+                    actions.extend(self.server_is_settled(now));
+                }
+                actions
+            }
+            Child::Server => self.keep(|keeper| keeper.server_ended(how)),
+            Child::Service(index) => self.service_ended(index, how, now),
+            Child::Command => {
+                let status = u8::try_from(how.exit_status()).unwrap_or(u8::MAX);
+                self.command_ended(&format!("the command ended with {how}"), status, now)
+            }
+            Child::Backup => self.backup_ended(how, now),
+        }
+    }
+
+    fn not_started(&mut self, child: Child, failure: &StartFailure, now: Instant) -> Vec<Action> {
+        let StartFailure { reason, status } = failure;
+        match child {
+            Child::Init => {
+                let mut actions = self.keep(|keeper| keeper.init_not_started(reason, now));
+                actions.extend(self.server_is_settled(now));
+                actions
+            }
+            Child::Server => Vec::new(),
+            Child::Service(index) => {
+                let mut actions =
+                    vec![say(Level::Error, format!("could not start {}: {reason}", self.name(index)))];
+                actions.extend(self.service_is_over(index, now));
+                actions
+            }
+            Child::Command => {
+                let mut actions = vec![say(Level::Error, format!("could not start the command: {reason}"))];
+                actions.extend(self.command_ended("the command did not start", *status, now));
+                actions
+            }
+            Child::Backup => {
+                self.schedule_backup(now, BACKUP_RETRY);
+                vec![say(Level::Warning, format!("could not start a backup: {reason}"))]
+            }
+        }
+    }
+
+    fn keep(&mut self, decide: impl FnOnce(&mut Keeper) -> Vec<Action>) -> Vec<Action> {
+        let actions = self.keeper.as_mut().map(decide).unwrap_or_default();
+        if self.stop.is_some() {
+            // What would start it again does not count any more.
+            return actions.into_iter().filter(|action| *action == Action::Look).collect();
+        }
+        actions
+    }
+
+    fn name(&self, index: usize) -> String {
+        let name = self.configuration.services.get(index).map_or("?", String::as_str);
+        format!("the service '{name}'")
+    }
+
+    fn service_ended(&mut self, index: usize, how: Ended, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if how != Ended::Status(0) && self.stop.is_none() {
+            actions.push(say(Level::Error, format!("{} ended with {how}", self.name(index))));
+        }
+        actions.extend(self.service_is_over(index, now));
+        actions
+    }
+
+    fn service_is_over(&mut self, index: usize, now: Instant) -> Vec<Action> {
+        self.running_services.retain(|running| *running != index);
+        match self.stage {
+            Stage::Service(current, _) if current == index && self.stop.is_none() => {
+                self.start_service(index + 1, now)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn command_ended(&mut self, what: &str, status: u8, now: Instant) -> Vec<Action> {
+        self.is_command_running = false;
+        self.exit_status = Some(status);
+        if self.stop.is_some() {
+            return Vec::new();
+        }
+        self.begin_stop(Stop::unhurried(self.configuration.stop_timeout, now));
+        let mut actions = vec![say(Level::Info, format!("{what}; stopping"))];
+        actions.extend(self.signal_all(Signal::TERM));
+        actions
+    }
+
+    fn ordered(&mut self, order: Order, now: Instant) -> Vec<Action> {
+        match order {
+            Order::Stop(signal) => self.stop_ordered(signal, now),
+            Order::Forward(signal) if self.is_command_running => vec![Action::Signal(Child::Command, signal)],
+            Order::Forward(_) => Vec::new(),
+            _ if self.stop.is_some() => Vec::new(),
+            Order::Reload if self.is_server_running() => {
+                vec![say(Level::Info, "told PostgreSQL to reload"), Action::SignalServer(Signal::HUP)]
+            }
+            Order::Reload | Order::Retry => self.keep(Keeper::try_now),
+        }
+    }
+
+    fn stop_ordered(&mut self, signal: Signal, now: Instant) -> Vec<Action> {
+        let timeout = self.configuration.stop_timeout;
+        let mut actions = Vec::new();
+        match &mut self.stop {
+            None => {
+                let mut stop = Stop::within(timeout, now);
+                if signal == Signal::QUIT {
+                    stop.escalate(now);
+                }
+                self.begin_stop(stop);
+                actions.push(say(Level::Info, "stopping"));
+            }
+            Some(stop) if !stop.is_ordered() && signal != Signal::QUIT => stop.hurry(timeout, now),
+            Some(stop) => stop.escalate(now),
+        }
+        actions.extend(self.signal_all(signal));
+        actions
+    }
+
+    fn begin_stop(&mut self, stop: Stop) {
+        self.stop = Some(stop);
+        // Until it has been looked at: what was seen last may be out of date.
+        self.is_server_alive = self.keeper.is_some();
+    }
+
+    /// Tells all to end: the command as we were told, the server to shut down fast, the others with SIGTERM.
+    fn signal_all(&self, signal: Signal) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.is_command_running {
+            actions.push(Action::Signal(Child::Command, signal));
+        }
+        actions.extend(self.signal_others(Signal::TERM));
+        if self.keeper.is_some() {
+            actions.extend([Action::SignalServer(Signal::INT), Action::Look]);
+        }
+        actions
+    }
+
+    fn signal_others(&self, signal: Signal) -> Vec<Action> {
+        let services = self.running_services.iter().map(|index| Child::Service(*index));
+        let init = self.is_init_running().then_some(Child::Init);
+        let backup = matches!(self.backup, Backup::Running(_)).then_some(Child::Backup);
+        init.into_iter().chain(backup).chain(services).map(|child| Action::Signal(child, signal)).collect()
+    }
+
+    fn looked(&mut self, view: View, now: Instant) -> Vec<Action> {
+        self.looked_at = now;
+        self.is_server_alive = view.is_alive;
+        if let Some(stop) = &self.stop {
+            // Told again each time: it may be one that came up only now. The server heeds the first alone.
+            let signal = if stop.urgency() == Urgency::Fast { Signal::INT } else { Signal::QUIT };
+            return if view.is_alive { vec![Action::SignalServer(signal)] } else { Vec::new() };
+        }
+        let mut actions = self.keep(|keeper| keeper.looked(view, now));
+        if !self.is_init_running() {
+            actions.extend(self.server_is_settled(now));
+        }
+        actions
+    }
+
+    fn backup_ended(&mut self, how: Ended, now: Instant) -> Vec<Action> {
+        if how == Ended::Status(0) || self.stop.is_some() {
+            self.schedule_backup(now, Duration::MAX);
+            return Vec::new();
+        }
+        self.schedule_backup(now, BACKUP_RETRY);
+        vec![say(Level::Warning, format!("the backup ended with {how}"))]
+    }
+
+    /// Sets when the next backup is due: an interval after the last one began, or sooner.
+    fn schedule_backup(&mut self, now: Instant, at_most: Duration) {
+        let began = if let Backup::Running(began) = self.backup { began } else { now };
+        self.backup = match self.configuration.backup_interval {
+            Some(interval) => Backup::Due((began + interval).max(now).min(now + at_most.min(interval))),
+            None => Backup::Off,
+        };
+    }
+
+    fn time_went_by(&mut self, now: Instant) -> Vec<Action> {
+        if self.stop.is_some() {
+            return self.go_on_stopping(now);
+        }
+        let mut actions = self.keep(|keeper| keeper.tick(now));
+        if let Stage::Service(index, until) = self.stage
+            && now >= until
+        {
+            actions.push(say(Level::Info, format!("{} stays in the foreground", self.name(index))));
+            actions.extend(self.start_service(index + 1, now));
+        }
+        let is_due = match self.backup {
+            Backup::Wanted => true,
+            Backup::Due(at) => now >= at,
+            Backup::Running(_) | Backup::Off => false,
+        };
+        if is_due && self.is_server_running() {
+            self.backup = Backup::Running(now);
+            actions.push(Action::Start(Child::Backup));
+        }
+        actions.extend(self.look_if_due(now));
+        actions
+    }
+
+    fn look_if_due(&mut self, now: Instant) -> Option<Action> {
+        if self.keeper.is_none() || now < self.looked_at + self.look_interval() {
+            return None;
+        }
+        self.looked_at = now;
+        Some(Action::Look)
+    }
+
+    fn go_on_stopping(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = match self.stop.as_mut().and_then(|stop| stop.tick(now)) {
+            _ if self.is_all_stopped() => {
+                return vec![Action::Exit(self.exit_status.unwrap_or(u8::from(self.was_cut_short)))];
+            }
+            Some(Urgency::Immediate) => self.cut_short(),
+            Some(Urgency::Kill) => {
+                let command = self.is_command_running.then_some(Action::Signal(Child::Command, Signal::KILL));
+                self.signal_others(Signal::KILL).into_iter().chain(command).collect()
+            }
+            Some(Urgency::Abandon) => {
+                let text = "could not stop everything in time, and ended all the same";
+                return vec![say(Level::Error, text), Action::Exit(self.exit_status.unwrap_or(1))];
+            }
+            _ => Vec::new(),
+        };
+        actions.extend(self.look_if_due(now));
+        actions
+    }
+
+    fn cut_short(&mut self) -> Vec<Action> {
+        if !self.is_server_alive {
+            return Vec::new();
+        }
+        self.was_cut_short = true;
+        let text =
+            "shut PostgreSQL down at once, because it was still stopping; the next start replays its WAL";
+        vec![say(Level::Warning, text), Action::SignalServer(Signal::QUIT)]
+    }
+
+    fn is_all_stopped(&self) -> bool {
+        !self.is_command_running
+            && !self.is_init_running()
+            && !matches!(self.backup, Backup::Running(_))
+            && self.running_services.is_empty()
+            && !self.is_server_alive
+    }
+}
