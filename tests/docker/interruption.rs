@@ -11,7 +11,7 @@ fn docker_stop_during_the_first_initdb_leaves_a_start_that_works() {
 
     container.stop();
     assert_ne!(container.exit_status(), 137, "killed: {}", container.log());
-    container.start_again();
+    container.start();
     container.wait_until_ready();
 
     assert_eq!(container.sql("SELECT 1"), "1");
@@ -34,7 +34,7 @@ fn docker_stop_during_a_restore_loses_neither_the_old_rows_nor_the_start() {
     wait_until("the restore to have begun", || staging_is_in_use(&container));
 
     container.stop();
-    container.start_again();
+    container.start();
     container.wait_until_ready();
 
     // The restore was carried through, or taken back; never something between.
@@ -60,7 +60,7 @@ fn docker_stop_during_a_backup_leaves_no_half_backup_and_a_clean_cluster() {
     container.stop();
     assert_ne!(container.exit_status(), 137, "killed: {}", container.log());
     assert_eq!(volumes.cluster_state(), "shut down");
-    container.start_again();
+    container.start();
     container.wait_until_ready();
 
     assert_eq!(container.sql("SELECT count(*) FROM filler"), "200000");

@@ -13,7 +13,7 @@ fn first_start_accepts_connections_and_a_restart_keeps_the_rows() {
     container.sql("CREATE TABLE kept AS SELECT generate_series(1, 100) AS id");
 
     container.stop();
-    container.start_again();
+    container.start();
     container.wait_until_ready();
 
     assert_eq!(container.sql("SELECT count(*) FROM kept"), "100");
@@ -48,7 +48,7 @@ fn docker_stop_with_a_client_in_mid_query_leaves_the_cluster_shut_down_every_tim
         assert!(start.elapsed() < Duration::from_secs(9), "the stop took {:?}", start.elapsed());
         assert_ne!(container.exit_status(), 137, "killed: {}", container.log());
         states.push(volumes.cluster_state());
-        container.start_again();
+        container.start();
     }
     assert_eq!(states, vec!["shut down"; 20]);
 }
@@ -106,7 +106,7 @@ fn docker_kill_in_mid_pgbench_loses_no_acknowledged_row() {
 
     container.kill();
     let printed = client.join().unwrap();
-    container.start_again();
+    container.start();
     container.wait_until_ready();
 
     let acknowledged: Vec<u64> = printed.lines().map_while(|line| line.parse().ok()).collect();
@@ -194,6 +194,20 @@ fn a_container_of_any_other_user_works_as_that_user() {
 
     assert_eq!(volumes.cluster_state(), "shut down");
     assert_eq!(volumes.shell("stat -c %u \"$PGDATA/global/pg_control\"").trim(), "4321");
+}
+
+#[test]
+fn the_mounted_directories_of_the_host_stay_open_to_a_docker_build() {
+    // A build stops at a directory of its context that it cannot list, even at one that .dockerignore leaves out.
+    let Some(volumes) = Volumes::new() else { return };
+    let container = volumes.start();
+    container.wait_until_ready();
+    container.run(&["backup-postgresql", "create"]);
+
+    let modes =
+        volumes.shell("stat -c %a /var/lib/postgresql-data /var/log/postgresql /var/lib/postgresql-backup");
+
+    assert_eq!(modes, "755\n755\n755\n");
 }
 
 fn give_volumes_to(volumes: &Volumes, owner: &str) {

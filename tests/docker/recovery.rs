@@ -10,7 +10,7 @@ fn a_missing_system_catalog_comes_back_with_its_rows_from_the_backup() {
     container.stop();
     volumes.shell("rm \"$PGDATA/global/2671\"");
 
-    container.start_again();
+    container.start();
     container.wait_until_ready();
 
     assert_eq!(container.sql("SELECT count(*) FROM kept"), "100");

@@ -54,17 +54,20 @@ impl Volumes {
         self.start_with(&[], &[])
     }
 
-    /// The same with more options for `docker run`, and a command for the entry point.
+    /// The same with more options for `docker create`, and a command for the entry point.
     pub(crate) fn start_with(&self, options: &[&str], command: &[&str]) -> Container {
         let label = format!("--label=pgbox-test={}", std::process::id());
         let environment = format!("--env=PGDATA={DATA_DIRECTORY}");
         let mounts = self.mounts();
-        let mut arguments = vec!["run", "--detach", &label, &environment];
+        let mut arguments = vec!["create", &label, &environment];
         arguments.extend(mounts.iter().map(String::as_str));
         arguments.extend(options);
         arguments.push(IMAGE);
         arguments.extend(command);
-        Container { id: succeed(&arguments).trim().to_owned() }
+        // Made and started in two steps, so that one that cannot be started is removed, too.
+        let container = Container { id: succeed(&arguments).trim().to_owned() };
+        container.start();
+        container
     }
 
     /// Runs a shell script as root beside the volumes, with no server and nothing of ours running; `$PGDATA` is set.
@@ -191,9 +194,9 @@ impl Container {
         succeed(&["kill", &self.id]);
     }
 
-    /// Starts it again after its end.
+    /// Starts it, for the first time or again after its end.
     #[track_caller]
-    pub(crate) fn start_again(&self) {
+    pub(crate) fn start(&self) {
         succeed(&["start", &self.id]);
     }
 
