@@ -7,6 +7,7 @@
 )]
 
 mod docker;
+mod init;
+mod repository;
 mod structure;
 mod support;
-mod repository;

@@ -88,7 +88,7 @@ fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let kind = if refusal.is_busy { Kind::Busy } else { Kind::Refused };
-        Self::new(kind, format!("refused: {}", refusal.reason)).hint(refusal.hint)
+        Self::new(kind, format!("cannot go on: {}", refusal.reason)).hint(refusal.hint)
     }
 }
 

@@ -1,0 +1,91 @@
+//! Killed in the middle, at many moments: the next run comes to the same end.
+
+use crate::support::sandbox::{Sandbox, has_postgresql};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// Runs a command and kills it with SIGKILL after a time. Returns whether it was still running.
+fn kill_after(sandbox: &Sandbox, arguments: &[&str], time: Duration) -> bool {
+    let mut command = sandbox.command(arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + time;
+    while Instant::now() < deadline {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    true
+}
+
+#[test]
+fn an_init_killed_at_any_moment_is_done_again_by_the_next() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::empty();
+    let mut killed = 0;
+    for step in 1..=12 {
+        if kill_after(&sandbox, &["init-postgresql", "--no-backup"], Duration::from_millis(step * 130)) {
+            killed += 1;
+        }
+    }
+    assert!(killed > 2, "hardly any run was killed in the middle");
+
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM pg_roles WHERE rolname = 'dbuser'"), "1");
+    assert!(!sandbox.data().join(".pgbox/journal.json").exists());
+    assert!(!sandbox.data().join(".pgbox/new/PG_VERSION").exists());
+}
+
+#[test]
+fn a_restore_killed_at_any_moment_leaves_the_old_rows_or_the_new_ones() {
+    if !has_postgresql() {
+        return;
+    }
+    for step in 0..12_u64 {
+        let sandbox = Sandbox::with_backup();
+        sandbox.succeed(&["init-postgresql", "--no-backup"]);
+        sandbox.sql("INSERT INTO kept SELECT generate_series(101, 150)");
+        let name = sandbox.backup_names("data_").remove(0);
+
+        kill_after(
+            &sandbox,
+            &["backup-postgresql", "restore", &name, "--yes"],
+            Duration::from_millis(40 + step * 60),
+        );
+        sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+        let rows = sandbox.sql("SELECT count(*) FROM kept");
+        assert!(rows == "150" || rows == "100", "{rows} rows after a kill at step {step}");
+        if rows == "100" {
+            // The restore went through, so what it replaced must be kept whole.
+            let kept = std::fs::read_dir(sandbox.data().join(".pgbox/aside"))
+                .is_ok_and(|mut entries| entries.next().is_some());
+            assert!(kept || !sandbox.backup_names("replaced_").is_empty(), "the replaced data is gone");
+        }
+        assert!(!sandbox.data().join(".pgbox/journal.json").exists());
+    }
+}
+
+#[test]
+fn a_recovery_killed_at_any_moment_is_finished_by_the_next_start() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("INSERT INTO kept SELECT generate_series(101, 150)");
+    sandbox.succeed(&["maintenance", "stop"]);
+    std::fs::remove_file(sandbox.data().join("global/2671")).unwrap();
+
+    for step in 1..=12 {
+        kill_after(&sandbox, &["init-postgresql", "--no-backup"], Duration::from_millis(step * 45));
+    }
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "150");
+}

@@ -1,0 +1,217 @@
+//! A cluster that is not sound: each fault is made by hand on a real one, and the rows must be back.
+
+use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use rstest::rstest;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs a shell command in the data directory.
+fn shell(data: &Path, script: &str) -> String {
+    run(Command::new("sh").args(["-euc", script]).current_dir(data))
+}
+
+#[rstest]
+#[case::directories_lost_by_git(
+    "rmdir pg_notify pg_replslot pg_twophase pg_tblspc pg_stat_tmp pg_logical/snapshots"
+)]
+#[case::an_empty_pid_file(": > postmaster.pid")]
+#[case::a_pid_file_with_something_else_in_it("echo '{\"a\": 1}' > postmaster.pid")]
+#[case::a_pid_file_of_a_dead_server("printf '999999\\n/x\\n1\\n5432\\n/tmp\\nlocalhost\\n' > postmaster.pid")]
+#[case::a_mode_that_the_server_refuses("chmod 755 .")]
+#[case::files_of_root("chown -R root base pg_wal PG_VERSION")]
+#[case::several_at_once("rmdir pg_notify; : > postmaster.pid; chmod 777 .; chown root global/pg_control")]
+fn what_can_be_put_right_in_place_is(#[case] damage: &str) {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    shell(&sandbox.data(), damage);
+
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+    assert!(!sandbox.data().join(".pgbox/aside").join("damaged_").exists());
+}
+
+/// Rows committed after the backup, then a clean stop.
+fn add_rows_since_the_backup(sandbox: &Sandbox) {
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("INSERT INTO kept SELECT generate_series(101, 150)");
+    sandbox.succeed(&["maintenance", "stop"]);
+}
+
+#[rstest]
+#[case::the_index_this_project_began_with("rm global/2671")]
+#[case::a_shared_catalog("rm global/1262")]
+#[case::an_empty_catalog(": > global/1260")]
+#[case::the_shared_relation_map("rm global/pg_filenode.map")]
+#[case::a_flipped_bit_in_the_shared_relation_map(
+    "printf '\\001' | dd of=global/pg_filenode.map bs=1 seek=100 conv=notrunc"
+)]
+#[case::a_relation_map_of_a_database("rm base/1/pg_filenode.map")]
+#[case::a_users_database_directory("rm -r base/1638*")]
+#[case::the_control_file("rm global/pg_control")]
+#[case::a_flipped_bit_in_the_control_file(
+    "printf '\\377' | dd of=global/pg_control bs=1 seek=60 conv=notrunc"
+)]
+#[case::the_version("rm PG_VERSION")]
+#[case::the_configuration("rm postgresql.conf pg_hba.conf")]
+#[case::the_transaction_status("rm pg_xact/0000")]
+#[case::the_base_directory("rm -r base")]
+fn what_cannot_be_put_right_is_restored_with_every_row(#[case] damage: &str) {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    add_rows_since_the_backup(&sandbox);
+    shell(&sandbox.data(), damage);
+
+    let told = sandbox.succeed(&["init-postgresql"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "150", "{told}");
+    assert_eq!(sandbox.backup_names("damaged_").len(), 1, "what was damaged is kept: {told}");
+    assert!(!sandbox.data().join(".pgbox/journal.json").exists());
+}
+
+#[test]
+fn rows_that_are_lost_are_said_to_be() {
+    // The WAL since the backup is gone, too, so that the backup is all there is.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    add_rows_since_the_backup(&sandbox);
+    shell(&sandbox.data(), "rm global/2671; rm pg_wal/0*");
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+    assert!(told.contains("are lost"), "{told}");
+}
+
+#[test]
+fn without_a_backup_a_new_cluster_is_made_and_the_old_one_kept() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    shell(&sandbox.data(), "rm global/2671");
+
+    let told = sandbox.succeed(&["init-postgresql"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM pg_class WHERE relname = 'kept'"), "0");
+    assert!(told.contains("there is no backup to restore"), "{told}");
+    assert_eq!(sandbox.backup_names("damaged_").len(), 1);
+}
+
+#[test]
+fn an_initdb_that_never_finished_is_not_taken_for_a_cluster() {
+    // Another program's initdb, killed when it had written PG_VERSION, the control file and the configuration.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    shell(&sandbox.data(), "rm -r base/1638* postmaster.opts global/pg_filenode.map .pgbox");
+    shell(&sandbox.data(), "find base global -name '1638*' -delete; find base global -name '1639*' -delete");
+    fs::remove_file(sandbox.data().join("global/pg_control")).unwrap();
+
+    let plan = sandbox.succeed(&["init-postgresql", "--dry-run"]);
+
+    assert!(plan.contains("an initdb was cut short"), "{plan}");
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    assert_eq!(sandbox.sql("SELECT 1"), "1");
+}
+
+#[test]
+fn a_killed_server_is_simply_started_again() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("INSERT INTO kept SELECT generate_series(101, 120)");
+    sandbox.kill_server();
+
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "120");
+}
+
+#[test]
+fn a_backup_that_cannot_be_used_does_not_lead_to_an_empty_cluster() {
+    // Every pack of the repository is damaged, and then the cluster.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    shell(
+        &sandbox.backups(),
+        "for pack in $(find packs -name '*.pack'); do printf 'XXXX' | dd of=$pack bs=1 seek=200 conv=notrunc; done",
+    );
+    shell(&sandbox.data(), "rm global/2671");
+
+    let told = sandbox.expect_status(&["init-postgresql"], 1);
+
+    assert!(told.contains("the data directory is as it was"), "{told}");
+    assert!(sandbox.data().join("global/1262").exists());
+    assert!(!sandbox.data().join(".pgbox/journal.json").exists());
+}
+
+#[test]
+fn a_backup_whose_server_does_not_start_gives_way_to_the_data_that_was_there() {
+    // The backup holds a configuration that no server takes; it was written after the server had started.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    let configuration = sandbox.data().join("postgresql.conf");
+    let sound = fs::read(&configuration).unwrap();
+    fs::write(&configuration, b"this is = no [configuration").unwrap();
+    sandbox.succeed(&["backup-postgresql", "create"]);
+    fs::write(&configuration, sound).unwrap();
+    let name = sandbox.backup_names("data_").remove(0);
+
+    let told = sandbox.expect_status(&["backup-postgresql", "restore", &name, "--yes"], 1);
+
+    assert!(told.contains("the data directory is as it was"), "{told}");
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+}
+
+#[rstest]
+#[case("never", "rmdir pg_notify")]
+#[case("never", "rm global/2671")]
+#[case("repair", "rm global/2671")]
+fn recovery_goes_only_as_far_as_it_is_allowed(#[case] policy: &str, #[case] damage: &str) {
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::with_backup();
+    shell(&sandbox.data(), damage);
+    sandbox.set("RECOVERY", policy);
+    let before = sandbox.listing();
+
+    let told = sandbox.expect_status(&["init-postgresql"], 6);
+
+    assert!(told.contains("Nothing was changed"), "{told}");
+    assert_eq!(sandbox.listing(), before);
+}
+
+#[test]
+fn a_dry_run_shows_the_plan_and_changes_nothing() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    shell(&sandbox.data(), "rm global/2671; rmdir pg_notify; chmod 755 .");
+    let before = sandbox.listing();
+
+    let plan = sandbox.succeed(&["init-postgresql", "--dry-run"]);
+
+    assert!(plan.contains("restore data_") && plan.contains("relation-file-missing"), "{plan}");
+    assert_eq!(sandbox.listing(), before);
+    let mode = fs::metadata(sandbox.data()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+}

@@ -1,0 +1,161 @@
+//! What is refused, with nothing changed.
+
+use crate::support::sandbox::{Sandbox, has_postgresql};
+use rstest::rstest;
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+#[test]
+fn a_directory_that_is_not_postgresqls_is_left_as_it_is() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::empty();
+    fs::create_dir(sandbox.data()).unwrap();
+    fs::write(sandbox.data().join("letter.txt"), "dear").unwrap();
+    let before = sandbox.listing();
+
+    let told = sandbox.expect_status(&["init-postgresql"], 6);
+
+    assert!(told.contains("letter.txt"), "{told}");
+    assert_eq!(sandbox.listing(), before);
+    assert!(!sandbox.data().join(".pgbox").exists());
+}
+
+#[test]
+fn another_major_version_is_left_as_it_is() {
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::with_backup();
+    sandbox.set("POSTGRES_VERSION", "14");
+    let before = sandbox.listing();
+
+    // Version 14 is not installed, so that its programs are what is missing first.
+    sandbox.expect_status(&["init-postgresql"], 127);
+    sandbox.set("POSTGRES_VERSION", "15");
+    fs::write(sandbox.data().join("PG_VERSION"), "14\n").unwrap();
+    let told = sandbox.expect_status(&["init-postgresql"], 6);
+
+    assert!(told.contains("made by PostgreSQL 14"), "{told}");
+    fs::write(sandbox.data().join("PG_VERSION"), "15\n").unwrap();
+    assert_eq!(without_times(&sandbox.listing()), without_times(&before));
+}
+
+fn without_times(listing: &str) -> Vec<String> {
+    listing.lines().filter_map(|line| line.rsplit_once(' ')).map(|(rest, _)| rest.to_owned()).collect()
+}
+
+#[test]
+fn a_directory_whose_lock_somebody_holds_is_busy() {
+    // The lock is held as a server in another container would hold it: nothing of it is to be seen here.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.succeed(&["maintenance", "stop"]);
+    let lock = sandbox.data().join(".pgbox/lock");
+    let mut holder = Command::new("flock");
+    let mut holder = holder.arg(&lock).args(["sh", "-c", "echo held; exec sleep 300"]);
+    holder = holder.stdout(Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0; 4]).unwrap();
+
+    let started = sandbox.output(&["init-postgresql"]);
+    let name = sandbox.backup_names("data_").remove(0);
+    let restored = sandbox.output(&["backup-postgresql", "restore", &name, "--yes"]);
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    // `flock` runs the command in its place of honour; the lock goes with the last of them.
+    assert_eq!((started.status.code(), restored.status.code()), (Some(5), Some(5)));
+    assert!(!sandbox.data().join("postmaster.pid").exists());
+}
+
+#[test]
+fn a_port_that_something_else_uses_is_named() {
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::without_backup();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    sandbox.set("PGPORT", &port);
+
+    let told = sandbox.expect_status(&["init-postgresql"], 1);
+
+    assert!(told.contains(&format!("port {port} is in use")), "{told}");
+}
+
+#[rstest]
+#[case("0")]
+#[case("-1")]
+#[case("seven")]
+fn a_number_of_backups_that_makes_no_sense_is_a_usage_error(#[case] number: &str) {
+    let mut sandbox = Sandbox::empty();
+    sandbox.set("MAX_BACKUPS", number);
+
+    let told = sandbox.expect_status(&["backup-postgresql", "cleanup"], 2);
+
+    assert!(told.contains(&format!("'{number}'")), "{told}");
+}
+
+#[rstest]
+#[case("../../etc")]
+#[case("-rf")]
+#[case("")]
+#[case("data_20200101_000000\n")]
+#[case("data_20200101_000000")]
+fn a_name_that_is_no_backups_is_no_such_backup(#[case] name: &str) {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let before = sandbox.listing();
+
+    sandbox.expect_status(&["backup-postgresql", "restore", "--yes", "--", name], 3);
+
+    assert_eq!(sandbox.listing(), before);
+}
+
+#[test]
+fn without_postgresql_the_status_is_127() {
+    let mut sandbox = Sandbox::empty();
+    sandbox.set("POSTGRES_BIN_DIR", "/nonexistent");
+
+    let told = sandbox.expect_status(&["init-postgresql"], 127);
+
+    assert!(told.contains("install"), "{told}");
+}
+
+#[test]
+fn a_backup_directory_that_cannot_be_written_keeps_no_server_from_starting() {
+    // A file stands where the backup directory should be.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    fs::write(sandbox.backups(), "").unwrap();
+
+    let told = sandbox.succeed(&["init-postgresql"]);
+
+    assert!(told.contains("no backup was made"), "{told}");
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+}
+
+#[test]
+fn a_restore_without_a_terminal_needs_yes() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let name = sandbox.backup_names("data_").remove(0);
+    let before = sandbox.listing();
+
+    let told = sandbox.expect_status(&["backup-postgresql", "restore", &name], 6);
+
+    assert!(told.contains("--yes"), "{told}");
+    assert_eq!(sandbox.listing(), before);
+}
