@@ -6,7 +6,9 @@
     reason = "tests make damage by hand, start programs, and say what they skip"
 )]
 
+mod command_line;
 mod docker;
 mod structure;
+mod supervisor;
 mod support;
 mod repository;
