@@ -6,8 +6,10 @@
     reason = "tests make damage by hand, start programs, and say what they skip"
 )]
 
+mod command_line;
 mod docker;
 mod init;
 mod repository;
 mod structure;
+mod supervisor;
 mod support;

@@ -1,4 +1,4 @@
-//! What root does before it stops being root: directories that the user `postgres` can work in.
+//! What is done before any command works on a cluster: directories to work in, and an end to being root.
 //!
 //! Everything that touches a cluster runs as `postgres`, looked up by name, or as whoever started us if that is
 //! not root. This must happen before a second thread runs. Root changes the owner of directories that are
@@ -38,15 +38,18 @@ impl Directories {
     }
 }
 
-/// As root, prepares the directories and becomes the user `postgres`; as any other user, does nothing.
+/// Prepares the directories, and as root becomes the user `postgres`.
 ///
 /// What the file system refuses (root squash, a read-only mount) is told and not fatal: it may be usable all
 /// the same, and the command that needs it says so if it is not.
 ///
 /// # Errors
-/// [`Kind::ProgramMissing`] where there is no user `postgres`: the server's package makes it.
+/// [`Kind::ProgramMissing`] for root where there is no user `postgres`: the server's package makes it.
 pub(crate) fn drop_privileges(settings: &Settings, ui: &Ui, directories: Directories) -> anyhow::Result<()> {
     if !sys::effective_identity().is_root() {
+        if directories == Directories::Prepare {
+            make_missing(settings, ui);
+        }
         return Ok(());
     }
     let owner = sys::find_user("postgres").map_err(|error| {
@@ -57,6 +60,16 @@ pub(crate) fn drop_privileges(settings: &Settings, ui: &Ui, directories: Directo
         prepare(settings, ui, &owner);
     }
     owner.assume().context("give up root's privileges")
+}
+
+/// Makes the directories that are missing, as the user that we are.
+fn make_missing(settings: &Settings, ui: &Ui) {
+    let Settings { data_directory, backup_directory, log_directory, .. } = settings;
+    for (directory, mode) in [(data_directory, 0o700), (log_directory, 0o750), (backup_directory, 0o700)] {
+        if let Err(error) = sys::ensure_directory(directory, mode, None) {
+            ui.warn(&format!("could not make '{}': {error}", directory.display()));
+        }
+    }
 }
 
 fn prepare(settings: &Settings, ui: &Ui, owner: &Identity) {

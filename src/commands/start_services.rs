@@ -1,8 +1,7 @@
 //! `start-services`: the first process of the container.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use pgbox::services::supervisor::Level;
-use pgbox::services::{self, Options};
+use pgbox::services::{self, Level, Options};
 use pgbox::settings::Settings;
 use pgbox::ui::Ui;
 use std::ffi::OsString;

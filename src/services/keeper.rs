@@ -4,7 +4,7 @@
 //! that command. All other deaths are answered with `init-postgresql`, after pauses that grow, so that a server
 //! that cannot run does not fill the log; and never with giving up for good.
 
-use super::supervisor::{Action, Child, Level};
+use super::events::{Action, Child, Level, Seen, View};
 use crate::sys::Ended;
 use std::time::{Duration, Instant};
 
@@ -20,17 +20,6 @@ const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
 const SETTLED_AFTER: Duration = Duration::from_mins(10);
 /// Exit statuses of `init-postgresql` that trying again does not change: usage, refused, a program missing.
 const HOPELESS_STATUSES: [i32; 3] = [2, 6, 127];
-
-/// What can be seen of the server and its data directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct View {
-    /// Its process lives.
-    pub is_alive: bool,
-    /// A person stopped it, and wants it to stay stopped.
-    pub is_stopped: bool,
-    /// A command, such as a restore, is at work on the data directory.
-    pub is_operated: bool,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -119,7 +108,7 @@ impl Keeper {
 
     /// The server was looked at.
     pub fn looked(&mut self, view: View, now: Instant) -> Vec<Action> {
-        match (self.state, view.is_alive) {
+        match (self.state, view.server == Seen::Alive) {
             (State::Starting, _) | (State::Pausing(_), false) => Vec::new(),
             (State::Running(since), true) => {
                 if now.saturating_duration_since(since) >= SETTLED_AFTER {
@@ -203,6 +192,7 @@ impl Keeper {
 
     fn start(&mut self) -> Vec<Action> {
         self.state = State::Starting;
-        vec![Action::Start(Child::Init)]
+        // One that was left behind has the data directory's lock, and would keep it for ever.
+        vec![Action::StopLeftBehind, Action::Start(Child::Init)]
     }
 }

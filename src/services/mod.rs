@@ -6,6 +6,7 @@
 //! what happens when a stop, a death and a due backup fall together.
 
 pub mod directory;
+pub mod events;
 pub mod keeper;
 pub mod run;
 mod stopping;
@@ -13,4 +14,5 @@ pub mod supervisor;
 #[cfg(test)]
 mod tests;
 
+pub use events::Level;
 pub use run::{Options, run};

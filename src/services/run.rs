@@ -4,8 +4,8 @@
 //! process may start or wait for a child, because every child that ends is reaped here.
 
 use super::directory::{self, POSTGRESQL, Service, Services};
-use super::keeper::View;
-use super::supervisor::{Action, Child, Configuration, Event, Level, Order, StartFailure, Supervisor};
+use super::events::{Action, Child, Configuration, Event, Level, Order, Seen, StartFailure, View};
+use super::supervisor::Supervisor;
 use crate::pg::postmaster_pid::PostmasterPid;
 use crate::settings::Settings;
 use crate::sys::{self, OperationLock, ReadRoot, Signal, Supervised};
@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const MYSELF: &str = "/proc/self/exe";
 /// How long nothing may happen before the loop turns, where nothing is due.
 const IDLE: Duration = Duration::from_hours(1);
+/// The name of the server's program.
+const SERVER: &str = "postgres";
 /// `postmaster.pid` is a few lines; more is not read.
 const PID_FILE_LIMIT_BYTES: u64 = 4096;
 
@@ -157,9 +159,10 @@ impl Runner<'_> {
     }
 
     fn carry_out(&mut self, action: Action) {
+        let data_directory = &self.settings.data_directory;
         match action {
             Action::ClearStopped => {
-                if let Err(error) = sys::clear_stop_marker(&self.settings.data_directory) {
+                if let Err(error) = sys::clear_stop_marker(data_directory) {
                     let text =
                         format!("could not take back that PostgreSQL was stopped by a person: {error}");
                     (self.options.say)(Level::Warning, &text);
@@ -167,7 +170,11 @@ impl Runner<'_> {
             }
             Action::Start(child) => self.start(child),
             Action::Signal(child, signal) => self.signal(child, signal),
-            Action::SignalServer(signal) => self.signal_server(signal),
+            Action::StopLeftBehind => self.signal_servers(left_behind(data_directory), Signal::INT),
+            Action::SignalServer(signal) => {
+                let servers = server_pid(data_directory).into_iter().chain(left_behind(data_directory));
+                self.signal_servers(servers, signal);
+            }
             Action::Look => self.look(),
             Action::Say(level, text) => (self.options.say)(level, &text),
             Action::Exit(_) => {}
@@ -232,11 +239,12 @@ impl Runner<'_> {
         }
     }
 
-    fn signal_server(&self, signal: Signal) {
-        let Some(pid) = server_pid(&self.settings.data_directory) else { return };
-        if let Err(error) = sys::signal_server(pid, signal) {
-            let text = format!("could not send a signal to PostgreSQL (process {pid}): {error}");
-            (self.options.say)(Level::Error, &text);
+    fn signal_servers(&self, servers: impl IntoIterator<Item = i32>, signal: Signal) {
+        for pid in servers {
+            if let Err(error) = sys::signal_server(pid, signal) {
+                let text = format!("could not send a signal to PostgreSQL (process {pid}): {error}");
+                (self.options.say)(Level::Error, &text);
+            }
         }
     }
 
@@ -249,7 +257,11 @@ impl Runner<'_> {
             self.children.insert(pid, Child::Server);
         }
         self.events.push_back(Event::Looked(View {
-            is_alive: pid.is_some(),
+            server: match pid {
+                Some(_) => Seen::Alive,
+                None if left_behind(data_directory).is_empty() => Seen::Gone,
+                None => Seen::LeftBehind,
+            },
             is_stopped: sys::has_stop_marker(data_directory),
             // What cannot be looked at yet, such as a directory that is not there, nobody works on.
             is_operated: OperationLock::is_held(data_directory).unwrap_or(false),
@@ -268,7 +280,17 @@ fn server_pid(data_directory: &Path) -> Option<i32> {
             (!is_single_user && sys::is_postmaster_of(pid, data_directory)).then_some(pid)
         }
         // Root without the right to look (root squash): our child of that name is the one.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => sys::child_named("postgres"),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            sys::children_named(SERVER).first().copied()
+        }
         Err(_) => None,
     }
+}
+
+/// Servers of a cluster in staging that became our children because whoever started them was killed. As long as
+/// that command lives, they are its children and not ours.
+fn left_behind(data_directory: &Path) -> Vec<i32> {
+    let staging = data_directory.join(sys::OWN_DIRECTORY);
+    let servers = sys::children_named(SERVER).into_iter();
+    servers.filter(|pid| sys::has_argument_below(*pid, &staging)).collect()
 }

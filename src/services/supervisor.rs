@@ -3,7 +3,8 @@
 //! Order of a start: PostgreSQL, the services one after another, then the command; the first backup runs beside
 //! the command. A failing part is told and the next one started: a container that dies cannot be debugged.
 
-use super::keeper::{Keeper, View};
+use super::events::{Action, Child, Configuration, Event, Level, Order, Seen, StartFailure, View};
+use super::keeper::Keeper;
 use super::stopping::{Stop, Urgency};
 use crate::sys::{Ended, Signal};
 use std::time::{Duration, Instant};
@@ -18,107 +19,6 @@ const STOPPING_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// When a backup that failed is tried again, unless the next one is due before.
 const BACKUP_RETRY: Duration = Duration::from_mins(15);
-
-/// A child of the supervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Child {
-    /// `init-postgresql`.
-    Init,
-    /// The PostgreSQL server itself; it is not started by us but becomes our child.
-    Server,
-    /// A service, by its place in the configuration.
-    Service(usize),
-    /// The command.
-    Command,
-    /// A backup.
-    Backup,
-}
-
-/// What a person, or the container engine, asks for with a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Stop all: SIGTERM, SIGINT or SIGQUIT.
-    Stop(Signal),
-    /// Read the configuration again, or try to start again now: SIGHUP.
-    Reload,
-    /// Try to start again now: SIGUSR1.
-    Retry,
-    /// For the command: SIGUSR2.
-    Forward(Signal),
-}
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// We were started.
-    Begin,
-    /// A signal came.
-    Ordered(Order),
-    /// A child ended.
-    Ended(Child, Ended),
-    /// A child could not be started.
-    NotStarted(Child, StartFailure),
-    /// The server was looked at.
-    Looked(View),
-    /// Time went by.
-    Tick,
-}
-
-/// Why a child could not be started.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartFailure {
-    /// The reason, for a person.
-    pub reason: String,
-    /// The exit status that a shell would give it: 127 where there is no such program, else 126.
-    pub status: u8,
-}
-
-/// How much a line matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// A state changed.
-    Info,
-    /// Something unexpected, after which work went on.
-    Warning,
-    /// A person must look.
-    Error,
-    /// What a person can do.
-    Hint,
-}
-
-/// Something to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Take the note back that a person stopped the server: starting the container means wanting it.
-    ClearStopped,
-    /// Start a child.
-    Start(Child),
-    /// Send a signal to a child: to its whole process group, except for the command.
-    Signal(Child, Signal),
-    /// Send a signal to the server, if it lives.
-    SignalServer(Signal),
-    /// Look at the server; [`Event::Looked`] answers.
-    Look,
-    /// Tell a person.
-    Say(Level, String),
-    /// End, with this exit status.
-    Exit(u8),
-}
-
-/// What is to be supervised.
-#[derive(Clone, Debug)]
-pub struct Configuration {
-    /// Whether PostgreSQL is.
-    pub has_server: bool,
-    /// Names of the services, in order.
-    pub services: Vec<String>,
-    /// Whether there is a command.
-    pub has_command: bool,
-    /// How long stopping may take.
-    pub stop_timeout: Duration,
-    /// How often a backup is made after the first; `None` is never.
-    pub backup_interval: Option<Duration>,
-}
 
 /// How far the start is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -350,7 +250,7 @@ impl Supervisor {
             return Vec::new();
         }
         self.begin_stop(Stop::unhurried(self.configuration.stop_timeout, now));
-        let mut actions = vec![say(Level::Info, format!("{what}; stopping"))];
+        let mut actions = vec![say(Level::Info, what)];
         actions.extend(self.signal_all(Signal::TERM));
         actions
     }
@@ -378,7 +278,7 @@ impl Supervisor {
                     stop.escalate(now);
                 }
                 self.begin_stop(stop);
-                actions.push(say(Level::Info, "stopping"));
+                actions.push(say(Level::Info, "was told to stop"));
             }
             Some(stop) if !stop.is_ordered() && signal != Signal::QUIT => stop.hurry(timeout, now),
             Some(stop) => stop.escalate(now),
@@ -415,11 +315,11 @@ impl Supervisor {
 
     fn looked(&mut self, view: View, now: Instant) -> Vec<Action> {
         self.looked_at = now;
-        self.is_server_alive = view.is_alive;
+        self.is_server_alive = view.server != Seen::Gone;
         if let Some(stop) = &self.stop {
             // Told again each time: it may be one that came up only now. The server heeds the first alone.
             let signal = if stop.urgency() == Urgency::Fast { Signal::INT } else { Signal::QUIT };
-            return if view.is_alive { vec![Action::SignalServer(signal)] } else { Vec::new() };
+            return if self.is_server_alive { vec![Action::SignalServer(signal)] } else { Vec::new() };
         }
         let mut actions = self.keep(|keeper| keeper.looked(view, now));
         if !self.is_init_running() {
@@ -481,7 +381,8 @@ impl Supervisor {
     fn go_on_stopping(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = match self.stop.as_mut().and_then(|stop| stop.tick(now)) {
             _ if self.is_all_stopped() => {
-                return vec![Action::Exit(self.exit_status.unwrap_or(u8::from(self.was_cut_short)))];
+                let status = self.exit_status.unwrap_or(u8::from(self.was_cut_short));
+                return vec![say(Level::Info, "stopped"), Action::Exit(status)];
             }
             Some(Urgency::Immediate) => self.cut_short(),
             Some(Urgency::Kill) => {

@@ -1,12 +1,13 @@
 //! Every rule of the supervisor, told as events and the actions that must follow.
 
-use super::keeper::View;
-use super::supervisor::{Action, Child, Configuration, Event, Level, Order, StartFailure, Supervisor};
+use super::events::{Action, Child, Configuration, Event, Level, Order, Seen, StartFailure, View};
+use super::supervisor::Supervisor;
 use crate::sys::{Ended, Signal};
 use std::time::{Duration, Instant};
 
-const ALIVE: View = View { is_alive: true, is_stopped: false, is_operated: false };
-const GONE: View = View { is_alive: false, is_stopped: false, is_operated: false };
+const ALIVE: View = View { server: Seen::Alive, ..GONE };
+const GONE: View = View { server: Seen::Gone, is_stopped: false, is_operated: false };
+const LEFT_BEHIND: View = View { server: Seen::LeftBehind, ..GONE };
 const STOPPED: View = View { is_stopped: true, ..GONE };
 const OPERATED: View = View { is_operated: true, ..GONE };
 const DONE: Ended = Ended::Status(0);
@@ -42,10 +43,13 @@ impl Scene {
         scene
     }
 
-    /// What follows an event, without what is only said and without routine looks.
+    /// What follows an event, without what is only said and what is always done besides.
     fn event(&mut self, event: Event) -> Vec<Action> {
         let actions = self.supervisor.next(event, self.now);
-        actions.into_iter().filter(|action| !matches!(action, Action::Say(..) | Action::Look)).collect()
+        actions
+            .into_iter()
+            .filter(|action| !matches!(action, Action::Say(..) | Action::Look | Action::StopLeftBehind))
+            .collect()
     }
 
     fn all(&mut self, event: Event) -> Vec<Action> {
@@ -406,4 +410,19 @@ fn without_a_server_or_a_command_it_waits_to_be_stopped() {
     assert_eq!(scene.event(Event::Begin), []);
     assert_eq!(scene.supervisor.deadline(), None);
     assert_eq!(scene.stop(Signal::TERM), [Action::Exit(0)]);
+}
+
+#[test]
+fn a_server_that_a_killed_init_postgresql_left_behind_is_stopped() {
+    let mut scene = Scene::new(configuration());
+    scene.event(Event::Begin);
+    scene.event(Event::Ended(Child::Init, Ended::Signal(9)));
+    scene.now += Duration::from_secs(1);
+    let again = [Action::StopLeftBehind, Action::Start(Child::Init)];
+    assert!(scene.all(Event::Tick).starts_with(&again));
+
+    scene.stop(Signal::TERM);
+    scene.event(Event::Ended(Child::Init, Ended::Signal(15)));
+    assert_eq!(scene.event(Event::Looked(LEFT_BEHIND)), [Action::SignalServer(Signal::INT)]);
+    assert_eq!(scene.event(Event::Looked(GONE)), [Action::Exit(0)]);
 }

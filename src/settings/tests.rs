@@ -167,3 +167,11 @@ fn every_setting_is_in_the_long_help_and_none_in_the_short() {
         assert!(!setting.help.is_empty() && contract_table().contains(setting.variable));
     }
 }
+
+#[test]
+fn settings_given_as_flags_are_handed_on_as_flags() {
+    let matches =
+        command().get_matches_from(["test", "--port", "1", "--disabled-services", "", "--max-backups=3"]);
+    let expected = ["--port=1", "--disabled-services=", "--max-backups=3"];
+    assert_eq!(Settings::given_flags(&matches), expected.map(OsString::from));
+}

@@ -49,8 +49,8 @@ pub use server_process::{
 pub use space::{DiskSpace, disk_space};
 pub use store_root::StoreRoot;
 pub use supervise::{
-    Ended, Supervised, become_subreaper, child_named, is_first_process, reap_one, signal_group,
-    spawn_supervised,
+    Ended, Supervised, become_subreaper, children_named, has_argument_below, is_first_process, reap_one,
+    signal_group, spawn_supervised,
 };
 pub use wait::ChangeWatch;
 pub use write_root::{ClaimError, DATA_LOCK, OPERATION_LOCK, OWN_DIRECTORY, OperationLock, WriteRoot};

@@ -2,10 +2,11 @@
 
 use super::identity::Identity;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, set_child_subreaper, wait};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A child to start. It gets a process group of its own, so that a signal reaches all of it.
@@ -105,12 +106,21 @@ pub fn signal_group(pid: i32, signal: Signal) -> io::Result<bool> {
     }
 }
 
-/// Finds a child of ours, started or adopted, by the name of its program.
-pub fn child_named(name: &str) -> Option<i32> {
+/// Our children, started or adopted, that run a program of this name.
+pub fn children_named(name: &str) -> Vec<i32> {
     let myself = rustix::process::getpid().as_raw_nonzero();
-    let children = std::fs::read_to_string(format!("/proc/{myself}/task/{myself}/children")).ok()?;
+    let children =
+        std::fs::read_to_string(format!("/proc/{myself}/task/{myself}/children")).unwrap_or_default();
     let has_name = |pid: &i32| {
         std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|found| found.trim_end() == name)
     };
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(has_name)
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(has_name).collect()
+}
+
+/// Whether one of a process's arguments is a path below a directory. Its command line may be read by anybody,
+/// unlike its working directory, which root in a container without `CAP_SYS_PTRACE` may not look at.
+pub fn has_argument_below(pid: i32, directory: &Path) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut arguments = line.split(|byte| *byte == 0).map(|argument| Path::new(OsStr::from_bytes(argument)));
+    arguments.any(|argument| argument != directory && argument.starts_with(directory))
 }
