@@ -99,14 +99,14 @@ fn a_repository_that_is_being_read_is_not_written() {
     }
     let directory = directory();
     let (server, repository) = (Server::new(directory.path()), repository(directory.path()));
-    let (first, _second) =
+    let (first, second) =
         (repository.lock_shared("restoring").unwrap(), repository.lock_shared("a mount").unwrap());
 
     let error = try_backup(&server, &repository, true, &Silent).unwrap_err();
 
     assert_eq!(kind_of(&error), Kind::Busy);
     assert!(format!("{error:#}").contains("in use by"), "{error:#}");
-    drop((first, _second));
+    drop((first, second));
     back_up(&server, &repository);
 }
 
@@ -129,7 +129,7 @@ fn a_directory_that_was_set_aside_is_stored_as_it_is() {
     let first = create_cold(&root, &repository, &options, &Silent).unwrap();
     let second = create_cold(&root, &repository, &options, &Silent).unwrap();
 
-    assert_eq!((first.name, Some(second.name)), (name, name.next_of_same_second()));
+    assert_eq!((first.name, Some(second.name)), (name, name.next_of_samesecond()));
     assert_eq!(first.note.as_deref(), Some("global/2671 was missing"));
     assert!(first.system_identifier.is_some());
     assert!(second.stored_bytes * 20 < first.stored_bytes);
