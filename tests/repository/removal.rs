@@ -129,7 +129,7 @@ fn a_directory_that_was_set_aside_is_stored_as_it_is() {
     let first = create_cold(&root, &repository, &options, &Silent).unwrap();
     let second = create_cold(&root, &repository, &options, &Silent).unwrap();
 
-    assert_eq!((first.name, Some(second.name)), (name, name.next_of_samesecond()));
+    assert_eq!((first.name, Some(second.name)), (name, name.next_of_same_second()));
     assert_eq!(first.note.as_deref(), Some("global/2671 was missing"));
     assert!(first.system_identifier.is_some());
     assert!(second.stored_bytes * 20 < first.stored_bytes);
