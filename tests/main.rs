@@ -7,6 +7,6 @@
 )]
 
 mod docker;
+mod repository;
 mod structure;
 mod support;
-mod repository;

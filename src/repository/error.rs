@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::format::bytes;
 use crate::plan::BackupName;
 use crate::sys::{Holder, LockError, disk_space};
 
@@ -37,7 +38,7 @@ pub enum RepositoryError {
         known: u32,
     },
     /// The file system is full.
-    #[error("could not {action} '{}': the file system is full, {} free", .path.display(), readable_size(*.available_bytes))]
+    #[error("could not {action} '{}': the file system is full, {} free", .path.display(), bytes(*.available_bytes))]
     Full {
         /// What was attempted.
         action: &'static str,
@@ -96,35 +97,9 @@ pub(super) fn lock_error(path: &Path, error: LockError) -> RepositoryError {
     }
 }
 
-/// A size as a person reads it, such as `18.3 GiB`.
-pub(crate) fn readable_size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} bytes");
-    }
-    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-    let mut size = bytes as f64 / 1024.0;
-    let mut units = UNITS.iter();
-    let mut unit = units.next().unwrap_or(&"");
-    while size >= 1024.0 {
-        let Some(next) = units.next() else { break };
-        size /= 1024.0;
-        unit = next;
-    }
-    format!("{size:.1} {unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_readable() {
-        assert_eq!(readable_size(0), "0 bytes");
-        assert_eq!(readable_size(1023), "1023 bytes");
-        assert_eq!(readable_size(1536), "1.5 KiB");
-        assert_eq!(readable_size(19_649_475_379), "18.3 GiB");
-    }
 
     #[test]
     fn a_full_disk_is_told_apart_and_says_what_is_left() {

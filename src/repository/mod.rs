@@ -29,7 +29,6 @@ use serde::{Deserialize, Serialize};
 
 pub use chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, ParseDigestError};
 pub use error::RepositoryError;
-pub(crate) use error::readable_size;
 pub use reader::{BackupReader, FileReader};
 pub use removal::SweepReport;
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};

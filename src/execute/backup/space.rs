@@ -6,8 +6,9 @@ use anyhow::Context;
 
 use super::listing::{Item, Listing, Rules};
 use crate::error::{Failure, Kind};
+use crate::format::bytes;
 use crate::pg::control_file::ControlFile;
-use crate::repository::{BackupReader, Repository, readable_size};
+use crate::repository::{BackupReader, Repository};
 use crate::sys::{ReadRoot, disk_space};
 
 /// No cluster's files shrink to less than this part of their size, so that a backup which could have fitted is never
@@ -35,8 +36,8 @@ pub(super) fn ensure_enough(
     let message = format!(
         "could not back up to '{}': only {} free, and {} of files are new or changed",
         repository.path().display(),
-        readable_size(available_bytes),
-        readable_size(changed_bytes)
+        bytes(available_bytes),
+        bytes(changed_bytes)
     );
     let hint = "free some space, or remove old backups with `backup-postgresql cleanup`; nothing was changed";
     Err(Failure::new(Kind::Failed, message).hint(hint).into())
