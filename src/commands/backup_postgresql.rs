@@ -134,10 +134,7 @@ fn restore_backup(
         }
         ui.confirm_by_typing(&backup.name.to_string())?;
     }
-    let repository = tools.repository.context("open the repository")?;
-    let reading = repository.lock_shared("backup-postgresql restore").context("lock the repository")?;
     let ensured = restore(tools, backup)?;
-    drop(reading);
     tell(&ensured, ui);
     ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
     // The newest backup must be of the history that now goes on, or the next recovery would have to leave it.

@@ -197,7 +197,7 @@ fn wait(matches: &ArgMatches, settings: &Settings, ui: &Ui, timeout: Duration) -
     loop {
         let presence = ensure::diagnose(&tools).map(|diagnosis| diagnosis.presence);
         if let Ok(Presence::Running { pid }) = presence
-            && let Ok(ensured) = ensure::wait_for_running(&tools, pid)
+            && let Ok(Some(ensured)) = ensure::wait_for_running(&tools, pid)
         {
             report(matches, &tools, &ensured, ui)?;
             return Ok(0);

@@ -115,11 +115,11 @@ fn prepare_backup_directory(directory: &Path, owner: &Identity) -> io::Result<()
     if sys::ensure_directory(directory, 0o700, Some(owner))? {
         return Ok(());
     }
-    let is_repository = directory.join("repository.json").exists();
-    if is_repository || sys::is_mount_root(directory)? || is_unused(directory)? {
+    let is_ours = directory.join("repository.json").exists() || sys::is_mount_root(directory)?;
+    if is_ours || is_unused(directory)? {
         give(directory, owner)?;
     }
-    if is_repository {
+    if is_ours {
         for entry in directory.read_dir()? {
             let entry = entry?;
             if is_written_by_pgbox(&entry.file_name().to_string_lossy()) {

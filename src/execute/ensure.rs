@@ -112,7 +112,11 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
     for _ in 0..MOST_ROUNDS {
         let diagnosis = diagnose(tools)?;
         if let Presence::Running { pid } = diagnosis.presence {
-            return wait_for_running(tools, pid);
+            match wait_for_running(tools, pid)? {
+                Some(ensured) => return Ok(ensured),
+                // It was about to stop; now that it has, there is something to do.
+                None => continue,
+            }
         }
         if matches!(diagnosis.presence, Presence::Locked { .. }) && wait_for_release(path)? {
             continue;
@@ -184,8 +188,11 @@ pub(super) fn carry_out(
     Ok(Some(Ensured { address: server.address.clone(), pid, outcome: Some(outcome), remarks }))
 }
 
-/// Waits until a server that somebody else started serves.
-pub fn wait_for_running(tools: &Tools, pid: i32) -> anyhow::Result<Ensured> {
+/// Waits until a server that somebody else started serves. `None`: it has ended instead.
+///
+/// # Errors
+/// When it neither serves nor ends within the time that a start may take without progress.
+pub fn wait_for_running(tools: &Tools, pid: i32) -> anyhow::Result<Option<Ensured>> {
     let path = &tools.settings.data_directory;
     let root = ReadRoot::open(path)?;
     let watch = ChangeWatch::new(path)?;
@@ -194,11 +201,14 @@ pub fn wait_for_running(tools: &Tools, pid: i32) -> anyhow::Result<Ensured> {
         let last_word = match ServerAddress::read(&root) {
             None => "it has not written its address yet".to_owned(),
             Some(address) => match verify_by_two_connections(&address, &superuser_login(tools)) {
-                Ok(()) => return Ok(Ensured { address, pid, outcome: None, remarks: Vec::new() }),
+                Ok(()) => return Ok(Some(Ensured { address, pid, outcome: None, remarks: Vec::new() })),
                 Err(error) => error.to_string(),
             },
         };
-        if Instant::now() >= deadline || !is_alive(pid) {
+        if !is_alive(pid) {
+            return Ok(None);
+        }
+        if Instant::now() >= deadline {
             let message = format!("a server (process {pid}) runs, but does not serve: {last_word}");
             return Err(Failure::new(Kind::Failed, message).hint("`maintenance health` tells more").into());
         }

@@ -7,10 +7,15 @@ use crate::cluster::inspect::follow;
 use crate::pg::{TimelineId, timeline_history, wal};
 use crate::plan::recovery::Replay;
 use crate::plan::{BackupName, BackupSummary};
+use crate::repository::{Repository, RepositoryError, SharedLock};
 use crate::sys::{ReadRoot, WriteRoot};
 use anyhow::Context;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a backup at work is waited for.
+const READING_PATIENCE: Duration = Duration::from_mins(2);
 
 /// Stands in for the history file of a timeline that is known to exist and whose own file is gone.
 const PLACEHOLDER: &[u8] = b"# pgbox: this timeline exists in another branch of this cluster's history\n";
@@ -27,6 +32,7 @@ pub(super) fn build_from_backup(
 ) -> anyhow::Result<()> {
     let repository = tools.repository.context("open the repository")?;
     clear_staging(root)?;
+    let _reading = begin_reading(tools, repository)?;
     let reader = repository.reader(name)?;
     let restored = restore_files(&reader, root, Path::new(STAGING), tools.progress)
         .with_context(|| format!("restore {name}"))?;
@@ -39,6 +45,23 @@ pub(super) fn build_from_backup(
     keep_timelines_apart(root, present.as_ref(), reader.summary(), &backups)?;
     root.write_durably(staged("recovery.signal"), b"", 0o600).context("ask for a timeline of its own")?;
     root.sync_file_system().context("write the restored cluster to disk")
+}
+
+/// Keeps a cleanup from removing what is being read. A backup at work is waited for; its server is down, so that
+/// it is about to fail.
+fn begin_reading(tools: &Tools, repository: &Repository) -> anyhow::Result<SharedLock> {
+    let deadline = Instant::now() + READING_PATIENCE;
+    loop {
+        match repository.lock_shared("restoring") {
+            Err(RepositoryError::Locked(holder)) if Instant::now() < deadline => {
+                let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+                tools.progress.note(&format!("waiting for {holder} to leave the repository"));
+                // The kernel has no wait with a deadline for a lock.
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            result => return result.context("lock the repository"),
+        }
+    }
 }
 
 fn staged(path: impl AsRef<Path>) -> PathBuf {

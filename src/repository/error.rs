@@ -4,6 +4,7 @@ use crate::format::bytes;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::format::bytes;
 use crate::plan::BackupName;
 use crate::sys::{Holder, LockError, disk_space};
 

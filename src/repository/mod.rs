@@ -72,7 +72,8 @@ pub struct ExclusiveLock {
 /// The promise that nothing in the repository is removed, kept until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct SharedLock {
-    _file: FileLock,
+    /// `None` in a directory that cannot be written: nobody can remove anything from it either.
+    _file: Option<FileLock>,
 }
 
 impl Repository {
@@ -146,7 +147,13 @@ impl Repository {
 
     /// Keeps others from removing anything, or says who is changing it now.
     pub fn lock_shared(&self, activity: &str) -> Result<SharedLock, RepositoryError> {
-        Ok(SharedLock { _file: self.lock(LockMode::Shared, activity)? })
+        match self.lock(LockMode::Shared, activity) {
+            Ok(file) => Ok(SharedLock { _file: Some(file) }),
+            Err(RepositoryError::Io { source, .. }) if is_about_writing(&source) => {
+                Ok(SharedLock { _file: None })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn lock(&self, mode: LockMode, activity: &str) -> Result<FileLock, RepositoryError> {
@@ -253,6 +260,11 @@ fn read_identity(root: &StoreRoot) -> Result<Option<RepositoryIdentity>, Reposit
         return Err(RepositoryError::UnknownFormat { path, found: identity.format, known: FORMAT });
     }
     Ok(Some(identity))
+}
+
+/// Whether a lock file could not be made because the directory, or the whole mount, is not to be written.
+fn is_about_writing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn random_id() -> std::io::Result<String> {

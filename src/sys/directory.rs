@@ -201,13 +201,9 @@ impl Directory {
     pub(super) fn open_lock_file(&self, path: &Path) -> io::Result<File> {
         let mut create = OpenOptions::new();
         create.write(true).create(true).truncate(false).mode(0o600);
-        match self.dir.open_with(path, &create) {
-            Ok(_) => {}
-            // Another user's lock file can still be locked, if it can be read.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            Err(error) => return Err(error),
-        }
-        self.open_file(path)
+        let created = self.dir.open_with(path, &create);
+        // Another user's lock file, or one on a read-only mount, can still be locked if it can be read.
+        self.open_file(path).or_else(|error| Err(created.err().unwrap_or(error)))
     }
 
     /// Replaces the content of a file in place, without durability: for notes that only people read.

@@ -152,7 +152,7 @@ fn a_backup_that_cannot_be_used_does_not_lead_to_an_empty_cluster() {
     );
     shell(&sandbox.data(), "rm global/2671");
 
-    let told = sandbox.expect_status(&["init-postgresql"], 1);
+    let told = sandbox.expect_status(&["init-postgresql"], 4);
 
     assert!(told.contains("the data directory is as it was"), "{told}");
     assert!(sandbox.data().join("global/1262").exists());

@@ -184,7 +184,7 @@ fn a_full_disk_fails_the_backup_takes_its_files_with_it_and_harms_no_older_one()
 
     assert!(format!("{error:#}").contains("the file system is full"), "{error:#}");
     assert!(used_bytes(disk.0.path()) <= used + 65_536);
-    assert_eq!(repository.backups().unwrap(), [first.clone()]);
+    assert_eq!(repository.backups().unwrap(), std::slice::from_ref(&first));
     assert_eq!(restore(&repository, first.name).start().value("SELECT 1"), "1");
 }
 

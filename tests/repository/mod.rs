@@ -1,4 +1,5 @@
 //! Backups of a real server, damaged by real means, and restored into servers that real tools judge.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
 mod damage;
 mod hot;

@@ -99,14 +99,14 @@ fn a_repository_that_is_being_read_is_not_written() {
     }
     let directory = directory();
     let (server, repository) = (Server::new(directory.path()), repository(directory.path()));
-    let (first, _second) =
+    let (first, second) =
         (repository.lock_shared("restoring").unwrap(), repository.lock_shared("a mount").unwrap());
 
     let error = try_backup(&server, &repository, true, &Silent).unwrap_err();
 
     assert_eq!(kind_of(&error), Kind::Busy);
     assert!(format!("{error:#}").contains("in use by"), "{error:#}");
-    drop((first, _second));
+    drop((first, second));
     back_up(&server, &repository);
 }
 

@@ -1,6 +1,7 @@
 //! Restoring in tests.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pgbox::execute::restore_files::{RestoredFiles, restore_files};
 use pgbox::plan::BackupName;
@@ -25,7 +26,7 @@ impl Restored {
     /// A server on what was restored.
     pub(crate) fn start(self) -> Server {
         give_to_server(self.directory.path());
-        Server::start(self.data(), Some(self.directory))
+        Server::start(self.data(), Arc::new(self.directory))
     }
 }
 

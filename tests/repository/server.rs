@@ -1,9 +1,8 @@
 //! A PostgreSQL server of a test's own, on a socket in its own directory.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use postgres::{Client, NoTls};
 use tempfile::TempDir;
@@ -61,39 +60,41 @@ pub(crate) fn directory() -> TempDir {
     directory
 }
 
-/// One initdb for all tests: it takes longer than most of them.
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
-    let directory = TEMPLATE.get_or_init(|| {
-        let directory = directory();
-        let data = directory.path().join("data");
-        let options =
-            ["--no-sync", "--data-checksums", "--auth=trust", "--username=postgres", "--encoding=UTF8"];
-        succeed(program("initdb").args(options).arg("--no-locale").arg("--pgdata").arg(data));
-        directory
-    });
-    directory.path()
+/// One initdb for all tests that run at one time: it takes longer than most of them. The last to hold it removes it.
+fn template() -> Arc<TempDir> {
+    static TEMPLATE: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut template = TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(directory) = template.upgrade() {
+        return directory;
+    }
+    let directory = Arc::new(directory());
+    let options = ["--no-sync", "--data-checksums", "--auth=trust", "--username=postgres", "--encoding=UTF8"];
+    let data = directory.path().join("data");
+    succeed(program("initdb").args(options).arg("--no-locale").arg("--pgdata").arg(data));
+    *template = Arc::downgrade(&directory);
+    directory
 }
 
 /// A server, stopped when dropped, by a panic too.
 pub(crate) struct Server {
     data: PathBuf,
     sockets: TempDir,
-    /// What the cluster lies in, where nobody else keeps it.
-    _home: Option<TempDir>,
+    /// What the cluster lies in, or was copied from, where nobody else keeps it.
+    _kept: Arc<TempDir>,
 }
 
 impl Server {
     /// A new cluster below `directory`, and a server on it.
     pub(crate) fn new(directory: &Path) -> Self {
         let data = directory.join("data");
-        succeed(Command::new("cp").arg("-a").arg(template().join("data")).arg(&data));
-        Self::start(data, None)
+        let template = template();
+        succeed(Command::new("cp").arg("-a").arg(template.path().join("data")).arg(&data));
+        Self::start(data, template)
     }
 
-    /// A server on an existing cluster.
-    pub(crate) fn start(data: PathBuf, home: Option<TempDir>) -> Self {
-        let server = Self { data, sockets: directory(), _home: home };
+    /// A server on an existing cluster, for which `kept` stays.
+    pub(crate) fn start(data: PathBuf, kept: Arc<TempDir>) -> Self {
+        let server = Self { data, sockets: directory(), _kept: kept };
         server.start_again();
         server
     }
