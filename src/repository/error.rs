@@ -4,7 +4,6 @@ use crate::format::bytes;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::format::bytes;
 use crate::plan::BackupName;
 use crate::sys::{Holder, LockError, disk_space};
 
