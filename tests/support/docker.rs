@@ -166,6 +166,16 @@ impl Container {
         self.exec_with(&["--user=postgres"], &psql)
     }
 
+    /// Makes a backup, after the one that every first start makes by itself: two at once are refused.
+    #[track_caller]
+    pub(crate) fn back_up(&self) {
+        wait_until("a backup to be made", || {
+            let output = self.exec(&["backup-postgresql", "create"]);
+            assert!(matches!(output.status.code(), Some(0 | 5)), "the backup failed: {output:?}");
+            output.status.success()
+        });
+    }
+
     /// Waits until the server takes connections as the application makes them: over TCP, by password.
     #[track_caller]
     pub(crate) fn wait_until_ready(&self) {
