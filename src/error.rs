@@ -83,12 +83,21 @@ pub fn hint_of(error: &anyhow::Error) -> Option<String> {
 }
 
 fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
+    use crate::repository::RepositoryError;
     use crate::sys::{ClaimError, LockError, ProcessError};
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.kind);
     }
     if let Some(error) = cause.downcast_ref::<ProcessError>() {
         return matches!(error, ProcessError::Missing(_)).then_some(Kind::ProgramMissing);
+    }
+    if let Some(error) = cause.downcast_ref::<RepositoryError>() {
+        return match error {
+            RepositoryError::NoSuchBackup { .. } => Some(Kind::NoSuchBackup),
+            RepositoryError::Damaged { .. } => Some(Kind::VerificationFailed),
+            RepositoryError::Locked(_) => Some(Kind::Busy),
+            _ => None,
+        };
     }
     if let Some(error) = cause.downcast_ref::<ClaimError>() {
         return matches!(error, ClaimError::Locked(_) | ClaimError::ServerAlive(_)).then_some(Kind::Busy);

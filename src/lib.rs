@@ -9,9 +9,12 @@
 //! those; `health` and `services` sit above them; `ui` imports `pg`, `plan`, `progress`, `error`; the commands
 //! belong to the binary.
 
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "unit tests make files and damage by hand"))]
+
 pub mod cluster;
 pub mod error;
 pub mod execute;
+pub mod format;
 pub mod health;
 pub mod pg;
 pub mod plan;

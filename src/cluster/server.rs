@@ -234,7 +234,7 @@ fn tell_recovery(before: &Activity, now: &Activity, progress: &dyn Progress) {
 
 /// How long a log is; 0 when there is none yet.
 pub fn log_size(path: &Path) -> u64 {
-    std::fs::metadata(path).map(|facts| facts.len()).unwrap_or(0)
+    std::fs::metadata(path).map_or(0, |facts| facts.len())
 }
 
 /// The last lines that were appended to a log since `offset`.
@@ -270,7 +270,7 @@ pub fn stop(pid: i32, patience: Duration) -> io::Result<Stopped> {
     if !signal_server(pid, Signal::INT)? || sys::wait_until_gone(pid, patience)? {
         return Ok(Stopped::Fast);
     }
-    if !signal_server(pid, Signal::QUIT)? || sys::wait_until_gone(pid, Duration::from_secs(60))? {
+    if !signal_server(pid, Signal::QUIT)? || sys::wait_until_gone(pid, Duration::from_mins(1))? {
         return Ok(Stopped::Immediate);
     }
     Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {pid} did not end")))

@@ -37,9 +37,10 @@ fn exists(client: &mut Client, query: &str, name: &str) -> Result<bool, SetupErr
 /// Makes a role that may log in, or gives it its password if it is there.
 pub fn ensure_role(client: &mut Client, role: &Role) -> Result<(), SetupError> {
     let Role { name, password } = *role;
-    let verb = match exists(client, "SELECT FROM pg_catalog.pg_roles WHERE rolname = $1", name)? {
-        true => "ALTER",
-        false => "CREATE",
+    let verb = if exists(client, "SELECT FROM pg_catalog.pg_roles WHERE rolname = $1", name)? {
+        "ALTER"
+    } else {
+        "CREATE"
     };
     let verifier = quote_literal(&scram_sha_256(password.as_bytes()));
     let statement = format!("{verb} ROLE {} LOGIN PASSWORD {verifier}", quote_identifier(name));

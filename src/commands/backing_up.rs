@@ -11,10 +11,11 @@ use pgbox::execute::cleanup::{clean_up, plan_cleanup};
 use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
+use pgbox::format;
 use pgbox::plan::{BackupFormat, BackupSummary, Condition, Verdict};
 use pgbox::repository::{Repository, SweepReport};
 use pgbox::sys::ReadRoot;
-use pgbox::ui::{Table, Ui, format};
+use pgbox::ui::{Table, Ui};
 
 /// Makes a backup of the running server and lets go of old ones.
 pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
@@ -57,7 +58,9 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
     let status = tell_outcome(&outcome, ui)?;
     if matches!(outcome, CreateOutcome::Created(_)) {
         let (removed, swept) = clean_up(tools, &repository)?;
-        removed.iter().for_each(|name| ui.info(&format!("removed {name}, which is beyond MAX_BACKUPS")));
+        for name in &removed {
+            ui.info(&format!("removed {name}, which is beyond MAX_BACKUPS"));
+        }
         tell_swept(&swept, ui);
     }
     Ok(status)

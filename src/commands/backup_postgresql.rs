@@ -10,9 +10,10 @@ use clap::{ArgMatches, Command};
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::restore::{plan_restore, restore};
+use pgbox::format;
 use pgbox::plan::{BackupName, BackupSummary, Condition};
 use pgbox::settings::Settings;
-use pgbox::ui::{Ui, format};
+use pgbox::ui::Ui;
 
 const RESTORE: &str = "Puts a backup in the place of the present data.
 
@@ -72,16 +73,12 @@ fn backup_named(arguments: &ArgMatches) -> Result<Option<BackupName>, Failure> {
 }
 
 fn find(tools: &Tools, name: BackupName) -> anyhow::Result<BackupSummary> {
-    match tools.repository {
-        Some(repository) => Ok(repository.find(name)?),
-        None => {
-            let place = tools.settings.backup_directory.display();
-            Err(Failure::new(
-                Kind::NoSuchBackup,
-                format!("there is no backup {name}: '{place}' has none at all"),
-            )
+    if let Some(repository) = tools.repository {
+        Ok(repository.find(name)?)
+    } else {
+        let place = tools.settings.backup_directory.display();
+        Err(Failure::new(Kind::NoSuchBackup, format!("there is no backup {name}: '{place}' has none at all"))
             .into())
-        }
     }
 }
 

@@ -26,7 +26,7 @@ impl<'a> Workplace<'a> {
     /// [`pgbox::error::Kind::ProgramMissing`] when no PostgreSQL is installed.
     pub(super) fn open(settings: &'a Settings, ui: &Ui) -> anyhow::Result<Self> {
         let installation = installation(settings)?;
-        let repository = open_repository(settings, ui)?;
+        let repository = open_repository(settings, ui);
         Ok(Self { settings, installation, repository, progress: Box::new(ui.progress()) })
     }
 
@@ -57,16 +57,16 @@ fn installation(settings: &Settings) -> Result<Installation, Failure> {
 }
 
 /// A backup directory that is missing or cannot be opened does not keep a server from starting; it is told.
-fn open_repository(settings: &Settings, ui: &Ui) -> anyhow::Result<Option<Repository>> {
+fn open_repository(settings: &Settings, ui: &Ui) -> Option<Repository> {
     let path = &settings.backup_directory;
     if !path.exists() {
-        return Ok(None);
+        return None;
     }
     match Repository::open(path).with_context(|| format!("open the backups in '{}'", path.display())) {
-        Ok(repository) => Ok(repository),
+        Ok(repository) => repository,
         Err(error) => {
             ui.warn(&format!("{error:#}"));
-            Ok(None)
+            None
         }
     }
 }

@@ -14,10 +14,11 @@ use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::ensure::{self, Ensured};
 use pgbox::execute::start::superuser_login;
+use pgbox::format;
 use pgbox::plan::{Presence, RecoveryPolicy, Remedy};
 use pgbox::settings::Settings;
 use pgbox::sys::{effective_identity, find_user, fix_ownership};
-use pgbox::ui::{Ui, format};
+use pgbox::ui::Ui;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -64,7 +65,7 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
     give_cluster_to_its_user(settings, ui, is_dry_run)?;
     drop_privileges(settings, ui, Directories::unless_dry_run(matches))?;
     if is_given(matches, "wait") {
-        let timeout = matches.get_one::<Duration>("timeout").copied().unwrap_or(Duration::from_secs(120));
+        let timeout = matches.get_one::<Duration>("timeout").copied().unwrap_or(Duration::from_mins(2));
         return wait(matches, settings, ui, timeout);
     }
     let workplace = Workplace::open(settings, ui)?;

@@ -3,8 +3,9 @@
 use super::{APPLETS, BINARY};
 use anyhow::Context;
 use pgbox::error::{Failure, Kind};
+use pgbox::format;
 use pgbox::sys::{self, LinkState};
-use pgbox::ui::{Ui, format};
+use pgbox::ui::Ui;
 use std::path::{Path, PathBuf};
 
 /// Makes the links that are missing. None is made if one of the names belongs to another file.

@@ -4,8 +4,9 @@ use super::{APPLETS, own};
 use anyhow::Context;
 use clap::Command;
 use clap_complete::Shell;
+use pgbox::format;
 use pgbox::sys;
-use pgbox::ui::{Ui, format};
+use pgbox::ui::Ui;
 use std::path::{Path, PathBuf};
 
 /// `pgbox` itself and every applet under its own name.

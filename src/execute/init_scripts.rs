@@ -41,7 +41,7 @@ fn kind_of(name: &str) -> Script {
 ///
 /// # Errors
 /// The first script that fails, by name, with its own words.
-pub fn run_init_scripts(tools: &Tools, server: &RunningServer, staging: &Path) -> anyhow::Result<()> {
+pub(super) fn run_init_scripts(tools: &Tools, server: &RunningServer, staging: &Path) -> anyhow::Result<()> {
     let directory = &tools.settings.init_scripts;
     let Ok(root) = ReadRoot::open(directory) else { return Ok(()) };
     for entry in root.entries(".").with_context(|| format!("list '{}'", directory.display()))? {

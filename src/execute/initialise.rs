@@ -12,7 +12,7 @@ use crate::cluster::session::Login;
 use crate::cluster::setup::{Role, ensure_database, ensure_role};
 use crate::sys::{PrivateDirectory, WriteRoot};
 use anyhow::Context;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Appended to the new cluster's `postgresql.conf`, where a person can change it.
@@ -32,7 +32,7 @@ host all all all scram-sha-256
 ///
 /// # Errors
 /// What initdb, the server or a script said. Nothing was put in place.
-pub fn build_fresh(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
+pub(super) fn build_fresh(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
     clear_staging(root)?;
     let settings = tools.settings;
     let staging = root.path().join(STAGING);
@@ -41,7 +41,7 @@ pub fn build_fresh(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
     initdb(tools.installation, root, &staging, &options).context("make a new cluster")?;
     append(root, "postgresql.conf", CONFIGURATION)?;
     append(root, "pg_hba.conf", HOST_ACCESS)?;
-    complete(tools, root, staging)?;
+    complete(tools, root, &staging)?;
     root.sync_file_system().context("write the new cluster to disk")?;
     tools.progress.end();
     Ok(())
@@ -55,11 +55,11 @@ fn append(root: &WriteRoot, name: &str, text: &str) -> anyhow::Result<()> {
 }
 
 /// Starts a server that only this process can reach, and sets the cluster up through it.
-fn complete(tools: &Tools, root: &WriteRoot, staging: PathBuf) -> anyhow::Result<()> {
+fn complete(tools: &Tools, root: &WriteRoot, staging: &Path) -> anyhow::Result<()> {
     let socket = PrivateDirectory::new().context("make a directory for a private socket")?;
     let options = StartOptions {
         installation: tools.installation.clone(),
-        data_directory: staging.clone(),
+        data_directory: staging.to_path_buf(),
         port: 5432,
         listen_addresses: String::new(),
         socket_directory: Some(socket.path().to_path_buf()),
@@ -70,7 +70,7 @@ fn complete(tools: &Tools, root: &WriteRoot, staging: PathBuf) -> anyhow::Result
     };
     let started = server::start(root, &options, tools.progress);
     let mut server = started.map_err(|error| super::start_failure(error, "set the new cluster up"))?;
-    let completed = set_up(tools, &server).and_then(|()| run_init_scripts(tools, &server, &staging));
+    let completed = set_up(tools, &server).and_then(|()| run_init_scripts(tools, &server, staging));
     let stopped = stop_private(&mut server);
     completed?;
     stopped
@@ -80,7 +80,7 @@ fn stop_private(server: &mut RunningServer) -> anyhow::Result<()> {
     let pid = i32::try_from(server.process.pid()).context("stop the private server")?;
     // Our own child: as a zombie it would look alive for ever, so it is waited for, not only signalled.
     server.process.signal(crate::sys::Signal::INT).context("stop the private server")?;
-    if !crate::sys::wait_until_gone(pid, Duration::from_secs(120)).context("wait for the private server")? {
+    if !crate::sys::wait_until_gone(pid, Duration::from_mins(2)).context("wait for the private server")? {
         server.process.signal(crate::sys::Signal::QUIT).context("stop the private server")?;
     }
     let status = server.process.wait().context("wait for the private server")?;

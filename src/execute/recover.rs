@@ -14,7 +14,7 @@ use crate::plan::{BackupName, Journal};
 use crate::sys::{WriteRoot, effective_identity};
 use anyhow::{Context, anyhow};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What carrying out a plan came to.
 #[derive(Debug, Default)]
@@ -38,23 +38,14 @@ pub struct Outcome {
 /// new one, or a journal from which the next run goes on; nothing that was there is lost.
 pub fn run(plan: Plan, root: &WriteRoot, tools: &Tools) -> anyhow::Result<Outcome> {
     ensure_still_believed(&plan.belief, root)?;
-    let mut outcome = Outcome::default();
+    let mut recovery = Recovery { purpose: plan.purpose, root, tools, outcome: Outcome::default() };
     for step in plan.steps {
-        match step.action {
-            Action::FinishReplacement(journal) => finish(journal, root, tools, &mut outcome)?,
-            Action::Replace(replacement) => replace(&plan.purpose, &replacement, root, tools, &mut outcome)?,
-            Action::Start if outcome.server.is_none() => {
-                outcome.server = Some(start_and_verify(tools, root, Start::AsItIs)?)
-            }
-            // The server had to be stopped before the directory could be claimed.
-            Action::Start | Action::Stop { .. } => {}
-            action => outcome.done.push(adjust(&action, root)?),
-        }
-        if outcome.must_look_again {
+        recovery.take(step.action)?;
+        if recovery.outcome.must_look_again {
             break;
         }
     }
-    Ok(outcome)
+    Ok(recovery.outcome)
 }
 
 /// Somebody may have exchanged the cluster between the plan and the lock.
@@ -69,165 +60,179 @@ fn ensure_still_believed(belief: &Belief, root: &WriteRoot) -> anyhow::Result<()
     Err(Failure::new(Kind::Busy, message).hint("run the command again. Nothing was changed.").into())
 }
 
-/// The steps that put one entry right in place.
-fn adjust(action: &Action, root: &WriteRoot) -> anyhow::Result<String> {
-    match action {
-        Action::SetMode { place, mode } => {
-            root.set_mode(place, *mode).with_context(|| format!("set the mode of '{place}'"))?;
-            Ok(format!("set the mode of '{place}' to {mode:04o}"))
+/// A plan being carried out.
+struct Recovery<'a> {
+    purpose: String,
+    root: &'a WriteRoot,
+    tools: &'a Tools<'a>,
+    outcome: Outcome,
+}
+
+impl Recovery<'_> {
+    fn take(&mut self, action: Action) -> anyhow::Result<()> {
+        match action {
+            Action::FinishReplacement(journal) => self.finish(journal)?,
+            Action::Replace(replacement) => self.replace(&replacement)?,
+            Action::Start if self.outcome.server.is_none() => {
+                self.outcome.server = Some(start_and_verify(self.tools, self.root, Start::AsItIs)?);
+            }
+            // A server that was in the way had to be stopped before the directory could be claimed.
+            Action::Start | Action::Stop { .. } => {}
+            Action::SetMode { place, mode } => self.set_mode(&place, mode)?,
+            Action::RecreateDirectory { place } => self.recreate_directory(&place)?,
+            Action::SetAsideFile { place } => self.set_aside_file(&place)?,
+            Action::SetOwner { uid } => return Err(self.cannot_change_owners(uid)),
         }
-        Action::RecreateDirectory { place } => {
-            root.create_directories(place, 0o700).with_context(|| format!("make the directory '{place}'"))?;
-            let parent = Path::new(place).parent().filter(|parent| *parent != Path::new(""));
-            root.sync_directory(parent.unwrap_or(Path::new("."))).context("sync a directory")?;
-            Ok(format!("made the directory '{place}' anew"))
+        Ok(())
+    }
+
+    fn done(&mut self, text: impl Into<String>) {
+        self.outcome.done.push(text.into());
+    }
+
+    fn set_mode(&mut self, place: &str, mode: u32) -> anyhow::Result<()> {
+        self.root.set_mode(place, mode).with_context(|| format!("set the mode of '{place}'"))?;
+        self.done(format!("set the mode of '{place}' to {mode:04o}"));
+        Ok(())
+    }
+
+    fn recreate_directory(&mut self, place: &str) -> anyhow::Result<()> {
+        self.root
+            .create_directories(place, 0o700)
+            .with_context(|| format!("make the directory '{place}'"))?;
+        let parent = Path::new(place).parent().filter(|parent| *parent != Path::new(""));
+        self.root.sync_directory(parent.unwrap_or(Path::new("."))).context("sync a directory")?;
+        self.done(format!("made the directory '{place}' anew"));
+        Ok(())
+    }
+
+    fn set_aside_file(&mut self, place: &str) -> anyhow::Result<()> {
+        let time = chrono::Utc::now().format("%Y%m%d_%H%M%S%.6f");
+        let target = Path::new(ASIDE_DIRECTORY).join(format!("{}.{time}", place.replace('/', "_")));
+        move_durably(self.root, Path::new(place), &target).with_context(|| format!("set '{place}' aside"))?;
+        self.done(format!("moved '{place}' to '{}'", target.display()));
+        Ok(())
+    }
+
+    fn cannot_change_owners(&self, uid: u32) -> anyhow::Error {
+        let path = self.root.path().display();
+        let message =
+            format!("entries of '{path}' belong to others than user {uid}, as whom the server runs");
+        Failure::new(Kind::Refused, message)
+            .hint("run `init-postgresql` as root, who can change owners. Nothing was changed.")
+            .into()
+    }
+
+    fn finish(&mut self, journal: Journal) -> anyhow::Result<()> {
+        let operation = journal.operation.clone();
+        let resumed =
+            takeover::resume(self.root, journal).with_context(|| format!("finish '{operation}'"))?;
+        let Some(journal) = resumed else {
+            self.done(format!("took back '{operation}', which was cut short"));
+            self.outcome.must_look_again = true;
+            return Ok(());
+        };
+        let had_former = journal.aside.is_some();
+        match self.prove(journal) {
+            Ok(()) => self.done(format!("finished '{operation}', which was cut short")),
+            Err(error) if !had_former => return Err(error),
+            Err(error) => {
+                self.tools.progress.note(&format!("'{operation}' was taken back: {error:#}"));
+                self.outcome.must_look_again = true;
+            }
         }
-        Action::SetAsideFile { place } => {
-            let target = set_aside_file(root, place).with_context(|| format!("set '{place}' aside"))?;
-            Ok(format!("moved '{place}' to '{}'", target.display()))
+        Ok(())
+    }
+
+    fn replace(&mut self, replacement: &Replacement) -> anyhow::Result<()> {
+        let mut last_error = anyhow!("there was nothing to replace it by");
+        for source in &replacement.sources {
+            match self.replace_from(source, replacement.aside) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.tools.progress.note(&format!("{} could not be used: {error:#}", describe(source)));
+                    last_error = error;
+                }
+            }
         }
-        Action::SetOwner { uid } => Err(Failure::new(
-            Kind::Refused,
-            format!(
-                "entries of '{}' belong to others than user {uid}, as whom the server runs",
-                root.path().display()
-            ),
-        )
-        .hint("run `init-postgresql` as root, who can change owners. Nothing was changed.")
-        .into()),
-        Action::FinishReplacement(_) | Action::Replace(_) | Action::Stop { .. } | Action::Start => {
-            Err(anyhow!("not a step in place"))
+        Err(last_error.context(format!("could not {}; the data directory is as it was", self.purpose)))
+    }
+
+    /// Builds, inspects, puts in place and proves one source. On any error the former cluster is in place.
+    fn replace_from(&mut self, source: &Source, aside: Option<BackupName>) -> anyhow::Result<()> {
+        match source {
+            Source::Fresh => build_fresh(self.tools, self.root)?,
+            Source::Backup { name, replay } => build_from_backup(self.tools, self.root, *name, replay)?,
+        }
+        self.inspect_staging()?;
+        let journal = takeover::take_over(self.root, &self.purpose, aside)?;
+        self.prove(journal)?;
+        match source {
+            Source::Fresh => self.done("made a new cluster"),
+            Source::Backup { name, replay } => {
+                self.outcome.restored_from = Some(*name);
+                self.done(match replay.segments.len() {
+                    0 => format!("restored {name}"),
+                    count => format!(
+                        "restored {name} and replayed the WAL since, as far as it is whole ({count} segments)"
+                    ),
+                });
+            }
+        }
+        if let Some(aside) = aside {
+            self.outcome.set_aside = Some(aside);
+            self.done(format!("set the former cluster aside as {aside}"));
+        }
+        Ok(())
+    }
+
+    /// The same inspection that a cluster in place gets.
+    fn inspect_staging(&self) -> anyhow::Result<()> {
+        let expectations = Expectations {
+            wanted_version: None,
+            installed_versions: vec![self.tools.installation.version],
+            server_uid: effective_identity().uid,
+        };
+        let staging = self.root.path().join(STAGING);
+        let diagnosis = inspect::inspect(&staging, &expectations).context("inspect what was built")?;
+        let Some(worst) = diagnosis.findings.first().filter(|_| diagnosis.has_errors()) else {
+            return Ok(());
+        };
+        let message = format!("what was built is not sound: {}", worst.summary());
+        Err(Failure::new(Kind::VerificationFailed, message).into())
+    }
+
+    /// Starts the new cluster and sees it serve; if it does not, puts the former one back.
+    fn prove(&mut self, journal: Journal) -> anyhow::Result<()> {
+        let start = match self.root.facts("recovery.signal")? {
+            Some(_) => Start::FirstAfterRestore,
+            None => Start::AsItIs,
+        };
+        match start_and_verify(self.tools, self.root, start) {
+            Ok(server) => {
+                takeover::accept(self.root)?;
+                self.outcome.server = Some(server);
+                Ok(())
+            }
+            Err(error) if journal.aside.is_some() => {
+                takeover::undo(self.root, journal).context("put the former cluster back")?;
+                Err(error)
+            }
+            Err(error) => Err(error),
         }
     }
 }
 
-fn set_aside_file(root: &WriteRoot, place: &str) -> io::Result<PathBuf> {
+fn move_durably(root: &WriteRoot, from: &Path, to: &Path) -> io::Result<()> {
     root.create_directories(ASIDE_DIRECTORY, 0o700)?;
-    let base = place.replace('/', "_");
-    let time = chrono::Utc::now().format("%Y%m%d_%H%M%S%.6f");
-    let target = Path::new(ASIDE_DIRECTORY).join(format!("{base}.{time}"));
-    root.rename(place, &target)?;
+    root.rename(from, to)?;
     root.sync_directory(ASIDE_DIRECTORY)?;
-    root.sync_directory(".")?;
-    Ok(target)
-}
-
-fn finish(journal: Journal, root: &WriteRoot, tools: &Tools, outcome: &mut Outcome) -> anyhow::Result<()> {
-    let operation = journal.operation.clone();
-    match takeover::resume(root, journal).with_context(|| format!("finish '{operation}'"))? {
-        None => {
-            outcome.done.push(format!("took back '{operation}', which was cut short"));
-            outcome.must_look_again = true;
-            Ok(())
-        }
-        Some(journal) => match prove(journal, root, tools, outcome) {
-            Ok(()) => {
-                outcome.done.push(format!("finished '{operation}', which was cut short"));
-                Ok(())
-            }
-            Err(error) => {
-                tools.progress.note(&format!("'{operation}' was taken back: {error:#}"));
-                outcome.must_look_again = true;
-                Ok(())
-            }
-        },
-    }
-}
-
-fn replace(
-    purpose: &str,
-    replacement: &Replacement,
-    root: &WriteRoot,
-    tools: &Tools,
-    outcome: &mut Outcome,
-) -> anyhow::Result<()> {
-    let mut failures = Vec::new();
-    for source in &replacement.sources {
-        match replace_from(purpose, source, replacement.aside.as_ref(), root, tools, outcome) {
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                tools.progress.note(&format!("{} could not be used: {error:#}", describe(source)));
-                failures.push(error);
-            }
-        }
-    }
-    let last = failures.pop().unwrap_or_else(|| anyhow!("there was nothing to replace it by"));
-    Err(last.context(format!("could not {purpose}; the data directory is as it was")))
+    root.sync_directory(".")
 }
 
 fn describe(source: &Source) -> String {
     match source {
         Source::Backup { name, .. } => format!("the backup {name}"),
         Source::Fresh => "a new cluster".to_owned(),
-    }
-}
-
-/// Builds, inspects, puts in place and proves one source. On any error the former cluster is in place.
-#[expect(clippy::too_many_arguments, reason = "one call, of the parts of one step")]
-fn replace_from(
-    purpose: &str,
-    source: &Source,
-    aside: Option<&BackupName>,
-    root: &WriteRoot,
-    tools: &Tools,
-    outcome: &mut Outcome,
-) -> anyhow::Result<()> {
-    match source {
-        Source::Fresh => build_fresh(tools, root)?,
-        Source::Backup { name, replay } => build_from_backup(tools, root, *name, replay)?,
-    }
-    inspect_staging(root, tools)?;
-    let journal = takeover::take_over(root, purpose, aside)?;
-    prove(journal, root, tools, outcome)?;
-    match source {
-        Source::Fresh => outcome.done.push("made a new cluster".to_owned()),
-        Source::Backup { name, replay } => {
-            outcome.restored_from = Some(*name);
-            outcome.done.push(match replay.segments.len() {
-                0 => format!("restored {name}"),
-                count => {
-                    format!("restored {name} and replayed what survived of the WAL since ({count} segments)")
-                }
-            });
-        }
-    }
-    if let Some(aside) = aside {
-        outcome.set_aside = Some(*aside);
-        outcome.done.push(format!("set the former cluster aside as {aside}"));
-    }
-    Ok(())
-}
-
-/// The same inspection that a cluster in place gets.
-fn inspect_staging(root: &WriteRoot, tools: &Tools) -> anyhow::Result<()> {
-    let expectations = Expectations {
-        wanted_version: None,
-        installed_versions: vec![tools.installation.version],
-        server_uid: effective_identity().uid,
-    };
-    let diagnosis =
-        inspect::inspect(&root.path().join(STAGING), &expectations).context("inspect what was built")?;
-    let Some(worst) = diagnosis.findings.iter().find(|_| diagnosis.has_errors()) else { return Ok(()) };
-    Err(Failure::new(Kind::VerificationFailed, format!("what was built is not sound: {}", worst.summary()))
-        .into())
-}
-
-/// Starts the new cluster and sees it serve; if it does not, puts the former one back.
-fn prove(journal: Journal, root: &WriteRoot, tools: &Tools, outcome: &mut Outcome) -> anyhow::Result<()> {
-    let start = match root.facts("recovery.signal")? {
-        Some(_) => Start::FirstAfterRestore,
-        None => Start::AsItIs,
-    };
-    match start_and_verify(tools, root, start) {
-        Ok(server) => {
-            takeover::accept(root)?;
-            outcome.server = Some(server);
-            Ok(())
-        }
-        Err(error) if journal.aside.is_some() => {
-            takeover::undo(root, journal).context("put the former cluster back")?;
-            Err(error)
-        }
-        Err(error) => Err(error),
     }
 }

@@ -4,6 +4,7 @@ use super::ensure::{carry_out, decide_restore, diagnose, ensure_running};
 use super::stop::stop_for_good;
 use super::{Tools, ensure::Ensured};
 use crate::error::{Failure, Kind};
+use crate::format::bytes;
 use crate::plan::recovery::Plan;
 use crate::plan::{BackupSummary, ClusterCondition};
 use crate::sys::{OperationLock, disk_space, ensure_directory};
@@ -70,10 +71,10 @@ fn ensure_space(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<()> {
         return Ok(());
     }
     let message = format!(
-        "cannot restore {}: it needs {} MiB beside the present data, and {} MiB are free on the disk of '{}'",
+        "cannot restore {}: it needs {} beside the present data, and {} are free on the disk of '{}'",
         backup.name,
-        needed >> 20,
-        space.available_bytes >> 20,
+        bytes(needed),
+        bytes(space.available_bytes),
         path.display()
     );
     Err(Failure::new(Kind::Failed, message)

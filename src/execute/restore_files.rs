@@ -17,6 +17,13 @@ use crate::progress::Progress;
 use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, EntryContent, TableEntry};
 use crate::sys::WriteRoot;
 
+/// Where the server keeps what `ALTER SYSTEM` set; it is read after all other configuration.
+const AUTO_CONFIGURATION: &str = "postgresql.auto.conf";
+const MAXIMUM_CONFIGURATION_SIZE_BYTES: u64 = 1024 * 1024;
+/// Recovery from a backup refuses a tablespace that is a directory in `pg_tblspc`, unless this is on (PostgreSQL:
+/// `CheckTablespaceDirectory()` in xlogrecovery.c).
+const IN_PLACE_SETTING: &str = "allow_in_place_tablespaces";
+
 /// How many pieces of a large file one thread writes before others may take over.
 const PIECES_PER_PART: usize = 32;
 
@@ -60,11 +67,14 @@ pub fn restore_files(
     progress: &dyn Progress,
 ) -> anyhow::Result<RestoredFiles> {
     let restore = Restore { reader, root, into, progress };
-    let files: Vec<&TableEntry> =
-        reader.entries().iter().filter(|entry| entry.is_file() && restore.is_wanted(entry)).collect();
+    let is_copied = |entry: &&TableEntry| entry.is_file() && restore.is_wanted(entry);
+    let files: Vec<&TableEntry> = reader.entries().iter().filter(is_copied).collect();
     let size_bytes = files.iter().map(|entry| entry.size_bytes()).sum();
     progress.begin("restoring files", Some(size_bytes));
-    let written = restore.write_directories().and_then(|()| restore.write_files(&files));
+    let written = restore
+        .write_directories()
+        .and_then(|()| restore.write_files(&files))
+        .and_then(|()| restore.allow_in_place_tablespaces());
     progress.end();
     written?;
     root.sync_file_system().context("write the restored files to disk")?;
@@ -85,6 +95,7 @@ impl Restore<'_> {
         match entry.path.as_str() {
             "postmaster.pid" | "postmaster.opts" => false,
             "tablespace_map" => self.tablespaces().is_empty(),
+            AUTO_CONFIGURATION => !self.has_in_place_tablespaces(),
             _ => true,
         }
     }
@@ -97,6 +108,29 @@ impl Restore<'_> {
             _ => None,
         };
         self.reader.entries().iter().filter_map(tablespace).collect()
+    }
+
+    /// Whether there will be directories in `pg_tblspc`, because the links became such, or the cluster had them.
+    fn has_in_place_tablespaces(&self) -> bool {
+        let is_tablespace =
+            |entry: &TableEntry| entry.path.parent() == Some("pg_tblspc") && entry.is_directory();
+        self.reader.entries().iter().any(is_tablespace)
+    }
+
+    /// Writes what `ALTER SYSTEM` had set, and with it the setting without which the server would not start.
+    fn allow_in_place_tablespaces(&self) -> anyhow::Result<()> {
+        if !self.has_in_place_tablespaces() {
+            return Ok(());
+        }
+        let former = self.reader.read_file(AUTO_CONFIGURATION, MAXIMUM_CONFIGURATION_SIZE_BYTES)?;
+        let mut text = former.unwrap_or_default();
+        if text.last().is_some_and(|byte| *byte != b'\n') {
+            text.push(b'\n');
+        }
+        text.extend_from_slice(format!("{IN_PLACE_SETTING} = 'on'\n").as_bytes());
+        self.root
+            .write_durably(self.into.join(AUTO_CONFIGURATION), &text, 0o600)
+            .with_context(|| format!("restore '{AUTO_CONFIGURATION}'"))
     }
 
     /// The scripts copied with whatever modes `cp` made, which a server may refuse.

@@ -96,8 +96,9 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::
 
 /// The directory for the socket, where the built-in default cannot be written by this user.
 fn socket_directory() -> Option<PathBuf> {
-    match is_writable_directory(Path::new(DEFAULT_SOCKET_DIRECTORY)) {
-        true => None,
-        false => Some(PathBuf::from("/tmp")),
+    if is_writable_directory(Path::new(DEFAULT_SOCKET_DIRECTORY)) {
+        None
+    } else {
+        Some(PathBuf::from("/tmp"))
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 
 /// How long a fast shutdown may take before it becomes an immediate one: it writes out every changed page.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The process id of the server of the data directory, if one can be seen.
 pub fn running_server(tools: &Tools) -> anyhow::Result<Option<i32>> {

@@ -40,9 +40,8 @@ pub fn clear_staging(root: &WriteRoot) -> anyhow::Result<()> {
 ///
 /// Everything in staging must be on disk already. When this returns, the new cluster is in place and the
 /// journal says that it has yet to be proven: call [`accept`] or [`undo`].
-pub fn take_over(root: &WriteRoot, operation: &str, aside: Option<&BackupName>) -> anyhow::Result<Journal> {
-    let journal =
-        Journal { operation: operation.to_owned(), aside: aside.cloned(), phase: Phase::SettingAside };
+pub fn take_over(root: &WriteRoot, operation: &str, aside: Option<BackupName>) -> anyhow::Result<Journal> {
+    let journal = Journal { operation: operation.to_owned(), aside, phase: Phase::SettingAside };
     write_journal(root, &journal)?;
     advance(root, journal)
 }
@@ -58,7 +57,7 @@ pub fn resume(root: &WriteRoot, journal: Journal) -> anyhow::Result<Option<Journ
 
 fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
     if journal.phase == Phase::SettingAside {
-        if let Some(name) = &journal.aside {
+        if let Some(name) = journal.aside {
             move_entries(root, Path::new("."), &aside_path(name)).context("set the present cluster aside")?;
         }
         journal.phase = Phase::MovingUp;
@@ -93,7 +92,7 @@ fn put_back(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
         journal.phase = Phase::PuttingBack;
         write_journal(root, &journal)?;
     }
-    if let Some(name) = &journal.aside {
+    if let Some(name) = journal.aside {
         let aside = aside_path(name);
         move_entries(root, &aside, Path::new(".")).context("put the old cluster back")?;
         root.discard(&aside).context("remove the empty directory")?;
@@ -104,7 +103,7 @@ fn put_back(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
 }
 
 /// Where a set-aside cluster is.
-pub fn aside_path(name: &BackupName) -> PathBuf {
+pub fn aside_path(name: BackupName) -> PathBuf {
     Path::new(ASIDE_DIRECTORY).join(name.to_string())
 }
 

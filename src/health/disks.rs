@@ -1,9 +1,9 @@
 //! How full the disks are.
 
 use super::Check;
+use crate::format::bytes;
 use crate::settings::Settings;
 use crate::sys::disk_space;
-use crate::ui::format::bytes;
 use std::path::Path;
 
 const WARNING_PERCENT: u64 = 80;

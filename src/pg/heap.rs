@@ -1,7 +1,7 @@
 //! Rows of `pg_database`, read from the pages of its file without a server.
 //!
 //! Only as much of the heap format as that needs: line pointers, tuple headers, and fixed-width columns that
-//! are never null. Layouts: bufpage.h, itemid.h, htup_details.h, pg_database.h.
+//! are never null. Layouts: bufpage.h, itemid.h, `htup_details.h`, `pg_database.h`.
 
 use super::MajorVersion;
 use super::bytes::{u8_at, u16_at, u32_at};

@@ -233,7 +233,7 @@ mod tests {
         let entries = read_index(&root.open_file(pack_path(&id)).unwrap()).unwrap();
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[1].chunk, Digest::of(b"two"));
-        assert_eq!(&bytes[entries[1].offset as usize..][..10], b"frame two!");
+        assert_eq!(&bytes[usize::try_from(entries[1].offset).unwrap()..][..10], b"frame two!");
         assert!(root.facts("packs/1.tmp").unwrap().is_none());
     }
 

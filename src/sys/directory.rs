@@ -133,7 +133,10 @@ impl Directory {
         for entry in self.dir.read_dir(path)? {
             let entry = entry?;
             let name = entry.file_name().into_string().map_err(|name| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("the name {name:?} is not valid UTF-8"))
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the name '{}' is not valid UTF-8", name.display()),
+                )
             })?;
             match entry.metadata() {
                 Ok(metadata) => entries.push(Entry { name, facts: facts_of(&metadata) }),

@@ -62,7 +62,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Threads`] when a second thread runs: the kernel changes one thread only.
     pub fn assume(&self) -> Result<(), IdentityError> {
-        let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(1);
+        let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         if threads > 1 {
             return Err(IdentityError::Threads);
         }

@@ -87,7 +87,7 @@ impl FileLock {
             Err(error) => return Err(LockError::Io(error.into())),
         }
         let lock = Self { file };
-        lock.note(directory, path, &Holder::myself(activity));
+        Self::note(directory, path, &Holder::myself(activity));
         Ok(lock)
     }
 
@@ -102,13 +102,13 @@ impl FileLock {
             }
         }
         let lock = Self { file };
-        lock.note(directory, path, &Holder::myself(activity));
+        Self::note(directory, path, &Holder::myself(activity));
         Ok(lock)
     }
 
     /// Writes into the lock file who holds it. The lock is what counts; the name inside only makes a refusal
     /// readable, so a full disk or a read-only mount is no error.
-    pub(super) fn note(&self, directory: &Directory, path: &Path, holder: &Holder) {
+    pub(super) fn note(directory: &Directory, path: &Path, holder: &Holder) {
         if let Ok(text) = serde_json::to_vec(holder) {
             let _ = directory.overwrite(path, &text);
         }

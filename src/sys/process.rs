@@ -146,7 +146,7 @@ impl Tool {
 
     /// Starts it and returns its standard output to read from; reading to the end fails if it failed.
     pub fn reader(self) -> io::Result<impl Read + Send + 'static> {
-        Ok(self.expression().0.reader()?)
+        self.expression().0.reader()
     }
 
     fn expression(self) -> (duct::Expression, Option<Copier>) {
@@ -192,9 +192,9 @@ impl Tool {
         if !output.status.success() {
             return Err(ProcessError::Failed { program, status: describe(output.status), stderr });
         }
-        if let Some(copied) = copier.map(JoinHandle::join) {
-            let copied = copied.unwrap_or_else(|_| Err(io::Error::other("the thread that fed it panicked")));
-            copied.map_err(|source| ProcessError::Io { program, source })?;
+        if let Some(joined) = copier.map(JoinHandle::join) {
+            let fed = joined.unwrap_or_else(|_| Err(io::Error::other("the thread that fed it panicked")));
+            fed.map_err(|source| ProcessError::Io { program, source })?;
         }
         Ok(ToolOutput { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), stderr })
     }

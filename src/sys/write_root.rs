@@ -142,7 +142,7 @@ impl WriteRoot {
     /// Writes into the lock file that from now on the server holds it.
     pub(super) fn note_server(&self, pid: u32) {
         let holder = Holder { pid, ..Holder::myself("a PostgreSQL server") };
-        self.lock.note(&self.directory, Path::new(DATA_LOCK), &holder);
+        FileLock::note(&self.directory, Path::new(DATA_LOCK), &holder);
     }
 
     /// A descriptor of the cluster's lock, to be the standard input of a program that changes the cluster:
@@ -248,7 +248,7 @@ fn postmaster_pid(directory: &Directory) -> Option<i32> {
     pid.checked_abs()
 }
 
-/// The first eight bytes of the control file (`ControlFileData.system_identifier`, catalog/pg_control.h).
+/// The first eight bytes of the control file (`ControlFileData.system_identifier`, `catalog/pg_control.h`).
 fn system_identifier(directory: &Directory) -> Option<u64> {
     let mut bytes = [0; 8];
     directory.open_file(&PathBuf::from("global/pg_control")).ok()?.read_exact(&mut bytes).ok()?;

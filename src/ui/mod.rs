@@ -4,7 +4,6 @@
 //! log of a container reads well. Nothing here decides anything, and a reader that has gone away (a closed
 //! pipe) is no error: what pgbox does must not depend on who watches.
 
-pub mod format;
 mod plan;
 mod progress;
 mod table;
@@ -12,6 +11,7 @@ mod table;
 pub use table::Table;
 
 use crate::error::{Failure, Kind, hint_of, kind_of};
+use crate::format;
 use crate::progress::Progress;
 use anyhow::Context;
 use console::{Style, Term};

@@ -59,7 +59,7 @@ fn source_words(source: &Source) -> String {
         Source::Fresh => "make a new cluster".to_owned(),
         Source::Backup { name, replay } if replay.segments.is_empty() => format!("restore {name}"),
         Source::Backup { name, replay } => {
-            let count = super::format::counted(replay.segments.len(), "WAL segment");
+            let count = crate::format::counted(replay.segments.len(), "WAL segment");
             format!("restore {name} and replay {count} written since")
         }
     }

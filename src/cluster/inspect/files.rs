@@ -24,7 +24,7 @@ impl Inspection<'_> {
         for name in names.iter().filter(|name| *name != "lost+found") {
             misowned.extend(misowned_entries(&self.root.path().join(name), expectations.server_uid, 1000));
         }
-        let own_owner = self.root.own_facts().map(|facts| facts.uid).unwrap_or(expectations.server_uid);
+        let own_owner = self.root.own_facts().map_or(expectations.server_uid, |facts| facts.uid);
         if own_owner != expectations.server_uid {
             misowned.insert(0, self.root.path().to_path_buf());
         }

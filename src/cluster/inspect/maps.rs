@@ -14,7 +14,7 @@ use std::io;
 /// The first object identifier that is not initdb's (access/transam.h, `FirstNormalObjectId`).
 pub(super) const FIRST_NORMAL_OID: u32 = 16_384;
 
-/// Catalogs that are never empty: pg_type, pg_attribute, pg_proc, pg_class, pg_authid, pg_database. Every
+/// Catalogs that are never empty: `pg_type`, `pg_attribute`, `pg_proc`, `pg_class`, `pg_authid`, `pg_database`. Every
 /// index has at least its meta page, too.
 const NEVER_EMPTY_TABLES: [u32; 6] = [1247, 1249, 1255, 1259, 1260, 1262];
 

@@ -187,7 +187,7 @@ impl Inspection<'_> {
             Ok(Some(text)) => match version::parse(&text) {
                 Ok(major) => self.major = Some(major),
                 Err(error) => {
-                    self.report("version-file-garbage", Severity::Error, "PG_VERSION", error.to_string())
+                    self.report("version-file-garbage", Severity::Error, "PG_VERSION", error.to_string());
                 }
             },
             Ok(None) => self.report("version-file-missing", Severity::Error, "PG_VERSION", "it is not there"),

@@ -22,9 +22,10 @@ impl Inspection<'_> {
                 }
             }
             let can_be_made_anew = layout::recreatable_empty_directories(major).any(|name| name == directory);
-            let (severity, remedy) = match can_be_made_anew {
-                true => (Severity::Warning, Remedy::RecreateDirectory),
-                false => (Severity::Error, Remedy::Replace),
+            let (severity, remedy) = if can_be_made_anew {
+                (Severity::Warning, Remedy::RecreateDirectory)
+            } else {
+                (Severity::Error, Remedy::Replace)
             };
             let evidence = "the directory is not there".to_owned();
             self.report_with(Finding {

@@ -84,7 +84,6 @@ pub enum CreateOutcome {
 ///
 /// # Errors
 /// No backup was made, and no other one was harmed. [`Kind::Busy`] while another process works in the repository.
-#[expect(clippy::too_many_arguments, reason = "what they are is plain, and no two are alike")]
 pub fn create(
     client: &mut postgres::Client,
     data: &ReadRoot,

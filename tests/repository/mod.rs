@@ -1,0 +1,43 @@
+//! Backups of a real server, damaged by real means, and restored into servers that real tools judge.
+
+mod damage;
+mod hot;
+mod removal;
+mod restored;
+mod script_copies;
+mod server;
+
+use std::path::Path;
+
+use pgbox::execute::backup::{CreateOptions, CreateOutcome, create};
+use pgbox::plan::BackupSummary;
+use pgbox::progress::{Progress, Silent};
+use pgbox::repository::Repository;
+use pgbox::sys::ReadRoot;
+
+use server::Server;
+
+/// Makes a backup, or says why not.
+fn try_backup(
+    server: &Server,
+    repository: &Repository,
+    force: bool,
+    progress: &dyn Progress,
+) -> anyhow::Result<CreateOutcome> {
+    let data = ReadRoot::open(server.data()).unwrap();
+    let options = CreateOptions { force, ..CreateOptions::now() };
+    create(&mut server.client(), &data, repository, &options, progress)
+}
+
+/// Makes a backup, changed or not.
+#[track_caller]
+fn back_up(server: &Server, repository: &Repository) -> BackupSummary {
+    match try_backup(server, repository, true, &Silent).unwrap() {
+        CreateOutcome::Created(summary) => summary,
+        CreateOutcome::Unchanged { newest } => panic!("taken for unchanged since {newest}"),
+    }
+}
+
+fn repository(directory: &Path) -> Repository {
+    Repository::open_or_create(&directory.join("backups")).unwrap()
+}

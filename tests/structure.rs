@@ -1,0 +1,90 @@
+//! The house rules that no compiler checks: who imports whom, and how long a file may be.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
+
+/// What each module may import of the crate, as `lib.rs` has it.
+fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let lower = ["error", "pg", "plan", "progress", "sys"];
+    let with = |more: &[&'static str]| [lower.as_slice(), more].concat();
+    BTreeMap::from([
+        ("pg", vec![]),
+        ("progress", vec![]),
+        ("sys", vec![]),
+        ("format", vec![]),
+        ("error", vec!["repository", "sys"]),
+        ("plan", vec!["pg"]),
+        ("settings", vec!["error", "plan"]),
+        ("cluster", lower.to_vec()),
+        ("repository", with(&["format"])),
+        ("execute", with(&["cluster", "format", "repository", "settings"])),
+        ("health", with(&["cluster", "execute", "format", "repository", "settings"])),
+        ("services", with(&["cluster", "execute", "format", "health", "repository", "settings"])),
+        ("ui", vec!["error", "format", "pg", "plan", "progress"]),
+    ])
+}
+
+fn sources(directory: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let files = WalkDir::new(root).into_iter().map(Result::unwrap).map(walkdir::DirEntry::into_path);
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+/// The module below `src` that a file belongs to.
+fn module_of(path: &Path) -> String {
+    let below = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let first = below.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The modules of the crate that a text names by `crate::`.
+fn imports(text: &str) -> Vec<String> {
+    let without_comments: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let after = without_comments.split("crate::").skip(1);
+    let name =
+        |rest: &str| rest.chars().take_while(|&letter| letter.is_alphanumeric() || letter == '_').collect();
+    after.map(name).filter(|name: &String| !name.is_empty()).collect()
+}
+
+#[test]
+fn every_module_imports_only_what_the_rule_allows() {
+    let allowed = allowed_imports();
+    let mut broken = Vec::new();
+    for path in sources("src") {
+        let module = module_of(&path);
+        let Some(allowed) = allowed.get(module.as_str()) else {
+            assert!(
+                ["lib", "main", "commands"].contains(&module.as_str()),
+                "the rule does not know '{module}'"
+            );
+            continue;
+        };
+        for import in imports(&std::fs::read_to_string(&path).unwrap()) {
+            if import != module && !allowed.contains(&import.as_str()) {
+                broken.push(format!("{} imports {import}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn no_file_is_longer_than_500_lines() {
+    let long: Vec<String> = ["src", "tests"]
+        .iter()
+        .flat_map(|directory| sources(directory))
+        .map(|path| (std::fs::read_to_string(&path).unwrap().lines().count(), path))
+        .filter(|(count, _)| *count > 500)
+        .map(|(count, path)| format!("{} has {count} lines", path.display()))
+        .collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn only_sys_holds_directory_handles() {
+    let outside = sources("src").into_iter().filter(|path| module_of(path) != "sys");
+    let holders: Vec<PathBuf> =
+        outside.filter(|path| std::fs::read_to_string(path).unwrap().contains("cap_std")).collect();
+    assert!(holders.is_empty(), "{holders:#?}");
+}
