@@ -2,7 +2,6 @@
 //!
 //! `scripts/test` builds the image once, as `pgbox-test`; nothing here builds one. Every container is removed by
 //! its id when its value is dropped, by a panic too, and carries the label `pgbox-test` with this process's number.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test reports by panicking")]
 
 use std::process::Output;
 use std::time::Duration;
