@@ -4,8 +4,8 @@
 //! decides without touching anything, `execute` carries a plan out. See each module's header for what it is
 //! for and what it must not do.
 //!
-//! The import rule, which a test holds: `pg`, `progress` and `sys` import nothing of the crate; `plan`
-//! imports `pg`; `cluster` and `repository` import `pg`, `plan`, `sys`, `progress`, `error`; `execute` imports
+//! The import rule, which a test holds: `format`, `pg`, `progress` and `sys` import nothing of the crate; `plan`
+//! imports `pg` and `format`; `cluster` and `repository` import `pg`, `plan`, `sys`, `progress`, `error`; `execute` imports
 //! those; `health` and `services` sit above them; `ui` imports `pg`, `plan`, `progress`, `error`; the commands
 //! belong to the binary.
 

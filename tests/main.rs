@@ -2,8 +2,10 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
+    clippy::panic,
     clippy::print_stderr,
-    reason = "tests make damage by hand, start programs, and say what they skip"
+    clippy::unwrap_used,
+    reason = "tests make damage by hand, start programs, say what they skip, and report by panicking"
 )]
 
 mod command_line;

@@ -14,7 +14,7 @@ fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("sys", vec![]),
         ("format", vec![]),
         ("error", vec!["repository", "sys"]),
-        ("plan", vec!["pg"]),
+        ("plan", vec!["format", "pg"]),
         ("settings", vec!["error", "plan"]),
         ("cluster", lower.to_vec()),
         ("repository", with(&["format"])),

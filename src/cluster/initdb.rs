@@ -1,7 +1,8 @@
 //! Making a new, empty cluster.
 
 use super::binaries::Installation;
-use crate::sys::{ProcessError, Tool, WriteRoot};
+use crate::sys::{OWN_DIRECTORY, ProcessError, Tool, WriteRoot, effective_identity};
+use std::io;
 use std::path::Path;
 
 /// How a new cluster is to be made.
@@ -28,9 +29,9 @@ pub fn initdb(
     options: &InitdbOptions,
 ) -> Result<(), ProcessError> {
     let program = installation.program("initdb");
-    let lock =
-        root.lock_descriptor().map_err(|source| ProcessError::Io { program: program.clone(), source })?;
-    Tool::new(program)
+    let failed = |source| ProcessError::Io { program: program.clone(), source };
+    let lock = root.lock_descriptor().map_err(failed)?;
+    let tool = Tool::new(program.clone())
         .arguments(["--encoding=UTF8", "--locale=C.UTF-8", "--auth-local=trust", "--auth-host=scram-sha-256"])
         .argument(format!("--username={}", options.superuser))
         .arguments(options.arguments)
@@ -38,7 +39,27 @@ pub fn initdb(
         .argument(directory)
         // The server program takes its port from there, and ours may be 0.
         .without_variable("PGPORT")
-        .holding(lock)
-        .run()
-        .map(|_| ())
+        .holding(lock);
+    with_a_user_name(tool, root).map_err(failed)?.run().map(|_| ())
+}
+
+/// Gives the user that this runs as a name, where the system has none for its number.
+///
+/// initdb refuses a number without a name, and `docker run --user` or a Kubernetes `runAsUser` may well ask for
+/// one. `nss_wrapper`, where it is installed, answers for initdb alone, as in docker-library's image; where it is
+/// not, the loader says that it ignores it, and initdb refuses in its own words.
+fn with_a_user_name(tool: Tool, root: &WriteRoot) -> io::Result<Tool> {
+    let user = effective_identity();
+    if user.name.is_some() {
+        return Ok(tool);
+    }
+    let own = Path::new(OWN_DIRECTORY);
+    let (users, groups) = (own.join("passwd"), own.join("group"));
+    let (uid, gid) = (user.uid, user.gid);
+    root.write_durably(&users, format!("postgres:x:{uid}:{gid}::/:/bin/false\n").as_bytes(), 0o600)?;
+    root.write_durably(&groups, format!("postgres:x:{gid}:\n").as_bytes(), 0o600)?;
+    Ok(tool
+        .variable("LD_PRELOAD", "libnss_wrapper.so")
+        .variable("NSS_WRAPPER_PASSWD", root.path().join(users))
+        .variable("NSS_WRAPPER_GROUP", root.path().join(groups)))
 }

@@ -5,7 +5,6 @@ use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
-use anyhow::Context;
 use clap::{ArgMatches, Command};
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;

@@ -12,7 +12,7 @@ use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind};
-use crate::plan::recovery::{Circumstances, Plan, Refusal, recovery};
+use crate::plan::recovery::{Action, Circumstances, Plan, Refusal, recovery};
 use crate::plan::restore::restore;
 use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Presence};
 use crate::sys::{
@@ -169,6 +169,7 @@ pub(super) fn carry_out(
     let root = WriteRoot::claim(path, identifier, activity)
         .with_context(|| format!("take the data directory '{}'", path.display()))?;
     let (purpose, remarks) = (plan.purpose.clone(), plan.remarks.clone());
+    tell_plan(diagnosis, &plan, tools);
     let outcome = recover::run(plan, &root, tools)?;
     if !outcome.done.is_empty() {
         let event = Event {
@@ -186,6 +187,18 @@ pub(super) fn carry_out(
     let Some(server) = &outcome.server else { return Ok(None) };
     let pid = i32::try_from(server.process.pid()).context("read the server's process id")?;
     Ok(Some(Ensured { address: server.address.clone(), pid, outcome: Some(outcome), remarks }))
+}
+
+/// Says what was found and what will be done, before it is done. A plain start is not worth a word.
+fn tell_plan(diagnosis: &Diagnosis, plan: &Plan, tools: &Tools) {
+    for finding in &diagnosis.findings {
+        tools.progress.note(&format!("found: {}", finding.summary()));
+    }
+    if plan.steps.iter().any(|step| step.action != Action::Start) {
+        for line in plan.lines() {
+            tools.progress.note(&line);
+        }
+    }
 }
 
 /// Waits until a server that somebody else started serves. `None`: it has ended instead.

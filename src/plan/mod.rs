@@ -6,6 +6,7 @@ pub mod policy;
 pub mod recovery;
 pub mod restore;
 pub mod retention;
+mod words;
 
 pub use backups::{
     BackupFormat, BackupKind, BackupName, BackupSummary, Condition, DamagedPage, ParseBackupNameError,

@@ -26,7 +26,7 @@ fn docker_stop_during_a_restore_loses_neither_the_old_rows_nor_the_start() {
     container.wait_until_ready();
     fill(&container);
     container.sql("CREATE TABLE kept AS SELECT generate_series(1, 100) AS id");
-    container.run(&["backup-postgresql", "create"]);
+    container.back_up();
     container.sql("DELETE FROM kept WHERE id > 50");
     let newest =
         "backup-postgresql restore $(ls /var/lib/postgresql-backup | grep '^data_' | tail -n 1) --yes";
@@ -64,7 +64,7 @@ fn docker_stop_during_a_backup_leaves_no_half_backup_and_a_clean_cluster() {
     container.wait_until_ready();
 
     assert_eq!(container.sql("SELECT count(*) FROM filler"), "200000");
-    container.run(&["backup-postgresql", "create"]);
+    container.back_up();
     assert!(complete_backups(&container) > before);
     container.run(&["backup-postgresql", "list"]);
 }

@@ -202,7 +202,7 @@ fn the_mounted_directories_of_the_host_stay_open_to_a_docker_build() {
     let Some(volumes) = Volumes::new() else { return };
     let container = volumes.start();
     container.wait_until_ready();
-    container.run(&["backup-postgresql", "create"]);
+    container.back_up();
 
     let modes =
         volumes.shell("stat -c %a /var/lib/postgresql-data /var/log/postgresql /var/lib/postgresql-backup");

@@ -98,7 +98,7 @@ fn start_with_a_backup(volumes: &Volumes) -> Container {
     let container = volumes.start();
     container.wait_until_ready();
     container.sql("CREATE TABLE kept AS SELECT generate_series(1, 100) AS id");
-    container.run(&["backup-postgresql", "create"]);
+    container.back_up();
     container
 }
 

@@ -2,7 +2,6 @@
 //!
 //! `scripts/test` builds the image once, as `pgbox-test`; nothing here builds one. Every container is removed by
 //! its id when its value is dropped, by a panic too, and carries the label `pgbox-test` with this process's number.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test reports by panicking")]
 
 use std::process::Output;
 use std::time::Duration;
@@ -164,6 +163,16 @@ impl Container {
         let psql =
             ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", query];
         self.exec_with(&["--user=postgres"], &psql)
+    }
+
+    /// Makes a backup, after the one that every first start makes by itself: two at once are refused.
+    #[track_caller]
+    pub(crate) fn back_up(&self) {
+        wait_until("a backup to be made", || {
+            let output = self.exec(&["backup-postgresql", "create"]);
+            assert!(matches!(output.status.code(), Some(0 | 5)), "the backup failed: {output:?}");
+            output.status.success()
+        });
     }
 
     /// Waits until the server takes connections as the application makes them: over TCP, by password.

@@ -1,5 +1,4 @@
 //! A program at a pseudo-terminal, as a person has it.
-#![expect(clippy::unwrap_used, reason = "a test reports a fault by panicking")]
 
 use std::fs::File;
 use std::io::{Read, Write};
