@@ -191,7 +191,7 @@ pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<
             Ok(replace(diagnosis, circumstances))
         }
         // The others were refused above.
-        _ => Ok(plan("start", diagnosis, vec![start_step("it is sound")])),
+        _ => Ok(plan("start", diagnosis, vec![start_step("the cluster is sound")])),
     }
 }
 
@@ -274,7 +274,7 @@ fn start_step(reason: &str) -> Step {
 fn finish_replacement(diagnosis: &Diagnosis, journal: &Journal) -> Plan {
     let reason = format!("'{}' was cut short", journal.operation);
     let action = Action::FinishReplacement(journal.clone());
-    let steps = vec![Step { action, reason, effect: Effect::Replaces }, start_step("then it is in place")];
+    let steps = vec![Step { action, reason, effect: Effect::Replaces }, start_step("the new cluster has to be seen to serve")];
     Plan { belief: Belief::default(), ..plan(format!("finish {}", journal.operation), diagnosis, steps) }
 }
 
@@ -285,7 +285,7 @@ fn begin_first(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
         reason: "there is no cluster yet".into(),
         effect: Effect::Adds,
     };
-    let mut plan = plan("make a new cluster", diagnosis, vec![step, start_step("then it is sound")]);
+    let mut plan = plan("make a new cluster", diagnosis, vec![step, start_step("the cluster is sound then")]);
     if let Some(newest) = newest_first(circumstances.backups, None).first() {
         plan.remarks.push(format!(
             "the backups of an earlier cluster are still there; `backup-postgresql restore {}` brings its rows back",
@@ -303,12 +303,12 @@ fn begin_again(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
         reason: "an initdb was cut short in it, before there was any row".into(),
         effect: Effect::Replaces,
     };
-    plan("make the cluster anew", diagnosis, vec![step, start_step("then it is sound")])
+    plan("make the cluster anew", diagnosis, vec![step, start_step("the cluster is sound then")])
 }
 
 fn repair(diagnosis: &Diagnosis) -> Plan {
     let mut steps: Vec<Step> = diagnosis.findings.iter().filter_map(repair_step).collect();
-    steps.push(start_step("then it is sound"));
+    steps.push(start_step("the cluster is sound then"));
     plan("repair in place and start", diagnosis, steps)
 }
 
@@ -350,7 +350,7 @@ fn replace(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
         Some(newest) => format!("restore {}", newest.name),
         None => "make a new cluster".to_owned(),
     };
-    let steps = vec![step, start_step("then it is sound")];
+    let steps = vec![step, start_step("the cluster is sound then")];
     Plan { remarks, ..plan(purpose, diagnosis, steps) }
 }
 

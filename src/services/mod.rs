@@ -2,7 +2,7 @@
 //! cleanly.
 //!
 //! What to do is decided in [`supervisor`], a state machine without effects: an event and the time go in,
-//! actions come out. [`run`] carries them out. The refused alternative, a thread for each child, cannot say
+//! actions come out. [`run()`] carries them out. The refused alternative, a thread for each child, cannot say
 //! what happens when a stop, a death and a due backup fall together.
 
 pub mod directory;
