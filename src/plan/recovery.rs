@@ -274,7 +274,10 @@ fn start_step(reason: &str) -> Step {
 fn finish_replacement(diagnosis: &Diagnosis, journal: &Journal) -> Plan {
     let reason = format!("'{}' was cut short", journal.operation);
     let action = Action::FinishReplacement(journal.clone());
-    let steps = vec![Step { action, reason, effect: Effect::Replaces }, start_step("the new cluster has to be seen to serve")];
+    let steps = vec![
+        Step { action, reason, effect: Effect::Replaces },
+        start_step("the new cluster has to be seen to serve"),
+    ];
     Plan { belief: Belief::default(), ..plan(format!("finish {}", journal.operation), diagnosis, steps) }
 }
 

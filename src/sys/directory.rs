@@ -203,7 +203,7 @@ impl Directory {
         create.write(true).create(true).truncate(false).mode(0o600);
         let created = self.dir.open_with(path, &create);
         // Another user's lock file, or one on a read-only mount, can still be locked if it can be read.
-        self.open_file(path).or_else(|error| Err(created.err().unwrap_or(error)))
+        self.open_file(path).map_err(|error| created.err().unwrap_or(error))
     }
 
     /// Replaces the content of a file in place, without durability: for notes that only people read.
