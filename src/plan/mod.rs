@@ -6,6 +6,8 @@ pub mod policy;
 pub mod recovery;
 pub mod restore;
 pub mod retention;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use backups::{

@@ -1,0 +1,267 @@
+//! The properties that every plan must have, whatever the diagnosis.
+
+use super::recovery::{
+    Action, Circumstances, Effect, Plan, Replay, Source, newest_first, recovery, surviving_replay,
+};
+use super::restore::restore;
+use super::*;
+use crate::pg::timeline_history::Ancestor;
+use crate::pg::wal::WalFileName;
+use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
+use crate::plan::diagnosis::ClusterIdentity;
+use chrono::{DateTime, TimeDelta, Utc};
+use proptest::prelude::*;
+
+const SEGMENT_SIZE_BYTES: u32 = 16 << 20;
+const CLUSTER: SystemIdentifier = SystemIdentifier(7_000_000_000_000_000_001);
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_000_000, 0).unwrap()
+}
+
+fn segment(timeline: u32, number: u64) -> WalFileName {
+    let lsn = Lsn(number * u64::from(SEGMENT_SIZE_BYTES));
+    WalFileName::containing(lsn, TimelineId(timeline), SEGMENT_SIZE_BYTES).unwrap()
+}
+
+/// A good backup of segment `stop - 1`, that many minutes old, which ends where segment `stop` begins.
+fn backup(minutes: i64, timeline: u32, stop: u64) -> BackupSummary {
+    let created_at = now() - TimeDelta::minutes(minutes);
+    let name = BackupName::new(BackupKind::Backup, created_at);
+    BackupSummary {
+        created_at,
+        system_identifier: Some(CLUSTER),
+        major_version: Some(MajorVersion(15)),
+        timeline: Some(TimelineId(timeline)),
+        stop_lsn: Some(Lsn(stop * u64::from(SEGMENT_SIZE_BYTES))),
+        ..BackupSummary::unknown(name, BackupFormat::Chunked)
+    }
+}
+
+fn identity(timeline: u32) -> ClusterIdentity {
+    ClusterIdentity {
+        major_version: Some(MajorVersion(15)),
+        system_identifier: Some(CLUSTER),
+        timeline: Some(TimelineId(timeline)),
+        ..ClusterIdentity::default()
+    }
+}
+
+fn finding(severity: Severity, remedy: Remedy) -> Finding {
+    Finding {
+        code: "a-code",
+        severity,
+        place: "global/2671".into(),
+        evidence: "it is not there".into(),
+        remedy,
+    }
+}
+
+fn diagnosis(condition: ClusterCondition, findings: Vec<Finding>) -> Diagnosis {
+    Diagnosis {
+        data_directory: "/data".into(),
+        condition,
+        presence: Presence::Free,
+        identity: identity(1),
+        findings,
+        journal: None,
+        set_aside: Vec::new(),
+        wal_segments: Vec::new(),
+    }
+}
+
+fn damaged() -> Diagnosis {
+    diagnosis(ClusterCondition::Damaged, vec![finding(Severity::Error, Remedy::Replace)])
+}
+
+fn decide(diagnosis: &Diagnosis, backups: &[BackupSummary]) -> Result<Plan, recovery::Refusal> {
+    recovery(diagnosis, &Circumstances { backups, policy: RecoveryPolicy::Auto, now: now() })
+}
+
+fn sources(plan: &Plan) -> Vec<Source> {
+    let of_step = |action: &Action| match action {
+        Action::Replace(replacement) => Some(replacement.sources.clone()),
+        _ => None,
+    };
+    plan.steps.iter().find_map(|step| of_step(&step.action)).unwrap_or_default()
+}
+
+#[test]
+fn a_sound_cluster_is_simply_started() {
+    let plan = decide(&diagnosis(ClusterCondition::Sound, Vec::new()), &[backup(1, 1, 3)]).unwrap();
+    assert!(matches!(plan.steps.as_slice(), [step] if step.action == Action::Start));
+}
+
+#[test]
+fn the_newest_good_backup_of_the_cluster_is_restored_and_the_others_stand_by() {
+    let mut of_another = backup(1, 1, 9);
+    of_another.system_identifier = Some(SystemIdentifier(2));
+    let mut with_damage = backup(2, 1, 8);
+    with_damage.damaged_pages.push(DamagedPage {
+        file: "base/1/1".into(),
+        block: BlockNumber(0),
+        expected: 1,
+        found: 2,
+    });
+    let (newer, older) = (backup(3, 1, 5), backup(4, 1, 3));
+
+    let plan = decide(&damaged(), &[of_another, with_damage, older.clone(), newer.clone()]).unwrap();
+
+    let names: Vec<_> = sources(&plan)
+        .into_iter()
+        .map(|source| match source {
+            Source::Backup { name, .. } => name,
+            Source::Fresh => panic!("an empty cluster, with backups there"),
+        })
+        .collect();
+    assert_eq!(names, [newer.name, older.name]);
+}
+
+#[test]
+fn backups_of_a_branch_that_was_left_come_after_those_of_the_own_history() {
+    // Timeline 2 left timeline 1 at the end of segment 2; the newest backup of timeline 1 is of later.
+    let mut present = identity(2);
+    present.ancestors =
+        vec![Ancestor { timeline: TimelineId(1), switch_point: Lsn(3 * u64::from(SEGMENT_SIZE_BYTES)) }];
+    let (left, ancestor, own) = (backup(1, 1, 9), backup(9, 1, 3), backup(5, 2, 6));
+
+    let backups = [left.clone(), ancestor.clone(), own.clone()];
+    let order: Vec<_> = newest_first(&backups, Some(&present)).iter().map(|backup| backup.name).collect();
+
+    assert_eq!(order, [own.name, ancestor.name, left.name]);
+}
+
+#[test]
+fn wal_is_replayed_as_far_as_it_is_without_a_gap() {
+    let taken = backup(1, 1, 3);
+    let replay =
+        |segments: &[WalFileName], present: &ClusterIdentity| surviving_replay(&taken, segments, present);
+    let whole = [segment(1, 2), segment(1, 3), segment(1, 4)];
+    let with_gap = [segment(1, 2), segment(1, 3), segment(1, 5)];
+
+    let expected = Replay { segments: vec![segment(1, 3), segment(1, 4)], reaches_the_end: true };
+    assert_eq!(replay(&whole, &identity(1)), expected);
+    let expected = Replay { segments: vec![segment(1, 3)], reaches_the_end: false };
+    assert_eq!(replay(&with_gap, &identity(1)), expected);
+    assert_eq!(replay(&[segment(1, 2)], &identity(1)), Replay { segments: vec![], reaches_the_end: true });
+    assert_eq!(replay(&[segment(1, 4)], &identity(1)), Replay::default());
+    assert_eq!(replay(&[segment(2, 3)], &identity(2)), Replay::default());
+    assert_eq!(replay(&[], &identity(1)), Replay::default());
+}
+
+#[test]
+fn wal_that_ends_before_the_last_checkpoint_does_not_reach_the_end() {
+    let mut present = identity(1);
+    present.redo = Some(Lsn(7 * u64::from(SEGMENT_SIZE_BYTES) + 40));
+    let replay = surviving_replay(&backup(1, 1, 3), &[segment(1, 2), segment(1, 3)], &present);
+    assert!(!replay.reaches_the_end);
+}
+
+#[test]
+fn what_cannot_be_read_or_belongs_to_another_never_leads_to_a_replacement() {
+    for remedy in [Remedy::MakeReadable, Remedy::SetOwner(999)] {
+        let findings = vec![finding(Severity::Error, Remedy::Replace), finding(Severity::Error, remedy)];
+        let decided = decide(&diagnosis(ClusterCondition::Damaged, findings), &[backup(1, 1, 3)]);
+        let replaces = decided.is_ok_and(|plan| !sources(&plan).is_empty());
+        assert!(!replaces);
+    }
+}
+
+#[test]
+fn a_restore_by_name_sets_aside_what_is_there_and_replays_nothing() {
+    let taken = backup(1, 1, 3);
+    let circumstances = Circumstances { backups: &[], policy: RecoveryPolicy::Auto, now: now() };
+    let mut present = diagnosis(ClusterCondition::Sound, Vec::new());
+    present.wal_segments = vec![segment(1, 2), segment(1, 3)];
+
+    let plan = restore(&taken, &present, MajorVersion(15), &circumstances).unwrap();
+
+    assert_eq!(sources(&plan), [Source::Backup { name: taken.name, replay: Replay::default() }]);
+    assert!(is_set_aside_first(&plan));
+    assert!(restore(&taken, &present, MajorVersion(16), &circumstances).is_err());
+}
+
+/// Whether each step that replaces something names where it is kept.
+fn is_set_aside_first(plan: &Plan) -> bool {
+    plan.steps.iter().all(|step| match &step.action {
+        Action::Replace(replacement) => replacement.aside.is_some() == (step.effect == Effect::Replaces),
+        _ => step.effect != Effect::Replaces,
+    })
+}
+
+fn conditions() -> impl Strategy<Value = ClusterCondition> {
+    prop_oneof![
+        Just(ClusterCondition::Absent),
+        Just(ClusterCondition::Empty),
+        Just(ClusterCondition::InterruptedInitdb),
+        Just(ClusterCondition::Sound),
+        Just(ClusterCondition::Repairable),
+        Just(ClusterCondition::Damaged),
+        Just(ClusterCondition::OtherMajorVersion { found: MajorVersion(14), wanted: None }),
+        Just(ClusterCondition::NotPostgres { examples: vec!["letter.txt".into()] }),
+    ]
+}
+
+fn findings() -> impl Strategy<Value = Vec<Finding>> {
+    let remedy = prop_oneof![
+        Just(Remedy::RecreateDirectory),
+        Just(Remedy::SetAsideFile),
+        Just(Remedy::SetMode(0o700)),
+        Just(Remedy::SetOwner(999)),
+        Just(Remedy::MakeReadable),
+        Just(Remedy::Replace),
+        Just(Remedy::Nothing),
+    ];
+    let severity = prop_oneof![Just(Severity::Error), Just(Severity::Warning)];
+    proptest::collection::vec(
+        (severity, remedy).prop_map(|(severity, remedy)| finding(severity, remedy)),
+        0..4,
+    )
+}
+
+fn presences() -> impl Strategy<Value = Presence> {
+    prop_oneof![Just(Presence::Free), Just(Presence::Locked { holder: None })]
+}
+
+fn policies() -> impl Strategy<Value = RecoveryPolicy> {
+    prop_oneof![Just(RecoveryPolicy::Auto), Just(RecoveryPolicy::Repair), Just(RecoveryPolicy::Never)]
+}
+
+proptest! {
+    #[test]
+    fn no_plan_loses_anything_or_goes_further_than_allowed(
+        condition in conditions(),
+        findings in findings(),
+        presence in presences(),
+        policy in policies(),
+        ages in proptest::collection::vec(1..10_000_i64, 0..4),
+    ) {
+        let backups: Vec<_> = ages.iter().map(|age| backup(*age, 1, 3)).collect();
+        let mut diagnosis = diagnosis(condition.clone(), findings.clone());
+        diagnosis.presence = presence.clone();
+        let circumstances = Circumstances { backups: &backups, policy, now: now() };
+
+        let Ok(plan) = recovery(&diagnosis, &circumstances) else { return Ok(()) };
+
+        // In use elsewhere, another version's or not PostgreSQL's: there is no plan at all.
+        prop_assert_eq!(presence, Presence::Free);
+        let is_foreign = matches!(
+            condition,
+            ClusterCondition::OtherMajorVersion { .. } | ClusterCondition::NotPostgres { .. }
+        );
+        prop_assert!(!is_foreign);
+        // Nothing is replaced that is not kept, and nothing on account of what could not be read.
+        prop_assert!(is_set_aside_first(&plan));
+        let unknown = findings.iter().any(|found| matches!(found.remedy, Remedy::MakeReadable | Remedy::SetOwner(_)));
+        prop_assert!(!unknown || sources(&plan).is_empty());
+        // An empty cluster is made only where there is no other, or nothing to restore.
+        let is_new = matches!(
+            condition,
+            ClusterCondition::Absent | ClusterCondition::Empty | ClusterCondition::InterruptedInitdb
+        );
+        prop_assert!(is_new || backups.is_empty() || !sources(&plan).contains(&Source::Fresh));
+        // A policy is kept.
+        let touches = plan.steps.iter().any(|step| !matches!(step.effect, Effect::Starts | Effect::Adds));
+        prop_assert!(policy != RecoveryPolicy::Never || !touches);
+    }
+}
