@@ -134,13 +134,12 @@ pub(super) fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Tells what was found and done, for the log.
+/// Tells what was done. What was found and planned was told before.
 pub(super) fn tell(ensured: &Ensured, ui: &Ui) {
     let Some(outcome) = &ensured.outcome else {
         return ui.info(&format!("PostgreSQL is running already (process {})", ensured.pid));
     };
     outcome.done.iter().for_each(|done| ui.info(done));
-    ensured.remarks.iter().for_each(|remark| ui.info(remark));
 }
 
 fn report(matches: &ArgMatches, tools: &Tools, ensured: &Ensured, ui: &Ui) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use super::arguments::{dry_run, even_if_unchanged, is_given, json, note, subcomm
 use super::context::Workplace;
 use super::privileges::{Directories, drop_privileges};
 use super::{backing_up, init_postgresql, status};
+use anyhow::Context;
 use chrono::Utc;
 use clap::{ArgMatches, Command};
 use pgbox::cluster::server::Stopped;
@@ -11,6 +12,7 @@ use pgbox::error::{Failure, Kind};
 use pgbox::execute::{Tools, ensure, stop};
 use pgbox::health::{self, Level};
 use pgbox::settings::Settings;
+use pgbox::sys::OperationLock;
 use pgbox::ui::{Table, Ui};
 
 const HEALTH: &str = "Checks the server, its data, disks and backups.
@@ -113,7 +115,7 @@ fn stop(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         }
         return Ok(0);
     }
-    let stopped = stop::stop_for_good(tools, "maintenance stop")?;
+    let stopped = stop::stop_for_good(tools)?;
     tell_stopped(stopped, ui);
     Ok(0)
 }
@@ -126,7 +128,11 @@ fn restart(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8>
         }
         return init_postgresql::show_plan(tools, ui);
     }
-    tell_stopped(stop::stop_for_good(tools, "maintenance restart")?, ui);
+    let path = &tools.settings.data_directory;
+    if stop::running_server(tools)?.is_some() {
+        let operation = OperationLock::take(path, "maintenance restart").context("begin the restart")?;
+        tell_stopped(stop::stop_meanwhile(tools, &operation)?, ui);
+    }
     let ensured = ensure::ensure_running(tools, "maintenance restart")?;
     init_postgresql::tell(&ensured, ui);
     ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));

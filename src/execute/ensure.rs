@@ -17,7 +17,7 @@ use crate::plan::restore::restore;
 use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Presence};
 use crate::sys::{
     ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, clear_stop_marker, effective_identity,
-    is_alive,
+    is_alive, is_writable_directory,
 };
 use anyhow::Context;
 use chrono::Utc;
@@ -108,6 +108,7 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
         crate::sys::ensure_directory(path, 0o700, None)
             .with_context(|| format!("make '{}'", path.display()))?;
     }
+    ensure_writable(path)?;
     let _operation = enter(tools, activity)?;
     for _ in 0..MOST_ROUNDS {
         let diagnosis = diagnose(tools)?;
@@ -129,6 +130,17 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
     Err(Failure::new(Kind::Failed, format!("could not bring '{}' to a state that serves", path.display()))
         .hint("`maintenance health` tells what is wrong; nothing was removed")
         .into())
+}
+
+/// A read-only mount would let the server fail again and again, each time with a pause.
+fn ensure_writable(path: &Path) -> anyhow::Result<()> {
+    if is_writable_directory(path) {
+        return Ok(());
+    }
+    let user = effective_identity();
+    let message = format!("could not start a server: user {user} may not write in '{}'", path.display());
+    let hint = "see how it is mounted and whom it belongs to. Nothing was changed.";
+    Err(Failure::new(Kind::Failed, message).hint(hint).into())
 }
 
 /// Becomes the one command at work here; says so when that takes a wait.

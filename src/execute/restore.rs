@@ -1,7 +1,7 @@
 //! Puts a backup that a person chose in the place of the present data.
 
 use super::ensure::{carry_out, decide_restore, diagnose, ensure_running};
-use super::stop::stop_for_good;
+use super::stop::stop_meanwhile;
 use super::{Tools, ensure::Ensured};
 use crate::error::{Failure, Kind};
 use crate::format::bytes;
@@ -38,7 +38,7 @@ pub fn restore(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Ensured>
     // Between the first look and the lock, another command may have been at work.
     let diagnosis = diagnose(tools)?;
     let plan = decide_restore(tools, backup, &diagnosis)?;
-    let was_running = stop_for_good(tools, ACTIVITY)?.is_some();
+    let was_running = stop_meanwhile(tools, &operation)?.is_some();
     super::ensure::wait_for_release(path)?;
     match carry_out(plan, &diagnosis, tools, ACTIVITY) {
         Ok(Some(ensured)) => Ok(ensured),
