@@ -7,6 +7,7 @@
 use super::Tools;
 use super::recover::{self, Outcome};
 use super::start::superuser_login;
+use super::takeover;
 use crate::cluster::history::{self, Event};
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::session::ServerAddress;
@@ -114,7 +115,13 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
         let diagnosis = diagnose(tools)?;
         if let Presence::Running { pid } = diagnosis.presence {
             match wait_for_running(tools, pid)? {
-                Some(ensured) => return Ok(ensured),
+                Some(ensured) => {
+                    if diagnosis.journal.is_some() {
+                        // Whoever put this cluster in place was killed before it could say so.
+                        takeover::accept(path)?;
+                    }
+                    return Ok(ensured);
+                }
                 // It was about to stop; now that it has, there is something to do.
                 None => continue,
             }
@@ -196,7 +203,12 @@ pub(super) fn carry_out(
         history::record(path, &event).context("record what was done")?;
     }
     clear_stop_marker(path).context("clear the note that the server was stopped")?;
-    let Some(server) = &outcome.server else { return Ok(None) };
+    let Some(server) = &outcome.server else {
+        for done in &outcome.done {
+            tools.progress.note(done);
+        }
+        return Ok(None);
+    };
     let pid = i32::try_from(server.process.pid()).context("read the server's process id")?;
     Ok(Some(Ensured { address: server.address.clone(), pid, outcome: Some(outcome), remarks }))
 }

@@ -132,6 +132,14 @@ impl Recovery<'_> {
             self.outcome.must_look_again = true;
             return Ok(());
         };
+        // Only a cluster that has not been through its first start may be taken back: any other may have served,
+        // and taken rows. The server removes the signal file when it ends recovery.
+        if self.root.facts("recovery.signal")?.is_none() {
+            takeover::accept(self.root.path())?;
+            self.done(format!("finished '{operation}', which was cut short"));
+            self.outcome.must_look_again = true;
+            return Ok(());
+        }
         let had_former = journal.aside.is_some();
         match self.prove(journal) {
             Ok(()) => self.done(format!("finished '{operation}', which was cut short")),
@@ -210,7 +218,7 @@ impl Recovery<'_> {
         };
         match start_and_verify(self.tools, self.root, start) {
             Ok(server) => {
-                takeover::accept(self.root)?;
+                takeover::accept(self.root.path())?;
                 self.outcome.server = Some(server);
                 Ok(())
             }

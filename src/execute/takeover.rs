@@ -18,7 +18,7 @@
 
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::plan::{BackupName, Journal, Phase};
-use crate::sys::{OWN_DIRECTORY, WriteRoot};
+use crate::sys::{OWN_DIRECTORY, OwnDirectory, WriteRoot};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 
@@ -73,10 +73,14 @@ fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
 }
 
 /// The new cluster serves: the replacement is over. What was set aside stays until the repository has it.
-pub fn accept(root: &WriteRoot) -> anyhow::Result<()> {
-    root.discard(STAGING).context("remove the staging directory")?;
-    root.discard(JOURNAL_FILE).context("remove the journal")?;
-    root.sync_directory(OWN_DIRECTORY).context("sync the journal's directory")
+///
+/// The server may run already: nothing outside pgbox's own directory is touched. The journal goes first, so that
+/// a server that has served is never taken back.
+pub fn accept(data_directory: &Path) -> anyhow::Result<()> {
+    let own = OwnDirectory::open(data_directory).context("open pgbox's own directory")?;
+    own.discard("journal.json").context("remove the journal")?;
+    own.sync().context("sync the journal's directory")?;
+    own.discard("new").context("remove the staging directory")
 }
 
 /// The new cluster does not serve: the old entries come back, and the new ones are discarded.

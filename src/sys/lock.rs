@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Who holds a lock, as written by the holder itself; for messages only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +68,18 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct FileLock {
     file: File,
+    is_handed_on: AtomicBool,
+}
+
+impl Drop for FileLock {
+    /// Lets go at once, and not only when the last copy of the descriptor is closed: a child that another thread
+    /// is just starting has one for a moment. A lock that was handed on stays with whoever has it.
+    fn drop(&mut self) {
+        if !self.is_handed_on.load(Ordering::Relaxed) {
+            // Closing the descriptor, which follows, lets go of it in any case.
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
+    }
 }
 
 impl FileLock {
@@ -86,7 +99,7 @@ impl FileLock {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::Held(read_holder(directory, path))),
             Err(error) => return Err(LockError::Io(error.into())),
         }
-        let lock = Self { file };
+        let lock = Self { file, is_handed_on: AtomicBool::new(false) };
         Self::note(directory, path, &Holder::myself(activity));
         Ok(lock)
     }
@@ -101,7 +114,7 @@ impl FileLock {
                 Err(error) => return Err(LockError::Io(error.into())),
             }
         }
-        let lock = Self { file };
+        let lock = Self { file, is_handed_on: AtomicBool::new(false) };
         Self::note(directory, path, &Holder::myself(activity));
         Ok(lock)
     }
@@ -125,6 +138,7 @@ impl FileLock {
 
     /// A descriptor that carries the lock into a child process.
     pub(super) fn descriptor_for_child(&self) -> io::Result<File> {
+        self.is_handed_on.store(true, Ordering::Relaxed);
         self.file.try_clone()
     }
 }

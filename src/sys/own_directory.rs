@@ -41,6 +41,11 @@ impl OwnDirectory {
         file.sync_all()
     }
 
+    /// Makes the names at its top durable.
+    pub fn sync(&self) -> io::Result<()> {
+        self.directory.sync_directory(Path::new("."))
+    }
+
     /// Removes a file or a directory with all that is in it, if it is there.
     pub fn discard(&self, path: impl AsRef<Path>) -> io::Result<()> {
         match self.directory.facts(path.as_ref())? {
