@@ -1,7 +1,8 @@
 //! Killed in the middle, at many moments: the next run comes to the same end.
 
-use crate::support::sandbox::{Sandbox, has_postgresql};
-use std::process::Stdio;
+use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Runs a command and kills it with SIGKILL after a time. Returns whether it was still running.
@@ -88,4 +89,34 @@ fn a_recovery_killed_at_any_moment_is_finished_by_the_next_start() {
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "150");
+}
+
+#[test]
+fn a_restored_cluster_that_has_served_is_never_taken_back() {
+    // As if the restore had been killed between the start of the server and its last word, and the next start
+    // fails for a reason that has nothing to do with the data.
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::with_backup();
+    let name = sandbox.backup_names("data_").remove(0);
+    sandbox.succeed(&["backup-postgresql", "restore", &name, "--yes"]);
+    sandbox.sql("INSERT INTO kept SELECT generate_series(101, 130)");
+    sandbox.kill_server();
+    let own = sandbox.data().join(".pgbox");
+    let journal = r#"{"operation": "restore", "aside": "replaced_20260102_030405", "phase": "proving"}"#;
+    std::fs::write(own.join("journal.json"), journal).unwrap();
+    let former = own.join("aside/replaced_20260102_030405");
+    std::fs::create_dir_all(&former).unwrap();
+    std::fs::write(former.join("PG_VERSION"), "15\n").unwrap();
+    run(Command::new("chown").args(["-R", "postgres"]).arg(&own));
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    sandbox.set("PGPORT", stranger.local_addr().unwrap().port().to_string());
+    sandbox.expect_status(&["init-postgresql", "--no-backup"], 1);
+
+    drop(stranger);
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "130");
+    assert!(former.join("PG_VERSION").exists(), "what was set aside is kept");
 }

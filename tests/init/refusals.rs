@@ -159,3 +159,21 @@ fn a_restore_without_a_terminal_needs_yes() {
     assert!(told.contains("--yes"), "{told}");
     assert_eq!(sandbox.listing(), before);
 }
+
+#[test]
+fn a_repository_that_somebody_writes_is_busy() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    let repository = pgbox::repository::Repository::open(&sandbox.backups()).unwrap().unwrap();
+    let held = repository.lock_exclusively("a test").unwrap();
+
+    let created = sandbox.expect_status(&["backup-postgresql", "create"], 5);
+    sandbox.expect_status(&["backup-postgresql", "cleanup"], 5);
+
+    drop(held);
+    assert!(created.contains("a test"), "{created}");
+    sandbox.succeed(&["backup-postgresql", "create", "--force"]);
+}
