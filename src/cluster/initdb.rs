@@ -29,7 +29,7 @@ pub fn initdb(
     options: &InitdbOptions,
 ) -> Result<(), ProcessError> {
     let program = installation.program("initdb");
-    let failed = |source| ProcessError::Io { program: program.clone(), source };
+    let failed = |reason| ProcessError::Io { program: program.clone(), reason };
     let lock = root.lock_descriptor().map_err(failed)?;
     let tool = Tool::new(program.clone())
         .arguments(["--encoding=UTF8", "--locale=C.UTF-8", "--auth-local=trust", "--auth-host=scram-sha-256"])

@@ -74,7 +74,7 @@ pub enum StartError {
     #[error(transparent)]
     Process(#[from] ProcessError),
     /// It could not be watched.
-    #[error("could not watch the server start: {0}")]
+    #[error("could not watch the server start")]
     Io(#[from] io::Error),
 }
 

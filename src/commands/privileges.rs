@@ -4,7 +4,6 @@
 //! not root. This must happen before a second thread runs. Root changes the owner of directories that are
 //! pgbox's to use and of what pgbox wrote in them; never of a whole tree that somebody else filled.
 
-use super::arguments::is_given;
 use anyhow::Context;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
@@ -31,10 +30,14 @@ pub(crate) enum Directories {
 }
 
 impl Directories {
-    /// Prepares them unless the command, or its subcommand, was given `--dry-run`.
+    /// Prepares them for a command that changes something: one of those that can be asked for a dry run, and was
+    /// not. Those that only report have no such flag.
     pub(crate) fn unless_dry_run(matches: &ArgMatches) -> Self {
         let innermost = matches.subcommand().map_or(matches, |(_, matches)| matches);
-        if is_given(innermost, "dry-run") { Self::LeaveAlone } else { Self::Prepare }
+        match innermost.try_get_one::<bool>("dry-run") {
+            Ok(Some(false)) => Self::Prepare,
+            _ => Self::LeaveAlone,
+        }
     }
 }
 

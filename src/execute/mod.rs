@@ -49,7 +49,9 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
             format!("stop what listens on port {port}, or choose another with PGPORT (0: any that is free)")
         }
         StartError::NoProgress { .. } => "raise STARTUP_TIMEOUT if the machine is very slow".to_owned(),
-        StartError::Process(_) => return anyhow::Error::new(error).context(action.to_owned()),
+        StartError::Process(_) | StartError::Io(_) => {
+            return anyhow::Error::new(error).context(action.to_owned());
+        }
         _ => "see the server's log above for the cause; `maintenance health` tells more".to_owned(),
     };
     let message = format!("could not {action}: {error}{}", shown_log(error.log()));

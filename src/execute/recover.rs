@@ -153,17 +153,19 @@ impl Recovery<'_> {
     }
 
     fn replace(&mut self, replacement: &Replacement) -> anyhow::Result<()> {
-        let mut last_error = anyhow!("there was nothing to replace it by");
+        let mut last_error: Option<(&Source, anyhow::Error)> = None;
         for source in &replacement.sources {
+            if let Some((former, error)) = last_error.take() {
+                self.tools.progress.note(&format!("{} could not be used: {error:#}", describe(former)));
+            }
             match self.replace_from(source, replacement.aside) {
                 Ok(()) => return Ok(()),
-                Err(error) => {
-                    self.tools.progress.note(&format!("{} could not be used: {error:#}", describe(source)));
-                    last_error = error;
-                }
+                Err(error) => last_error = Some((source, error)),
             }
         }
-        Err(last_error.context(format!("could not {}; the data directory is as it was", self.purpose)))
+        let error =
+            last_error.map_or_else(|| anyhow!("there was nothing to replace it by"), |(_, error)| error);
+        Err(error.context(format!("could not {}; the data directory is as it was", self.purpose)))
     }
 
     /// Builds, inspects, puts in place and proves one source. On any error the former cluster is in place.

@@ -33,12 +33,12 @@ pub enum IdentityError {
     #[error("privileges cannot be dropped once threads run")]
     Threads,
     /// The kernel said no.
-    #[error("could not become user {uid}: {source}")]
+    #[error("could not become user {uid}: {reason}")]
     Denied {
         /// The user that was asked for.
         uid: u32,
         /// The kernel's answer.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -70,7 +70,7 @@ impl Identity {
         rustix::thread::set_thread_groups(&[gid])
             .and_then(|()| rustix::thread::set_thread_res_gid(gid, gid, gid))
             .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid))
-            .map_err(|error| IdentityError::Denied { uid: self.uid, source: error.into() })
+            .map_err(|error| IdentityError::Denied { uid: self.uid, reason: error.into() })
     }
 }
 

@@ -60,7 +60,7 @@ pub enum LockError {
     #[error("it is held by {}", .0.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string))]
     Held(Option<Holder>),
     /// The lock file could not be opened or locked.
-    #[error("could not lock it: {0}")]
+    #[error("could not lock it")]
     Io(#[from] io::Error),
 }
 

@@ -54,12 +54,12 @@ pub enum ProcessError {
         stderr: String,
     },
     /// It could not be started.
-    #[error("could not run {}: {source}", .program.display())]
+    #[error("could not run {}: {reason}", .program.display())]
     Io {
         /// The program.
         program: PathBuf,
         /// The reason.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -187,24 +187,24 @@ impl Tool {
         let output = route(&expression).unchecked().run();
         // The pipe's other end must be closed before its writer can be waited for.
         drop(expression);
-        let output = output.map_err(|source| start_error(&program, source))?;
+        let output = output.map_err(|reason| start_error(&program, reason))?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
             return Err(ProcessError::Failed { program, status: describe(output.status), stderr });
         }
         if let Some(joined) = copier.map(JoinHandle::join) {
             let fed = joined.unwrap_or_else(|_| Err(io::Error::other("the thread that fed it panicked")));
-            fed.map_err(|source| ProcessError::Io { program, source })?;
+            fed.map_err(|reason| ProcessError::Io { program, reason })?;
         }
         Ok(ToolOutput { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), stderr })
     }
 }
 
-fn start_error(program: &Path, source: io::Error) -> ProcessError {
-    if source.kind() == io::ErrorKind::NotFound {
+fn start_error(program: &Path, reason: io::Error) -> ProcessError {
+    if reason.kind() == io::ErrorKind::NotFound {
         return ProcessError::Missing(program.to_path_buf());
     }
-    ProcessError::Io { program: program.to_path_buf(), source }
+    ProcessError::Io { program: program.to_path_buf(), reason }
 }
 
 /// Finds an executable file by name in `PATH`.

@@ -43,9 +43,9 @@ impl ServerProcess {
     /// # Errors
     /// [`ProcessError`]; no server was started then.
     pub fn start(spec: &ServerSpec, root: &WriteRoot) -> Result<Self, ProcessError> {
-        let failed = |source: io::Error| match source.kind() {
+        let failed = |reason: io::Error| match reason.kind() {
             io::ErrorKind::NotFound if !spec.program.exists() => ProcessError::Missing(spec.program.clone()),
-            _ => ProcessError::Io { program: spec.program.clone(), source },
+            _ => ProcessError::Io { program: spec.program.clone(), reason },
         };
         let log = OpenOptions::new().append(true).create(true).mode(0o640).open(&spec.log_file).map_err(
             |error| {
