@@ -107,8 +107,8 @@ impl Recovery<'_> {
     }
 
     fn set_aside_file(&mut self, place: &str) -> anyhow::Result<()> {
-        let time = chrono::Utc::now().format("%Y%m%d_%H%M%S%.6f");
-        let target = Path::new(ASIDE_DIRECTORY).join(format!("{}.{time}", place.replace('/', "_")));
+        // One place for each: the pid file of a killed server is worth no more than a look at the last one.
+        let target = Path::new(ASIDE_DIRECTORY).join(place.replace('/', "_"));
         move_durably(self.root, Path::new(place), &target).with_context(|| format!("set '{place}' aside"))?;
         self.done(format!("moved '{place}' to '{}'", target.display()));
         Ok(())
