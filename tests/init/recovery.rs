@@ -215,3 +215,38 @@ fn a_dry_run_shows_the_plan_and_changes_nothing() {
     let mode = fs::metadata(sandbox.data()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
 }
+
+#[test]
+fn a_server_killed_under_ddl_is_never_taken_for_damaged() {
+    // Files come and go while the catalogs are rewritten; a false alarm would roll the whole cluster back.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    let churn = "CREATE TABLE IF NOT EXISTS churn (id int); INSERT INTO churn VALUES (1); \
+        VACUUM FULL pg_class; VACUUM FULL pg_database; REINDEX SYSTEM dbuser; VACUUM FULL pg_authid; TRUNCATE churn; \
+        CREATE DATABASE short_lived; REINDEX TABLE pg_database; DROP DATABASE short_lived; DROP TABLE churn;";
+    for round in 0..6_u64 {
+        let mut worker = sandbox.psql();
+        let script = churn.replace("; ", ";\n").repeat(50);
+        let mut worker = worker.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+        let mut worker = worker.stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut input = worker.stdin.take().unwrap();
+        let feeder = std::thread::spawn(move || std::io::Write::write_all(&mut input, script.as_bytes()));
+        std::thread::sleep(std::time::Duration::from_millis(150 + round * 170));
+        sandbox.kill_server();
+        worker.wait().unwrap();
+        // The pipe breaks when psql has lost its server.
+        let _ = feeder.join().unwrap();
+
+        let plan = sandbox.succeed(&["init-postgresql", "--dry-run"]);
+        assert!(!plan.contains("[replaces]"), "round {round}: {plan}");
+        sandbox.succeed(&["init-postgresql", "--no-backup"]);
+        sandbox.succeed(&["maintenance", "stop"]);
+        let plan = sandbox.succeed(&["init-postgresql", "--dry-run"]);
+        assert!(!plan.contains("found:"), "round {round}, after a clean stop: {plan}");
+        sandbox.succeed(&["init-postgresql", "--no-backup"]);
+        assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+    }
+}

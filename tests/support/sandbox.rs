@@ -135,11 +135,26 @@ impl Sandbox {
     /// Runs SQL as the superuser, through the socket.
     #[track_caller]
     pub(crate) fn sql(&self, statement: &str) -> String {
+        let mut psql = self.psql();
+        run(psql.args(["-v", "ON_ERROR_STOP=1", "-Atc", statement])).trim().to_owned()
+    }
+
+    /// `psql` as the superuser, through the socket.
+    pub(crate) fn psql(&self) -> Command {
         let database = self.variable("POSTGRES_DB").unwrap_or("dbuser");
         let mut psql = Command::new(Path::new(PROGRAMS).join("psql"));
-        psql.args(["-h", "/var/run/postgresql", "-p", &self.port(), "-U", "postgres", "-d", database]);
-        psql.args(["--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-Atc", statement]);
-        run(&mut psql).trim().to_owned()
+        psql.args([
+            "-h",
+            "/var/run/postgresql",
+            "-p",
+            &self.port(),
+            "-U",
+            "postgres",
+            "-d",
+            database,
+            "--no-psqlrc",
+        ]);
+        psql
     }
 
     /// A connection over TCP, as the application makes it.
