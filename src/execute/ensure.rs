@@ -62,7 +62,13 @@ pub fn diagnose_for(tools: &Tools, server_uid: u32) -> anyhow::Result<Diagnosis>
 
 /// Decides what to do about a diagnosis.
 pub fn decide(tools: &Tools, diagnosis: &Diagnosis) -> anyhow::Result<Result<Plan, Refusal>> {
-    let backups = listed_backups(tools)?;
+    let backups = match diagnosis.condition {
+        // A repository that cannot be read keeps no sound cluster from starting.
+        ClusterCondition::Sound | ClusterCondition::Repairable => Vec::new(),
+        // Only a remark rests on them.
+        ClusterCondition::Absent | ClusterCondition::Empty => listed_backups(tools).unwrap_or_default(),
+        _ => listed_backups(tools)?,
+    };
     let circumstances = Circumstances { backups: &backups, policy: tools.settings.recovery, now: Utc::now() };
     Ok(recovery(diagnosis, &circumstances))
 }

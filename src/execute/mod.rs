@@ -52,7 +52,9 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
         StartError::Process(_) | StartError::Io(_) => {
             return anyhow::Error::new(error).context(action.to_owned());
         }
-        _ => "see the server's log above for the cause; `maintenance health` tells more".to_owned(),
+        StartError::Ended { .. } => {
+            "see the server's log above for the cause; `maintenance health` tells more".to_owned()
+        }
     };
     let message = format!("could not {action}: {error}{}", shown_log(error.log()));
     Failure::new(Kind::Failed, message).hint(hint).into()
