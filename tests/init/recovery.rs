@@ -230,7 +230,7 @@ fn a_server_killed_under_ddl_is_never_taken_for_damaged() {
     for round in 0..6_u64 {
         let mut worker = sandbox.psql();
         let script = churn.replace("; ", ";\n").repeat(50);
-        let mut worker = worker.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+        let worker = worker.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
         let mut worker = worker.stderr(std::process::Stdio::null()).spawn().unwrap();
         let mut input = worker.stdin.take().unwrap();
         let feeder = std::thread::spawn(move || std::io::Write::write_all(&mut input, script.as_bytes()));
