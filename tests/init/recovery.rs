@@ -250,3 +250,40 @@ fn a_server_killed_under_ddl_is_never_taken_for_damaged() {
         assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
     }
 }
+
+#[test]
+fn a_template1_that_was_made_anew_is_no_damage() {
+    // PostgreSQL's manual has it so; the new one has another number, and base/1 is gone.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    for statement in [
+        "ALTER DATABASE template1 IS_TEMPLATE false",
+        "DROP DATABASE template1",
+        "CREATE DATABASE template1 TEMPLATE template0 IS_TEMPLATE true",
+    ] {
+        sandbox.sql(statement);
+    }
+    sandbox.succeed(&["maintenance", "stop"]);
+
+    let printed = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(!printed.contains("directory-missing") && !printed.contains("set the former"), "{printed}");
+}
+
+#[test]
+fn what_an_interrupted_removal_left_is_no_interrupted_initdb() {
+    // Little but pg_wal is left; its segments are of a server that ran, and the backup has the rows.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    add_rows_since_the_backup(&sandbox);
+    shell(&sandbox.data(), "rm -r base global PG_VERSION postmaster.opts");
+
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "150");
+}
