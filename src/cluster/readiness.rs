@@ -23,6 +23,13 @@ pub enum ReadinessError {
     },
 }
 
+impl ReadinessError {
+    /// Whether the server works, and only does not let us in.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Connection { answer, .. } if answer.is_refusal())
+    }
+}
+
 /// Verifies that a server serves, by two connections one after the other.
 ///
 /// One proves nothing: with a catalog index such as `global/2671` gone, the first connection works, and every

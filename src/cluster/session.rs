@@ -19,12 +19,25 @@ pub struct ServerAddress {
 }
 
 /// Who a session is opened as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Login {
     /// Names to try in turn: a cluster that was restored from elsewhere may have another superuser.
     pub users: Vec<String>,
-    /// The database.
-    pub database: String,
+    /// The password, for a `pg_hba.conf` that asks for one even on the Unix socket.
+    pub password: String,
+    /// Databases to try in turn: any of them may have been dropped.
+    pub databases: Vec<String>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { users, databases, password: _ } = self;
+        formatter
+            .debug_struct("Login")
+            .field("users", users)
+            .field("databases", databases)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why there is no session.
@@ -47,6 +60,19 @@ pub fn describe(error: &postgres::Error) -> String {
             None => error.to_string(),
         },
     }
+}
+
+impl SessionError {
+    /// Whether the server looked at who we are, and would not have us: it works, and keeps to its `pg_hba.conf`.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Connect(error) if is_refusal(error))
+    }
+}
+
+/// A name that does not exist is refused as a wrong password where one is asked for (auth.c, `auth_failed()`).
+fn is_refusal(error: &postgres::Error) -> bool {
+    let refusals = [SqlState::INVALID_AUTHORIZATION_SPECIFICATION, SqlState::INVALID_PASSWORD];
+    error.code().is_some_and(|code| refusals.contains(code))
 }
 
 impl ServerAddress {
@@ -75,25 +101,34 @@ impl ServerAddress {
     /// [`SessionError::Connect`] with the answer to the last user name tried.
     pub fn connect(&self, login: &Login) -> Result<Client, SessionError> {
         let mut answer = SessionError::NoAddress;
-        for user in &login.users {
-            match self.configuration(user, &login.database).connect(NoTls) {
-                Ok(client) => return Ok(client),
-                Err(error) => {
-                    let may_be_another_name =
-                        error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
-                    answer = SessionError::Connect(error);
-                    if !may_be_another_name {
-                        break;
-                    }
+        for database in &login.databases {
+            for user in &login.users {
+                let error = match self.configuration(login, user, database).connect(NoTls) {
+                    Ok(client) => return Ok(client),
+                    Err(error) => error,
+                };
+                let is_refused = is_refusal(&error);
+                let is_no_database = error.code() == Some(&SqlState::INVALID_CATALOG_NAME);
+                answer = SessionError::Connect(error);
+                if is_no_database {
+                    break;
+                }
+                if !is_refused {
+                    return Err(answer);
                 }
             }
         }
         Err(answer)
     }
 
-    fn configuration(&self, user: &str, database: &str) -> Config {
+    fn configuration(&self, login: &Login, user: &str, database: &str) -> Config {
         let mut configuration = Config::new();
-        configuration.user(user).dbname(database).port(self.port).application_name("pgbox");
+        configuration
+            .user(user)
+            .password(&login.password)
+            .dbname(database)
+            .port(self.port)
+            .application_name("pgbox");
         configuration.connect_timeout(Duration::from_secs(10));
         match (&self.socket_directory, &self.listen_address) {
             (Some(directory), _) => configuration.host_path(directory),

@@ -8,8 +8,11 @@ use super::Tools;
 use super::recover::{self, Outcome};
 use super::start::superuser_login;
 use super::takeover;
+use super::takeover::STAGING;
 use crate::cluster::history::{self, Event};
+use crate::cluster::inspect::running_server;
 use crate::cluster::readiness::verify_by_two_connections;
+use crate::cluster::server;
 use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind};
@@ -171,7 +174,15 @@ fn enter(tools: &Tools, activity: &str) -> anyhow::Result<OperationLock> {
 }
 
 /// Waits a moment for a lock whose server has died. Returns whether it is free now.
+///
+/// The caller is the one command at work here, so that a server in staging is of one that was killed: it would hold
+/// the lock for ever, and nobody else would stop it.
 pub(super) fn wait_for_release(path: &Path) -> anyhow::Result<bool> {
+    if let Ok(staging) = ReadRoot::open(&path.join(STAGING))
+        && let Some(pid) = running_server(&staging)
+    {
+        server::stop(pid, DYING_SERVER_PATIENCE).context("stop the server that a killed command left")?;
+    }
     let deadline = Instant::now() + DYING_SERVER_PATIENCE;
     while Instant::now() < deadline {
         if WriteRoot::lock_holder(path)?.is_none() {
@@ -245,6 +256,10 @@ pub fn wait_for_running(tools: &Tools, pid: i32) -> anyhow::Result<Option<Ensure
             None => "it has not written its address yet".to_owned(),
             Some(address) => match verify_by_two_connections(&address, &superuser_login(tools)) {
                 Ok(()) => return Ok(Some(Ensured { address, pid, outcome: None, remarks: Vec::new() })),
+                Err(error) if error.is_refusal() => {
+                    let remarks = vec![format!("the server could not be verified: {error}")];
+                    return Ok(Some(Ensured { address, pid, outcome: None, remarks }));
+                }
                 Err(error) => error.to_string(),
             },
         };

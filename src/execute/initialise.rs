@@ -90,7 +90,11 @@ fn stop_private(server: &mut RunningServer) -> anyhow::Result<()> {
 
 fn set_up(tools: &Tools, server: &RunningServer) -> anyhow::Result<()> {
     let settings = tools.settings;
-    let login = Login { users: vec![settings.superuser.clone()], database: "postgres".into() };
+    let login = Login {
+        users: vec![settings.superuser.clone()],
+        password: settings.superuser_password.reveal().to_owned(),
+        databases: vec!["postgres".into()],
+    };
     let mut client = server.address.connect(&login)?;
     let superuser = Role { name: &settings.superuser, password: settings.superuser_password.reveal() };
     ensure_role(&mut client, &superuser)?;

@@ -16,7 +16,8 @@ pub fn superuser_login(tools: &Tools) -> Login {
     let mut users = vec![tools.settings.superuser.clone(), "postgres".to_owned()];
     users.extend(effective_identity().name);
     users.dedup();
-    Login { users, database: "postgres".to_owned() }
+    let databases = ["postgres", "template1", &tools.settings.database].map(str::to_owned).to_vec();
+    Login { users, password: tools.settings.superuser_password.reveal().to_owned(), databases }
 }
 
 /// What a server is started for.
@@ -58,6 +59,13 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow
     let Err(error) = verify_by_two_connections(&server.address, &superuser_login(tools)) else {
         return Ok(server);
     };
+    // Its `pg_hba.conf` keeps us out. To stop it for that would keep everybody out.
+    if error.is_refusal() {
+        tools
+            .progress
+            .note(&format!("the server runs, and could not be verified, since it lets us not in: {error}"));
+        return Ok(server);
+    }
     server.process.signal(crate::sys::Signal::INT)?;
     server.process.wait()?;
     let log = server::log_tail(&tools.log_file(), log_begins_at, server::SHOWN_LOG_LINES);

@@ -1,6 +1,7 @@
 //! Killed in the middle, at many moments: the next run comes to the same end.
 
 use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use crate::support::wait::wait_until;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -119,4 +120,29 @@ fn a_restored_cluster_that_has_served_is_never_taken_back() {
 
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "130");
     assert!(former.join("PG_VERSION").exists(), "what was set aside is kept");
+}
+
+#[test]
+fn a_server_left_in_staging_by_a_killed_init_does_not_block_the_next() {
+    // Killed while a script of /docker-entrypoint-initdb.d runs: the private server lives on, and has the lock.
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::empty();
+    let scripts = sandbox.path().join("scripts");
+    std::fs::create_dir(&scripts).unwrap();
+    std::fs::write(scripts.join("1.sh"), "sleep 3").unwrap();
+    sandbox.set("INIT_SCRIPTS_DIR", scripts.display().to_string());
+    let mut init = sandbox.command(&["init-postgresql", "--no-backup"]).spawn().unwrap();
+    let staged = sandbox.data().join(".pgbox/new/postmaster.pid");
+    wait_until("a private server is ready", || {
+        std::fs::read_to_string(&staged).is_ok_and(|text| text.contains("ready"))
+    });
+    init.kill().unwrap();
+    init.wait().unwrap();
+    std::fs::write(scripts.join("1.sh"), "").unwrap();
+
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT 1"), "1");
 }

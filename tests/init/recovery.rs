@@ -339,3 +339,36 @@ fn a_mount_inside_the_data_directory_leaves_the_cluster_as_it_was() {
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
 }
+
+#[test]
+fn a_server_whose_database_postgres_was_dropped_is_started() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("DROP DATABASE postgres");
+    sandbox.succeed(&["maintenance", "stop"]);
+
+    let printed = sandbox.succeed(&["init-postgresql"]);
+
+    assert!(printed.contains("backed up"), "{printed}");
+    sandbox.succeed(&["maintenance", "health"]);
+}
+
+#[rstest]
+#[case::a_password_is_asked_for("scram-sha-256")]
+#[case::nobody_is_let_in("reject")]
+fn a_server_that_lets_us_not_in_is_started(#[case] method: &str) {
+    // The method for local connections is what its owner made it.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    shell(&sandbox.data(), &format!("sed -i 's/^local .*/local all all {method}/' pg_hba.conf"));
+
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(sandbox.application_login("dbuser", "password", "dbuser").status.success());
+    assert!(sandbox.succeed(&["init-postgresql"]).contains("is running already"));
+}
