@@ -165,6 +165,10 @@ impl Recovery<'_> {
                 Err(error) => last_error = Some((source, error)),
             }
         }
+        // The former cluster may be started now, and needs the space.
+        if let Err(error) = self.root.discard(STAGING) {
+            self.tools.progress.note(&format!("the staging directory could not be removed: {error}"));
+        }
         let error =
             last_error.map_or_else(|| anyhow!("there was nothing to replace it by"), |(_, error)| error);
         Err(error.context(format!("could not {}; the data directory is as it was", self.purpose)))

@@ -372,3 +372,19 @@ fn a_server_that_lets_us_not_in_is_started(#[case] method: &str) {
     assert!(sandbox.application_login("dbuser", "password", "dbuser").status.success());
     assert!(sandbox.succeed(&["init-postgresql"]).contains("is running already"));
 }
+
+#[test]
+fn a_recovery_that_failed_leaves_no_half_of_a_cluster_on_the_disk() {
+    // The only backup has a chunk that cannot be read, so that its files are restored only in part.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    shell(&sandbox.data(), "rm global/2671");
+    shell(&sandbox.backups(), "find packs -name '*.pack' | while read pack; do : > \"$pack\"; done");
+
+    let output = sandbox.output(&["init-postgresql", "--no-backup"]);
+
+    assert!(!output.status.success(), "{}", printed(&output));
+    assert!(!sandbox.data().join(".pgbox/new").exists());
+}
