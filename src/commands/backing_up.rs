@@ -12,7 +12,7 @@ use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
 use pgbox::format;
-use pgbox::plan::{BackupFormat, BackupSummary, Condition, Verdict};
+use pgbox::plan::{BackupFormat, BackupKind, BackupSummary, Condition, Verdict};
 use pgbox::repository::{Repository, SweepReport};
 use pgbox::sys::ReadRoot;
 use pgbox::ui::{Table, Ui};
@@ -48,9 +48,13 @@ pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &U
 fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: &Ui) -> anyhow::Result<u8> {
     let repository = open_repository(tools)?;
     for name in store_set_aside(tools, &repository)? {
-        ui.info(&format!(
-            "stored the former data as {name}; `backup-postgresql restore {name}` brings it back"
-        ));
+        ui.info(&match name.kind() {
+            // A restore looks at what it built, and refuses what is damaged.
+            BackupKind::Damaged => format!("stored the damaged data as {name}, where its files are kept"),
+            BackupKind::Backup | BackupKind::Replaced => {
+                format!("stored the former data as {name}; `backup-postgresql restore {name}` brings it back")
+            }
+        });
     }
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
@@ -150,7 +154,12 @@ fn state_of(backup: &BackupSummary) -> String {
         (Condition::Unreadable { reason }, ..) => format!("unreadable: {reason}"),
         (_, 1.., _) => format!("{} damaged pages", backup.damaged_pages.len()),
         (_, 0, BackupFormat::ScriptCopy) => "complete, a plain copy".to_owned(),
-        (_, 0, BackupFormat::Chunked) => "complete".to_owned(),
+        (_, 0, BackupFormat::Chunked) => match backup.name.kind() {
+            BackupKind::Backup => "complete",
+            BackupKind::Damaged => "set aside, damaged",
+            BackupKind::Replaced => "set aside",
+        }
+        .to_owned(),
     }
 }
 

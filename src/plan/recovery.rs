@@ -249,9 +249,10 @@ fn allow(policy: RecoveryPolicy, allowed: &[RecoveryPolicy], diagnosis: &Diagnos
         return Ok(());
     }
     let found: Vec<String> = diagnosis.findings.iter().take(3).map(Finding::summary).collect();
+    let enough: Vec<String> = allowed.iter().rev().map(|policy| format!("RECOVERY={policy}")).collect();
     Err(Refusal {
         reason: format!("'{}' is not sound: {}", diagnosis.data_directory.display(), found.join("; ")),
-        hint: "allow more with RECOVERY=repair or RECOVERY=auto. Nothing was changed.".into(),
+        hint: format!("allow more with {}. Nothing was changed.", enough.join(" or ")),
         is_busy: false,
     })
 }

@@ -34,8 +34,12 @@ pub fn restore(
         reason: "it was asked for".to_owned(),
         effect: if is_empty { Effect::Adds } else { Effect::Replaces },
     });
-    let reason = "so that it serves; if it does not, the present data is put back".to_owned();
-    steps.push(Step { action: Action::Start, reason, effect: Effect::Starts });
+    let reason = if is_empty {
+        "the restored cluster has to be seen to serve"
+    } else {
+        "so that it serves; if it does not, the present data is put back"
+    };
+    steps.push(Step { action: Action::Start, reason: reason.to_owned(), effect: Effect::Starts });
     let purpose = format!("restore {}", backup.name);
     Ok(Plan { purpose, belief: Belief::default(), steps, remarks: remarks(backup, aside.is_some()) })
 }
