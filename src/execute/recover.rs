@@ -5,7 +5,7 @@ use super::from_backup::build_from_backup;
 use super::initialise::build_fresh;
 use super::start::{Start, start_and_verify};
 use super::takeover::{self, STAGING};
-use crate::cluster::inspect::{self, ASIDE_DIRECTORY, Expectations};
+use crate::cluster::inspect::{self, ASIDE_DIRECTORY, Expectations, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
 use crate::error::{Failure, Kind};
 use crate::format::counted;
@@ -161,6 +161,8 @@ impl Recovery<'_> {
             }
             match self.replace_from(source, replacement.aside) {
                 Ok(()) => return Ok(()),
+                // The former cluster is not back in place: another source would be built on sand.
+                Err(error) if self.root.facts(JOURNAL_FILE)?.is_some() => return Err(error),
                 Err(error) => last_error = Some((source, error)),
             }
         }

@@ -2,7 +2,7 @@
 //! again. Recovery did not wait for this: setting aside was a rename.
 
 use super::Tools;
-use super::backup::{ColdOptions, create_cold};
+use super::backup::{ColdOptions, Stored, create_cold};
 use crate::cluster::history;
 use crate::cluster::inspect::ASIDE_DIRECTORY;
 use crate::plan::BackupName;
@@ -12,8 +12,11 @@ use anyhow::Context;
 use std::io;
 use std::path::Path;
 
-/// Stores every cluster in `.pgbox/aside` in the repository, and discards it there once it is in. Returns the
-/// names under which they are kept.
+/// Appended to the name of a cluster that was stored but for what could not be read, so that it is not stored again.
+const PARTLY_UNREADABLE: &str = "_unreadable";
+
+/// Stores every cluster in `.pgbox/aside` in the repository, and discards it there once all of it is in. Returns
+/// the names under which they are kept.
 ///
 /// # Errors
 /// Of the first that could not be stored; it stays where it is.
@@ -30,12 +33,29 @@ pub fn store_set_aside(tools: &Tools, repository: &Repository) -> anyhow::Result
         let directory = ReadRoot::open(&path.join(ASIDE_DIRECTORY).join(name.to_string()))
             .with_context(|| format!("open what was set aside as {name}"))?;
         let options = ColdOptions { name, time: name.time(), note: reason(path, name) };
-        let summary = create_cold(&directory, repository, &options, tools.progress)
+        let Stored { summary, unreadable } = create_cold(&directory, repository, &options, tools.progress)
             .with_context(|| format!("store {name} in the repository"))?;
-        own.discard(&place).with_context(|| format!("remove '{}', which is stored", place.display()))?;
+        if let Some(first) = unreadable.first() {
+            keep_unreadable(&own, &place)?;
+            tools.progress.note(&format!(
+                "'{}{PARTLY_UNREADABLE}' stays in '{}': {first}, and {} more, could not be read",
+                place.display(),
+                own.path().display(),
+                unreadable.len() - 1
+            ));
+        } else {
+            own.discard(&place).with_context(|| format!("remove '{}', which is stored", place.display()))?;
+        }
         stored.push(summary.name);
     }
     Ok(stored)
+}
+
+/// What could not be read may be readable another day, and there is no other copy.
+fn keep_unreadable(own: &OwnDirectory, place: &Path) -> anyhow::Result<()> {
+    let mut kept = place.as_os_str().to_owned();
+    kept.push(PARTLY_UNREADABLE);
+    own.rename(place, Path::new(&kept)).with_context(|| format!("rename '{}'", place.display()))
 }
 
 /// The clusters that wait. Single files that were set aside stay where they are: they are small, and a person

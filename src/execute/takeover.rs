@@ -17,9 +17,11 @@
 //! cannot be done across a mount's root, and it needs leave to write outside the data directory.
 
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
+use crate::error::{Failure, Kind};
 use crate::plan::{BackupName, Journal, Phase};
 use crate::sys::{OWN_DIRECTORY, OwnDirectory, WriteRoot};
 use anyhow::Context;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Where a cluster is built, below the data directory.
@@ -46,6 +48,21 @@ pub fn take_over(root: &WriteRoot, operation: &str, aside: Option<BackupName>) -
     advance(root, journal)
 }
 
+/// Sets the present entries aside. One that cannot be moved, as the root of a mount, brings those back that were.
+fn set_aside(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
+    if let Some(name) = journal.aside
+        && let Err(error) = move_entries(root, Path::new("."), &aside_path(name))
+    {
+        journal.phase = Phase::PuttingBack;
+        write_journal(root, &journal)?;
+        put_back(root, journal).context("put back what had been set aside")?;
+        return Err(error.context("set the present cluster aside"));
+    }
+    journal.phase = Phase::MovingUp;
+    write_journal(root, &journal)?;
+    Ok(journal)
+}
+
 /// Finishes a replacement that was cut short, in the direction that it was going: a staged cluster was whole
 /// before the first entry moved, so forward is always possible.
 pub fn resume(root: &WriteRoot, journal: Journal) -> anyhow::Result<Option<Journal>> {
@@ -57,11 +74,7 @@ pub fn resume(root: &WriteRoot, journal: Journal) -> anyhow::Result<Option<Journ
 
 fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
     if journal.phase == Phase::SettingAside {
-        if let Some(name) = journal.aside {
-            move_entries(root, Path::new("."), &aside_path(name)).context("set the present cluster aside")?;
-        }
-        journal.phase = Phase::MovingUp;
-        write_journal(root, &journal)?;
+        journal = set_aside(root, journal)?;
     }
     if journal.phase == Phase::MovingUp {
         move_entries(root, Path::new(STAGING), Path::new(".")).context("move the new cluster into place")?;
@@ -130,8 +143,20 @@ fn move_entries(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> 
             continue;
         }
         let target = to.join(&entry.name);
-        root.rename(from.join(&entry.name), &target).with_context(|| format!("move '{}'", entry.name))?;
+        root.rename(from.join(&entry.name), &target)
+            .map_err(|error| cannot_move(root, &entry.name, error))?;
     }
     root.sync_directory(from).context("sync a directory")?;
     root.sync_directory(to).context("sync a directory")
+}
+
+fn cannot_move(root: &WriteRoot, name: &str, error: io::Error) -> anyhow::Error {
+    let message = format!("could not move '{}': {error}", root.path().join(name).display());
+    let failure = Failure::new(Kind::Failed, message);
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => failure
+            .hint("it is a mount of its own: mount it elsewhere, and let a symbolic link lead there")
+            .into(),
+        _ => failure.into(),
+    }
 }

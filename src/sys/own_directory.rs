@@ -46,6 +46,13 @@ impl OwnDirectory {
         self.directory.sync_directory(Path::new("."))
     }
 
+    /// Renames an entry; the change is durable within the directory that it is in.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.directory.rename(from, to)?;
+        self.directory
+            .sync_directory(to.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))
+    }
+
     /// Removes a file or a directory with all that is in it, if it is there.
     pub fn discard(&self, path: impl AsRef<Path>) -> io::Result<()> {
         match self.directory.facts(path.as_ref())? {

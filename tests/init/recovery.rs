@@ -1,6 +1,6 @@
 //! A cluster that is not sound: each fault is made by hand on a real one, and the rows must be back.
 
-use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use rstest::rstest;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -113,7 +113,7 @@ fn an_initdb_that_never_finished_is_not_taken_for_a_cluster() {
         return;
     }
     let sandbox = Sandbox::without_backup();
-    shell(&sandbox.data(), "rm -r base/1638* postmaster.opts global/pg_filenode.map .pgbox");
+    shell(&sandbox.data(), "rm -r base/1638* postmaster.opts global/pg_filenode.map .pgbox pg_wal/0*");
     shell(&sandbox.data(), "find base global -name '1638*' -delete; find base global -name '1639*' -delete");
     fs::remove_file(sandbox.data().join("global/pg_control")).unwrap();
 
@@ -249,4 +249,93 @@ fn a_server_killed_under_ddl_is_never_taken_for_damaged() {
         sandbox.succeed(&["init-postgresql", "--no-backup"]);
         assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
     }
+}
+
+#[test]
+fn a_template1_that_was_made_anew_is_no_damage() {
+    // PostgreSQL's manual has it so; the new one has another number, and base/1 is gone.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    for statement in [
+        "ALTER DATABASE template1 IS_TEMPLATE false",
+        "DROP DATABASE template1",
+        "CREATE DATABASE template1 TEMPLATE template0 IS_TEMPLATE true",
+    ] {
+        sandbox.sql(statement);
+    }
+    sandbox.succeed(&["maintenance", "stop"]);
+
+    let printed = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(!printed.contains("directory-missing") && !printed.contains("set the former"), "{printed}");
+}
+
+#[test]
+fn what_an_interrupted_removal_left_is_no_interrupted_initdb() {
+    // Little but pg_wal is left; its segments are of a server that ran, and the backup has the rows.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    add_rows_since_the_backup(&sandbox);
+    shell(&sandbox.data(), "rm -r base global PG_VERSION postmaster.opts");
+
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "150");
+}
+
+#[test]
+fn a_file_that_could_not_be_stored_is_not_discarded() {
+    // A file of a table that its own user may not read, in a cluster that is replaced for another reason.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    let file = sandbox.sql("SELECT pg_relation_filepath('kept')");
+    sandbox.succeed(&["maintenance", "stop"]);
+    shell(&sandbox.data(), &format!("chmod 0 {file}; rm global/2671"));
+
+    let printed = sandbox.succeed(&["init-postgresql"]);
+
+    assert!(printed.contains("could not be read"), "{printed}");
+    let kept = format!("ls .pgbox/aside/damaged_*/{file}");
+    assert!(shell(&sandbox.data(), &kept).contains(&file));
+    let stored = sandbox.backup_names("damaged_");
+    assert_eq!(stored.len(), 1);
+    sandbox.succeed(&["backup-postgresql", "create", "--force"]);
+    assert_eq!(sandbox.backup_names("damaged_"), stored, "it is stored once");
+}
+
+#[test]
+fn a_mount_inside_the_data_directory_leaves_the_cluster_as_it_was() {
+    // pg_wal as a volume of its own cannot be renamed, so that the cluster cannot be set aside.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let volume = sandbox.path().join("volume");
+    shell(&sandbox.data(), &format!("rm global/2671; cp -a pg_wal '{}'", volume.display()));
+    let before = shell(&sandbox.data(), "find . -path ./.pgbox -prune -o -print | sort");
+    let script = format!(
+        "mount --bind '{}' \"$PGDATA/pg_wal\" && \"$0\" init-postgresql --no-backup",
+        volume.display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_pgbox")]);
+    command.envs(sandbox.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+
+    let output = command.output().unwrap();
+
+    let told = printed(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("a mount of its own"), "{told}");
+    assert_eq!(shell(&sandbox.data(), "find . -path ./.pgbox -prune -o -print | sort"), before);
+    // Without the mount, it is restored as usual.
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
 }

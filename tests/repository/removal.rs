@@ -126,8 +126,8 @@ fn a_directory_that_was_set_aside_is_stored_as_it_is() {
     let options = ColdOptions { name, time: Utc::now(), note: Some("global/2671 was missing".to_owned()) };
 
     let root = ReadRoot::open(server.data()).unwrap();
-    let first = create_cold(&root, &repository, &options, &Silent).unwrap();
-    let second = create_cold(&root, &repository, &options, &Silent).unwrap();
+    let first = create_cold(&root, &repository, &options, &Silent).unwrap().summary;
+    let second = create_cold(&root, &repository, &options, &Silent).unwrap().summary;
 
     assert_eq!((first.name, Some(second.name)), (name, name.next_of_same_second()));
     assert_eq!(first.note.as_deref(), Some("global/2671 was missing"));

@@ -23,17 +23,20 @@ impl Inspection<'_> {
     /// Checks the directory of each database that is surely there.
     pub(super) fn check_databases(&mut self) {
         for database in self.live_databases() {
-            if database.oid < FIRST_NORMAL_OID || database.tablespace != PG_DEFAULT {
+            if database.tablespace != PG_DEFAULT {
                 continue;
             }
-            let severity = self.severity_unless_replayed();
+            let severity = self.severity_of_database(database.oid);
             let place = format!("base/{}", database.oid);
             if matches!(self.facts(&place), Looked::Missing) {
                 let evidence = "pg_database has this database, and its directory is not there";
                 self.report("database-directory-missing", severity, place, evidence);
                 continue;
             }
-            self.check_database_directory(database.oid, severity);
+            // Those of initdb's own were looked at with the maps.
+            if database.oid >= FIRST_NORMAL_OID {
+                self.check_database_directory(database.oid, severity);
+            }
         }
     }
 

@@ -27,13 +27,14 @@ impl Inspection<'_> {
             let Ok(oid) = entry.name.parse::<u32>() else { continue };
             // A user's database may be the leftover of a CREATE DATABASE that crashed; `databases` decides.
             if oid < FIRST_NORMAL_OID {
-                self.check_database_directory(oid, self.severity_of_template(oid));
+                self.check_database_directory(oid, self.severity_of_database(oid));
             }
         }
     }
 
-    /// Only template1 can be relied on to be there; the others may have been dropped half-way.
-    fn severity_of_template(&self, oid: u32) -> Severity {
+    /// A database may have been dropped half-way by a server that was killed. Of initdb's template1 that is not
+    /// assumed: without it nearly nothing works.
+    pub(super) fn severity_of_database(&self, oid: u32) -> Severity {
         if oid == 1 { Severity::Error } else { self.severity_unless_replayed() }
     }
 

@@ -15,6 +15,7 @@ pub(crate) use presence::running_server;
 
 use crate::pg::control_file::{ClusterState, ControlFile};
 use crate::pg::timeline_history::{self, Ancestor};
+use crate::pg::wal::WalFileName;
 use crate::pg::{MajorVersion, TimelineId, layout, version};
 use crate::plan::diagnosis::ClusterIdentity;
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
@@ -166,7 +167,7 @@ fn inspect_cluster(root: &ReadRoot, names: &[String], expectations: &Expectation
     inspection.check_files(names, expectations);
     let wal_segments = inspection.check_wal();
     let identity = inspection.identity();
-    let condition = inspection.condition(names, expectations);
+    let condition = inspection.condition(names, expectations, &wal_segments);
     let mut findings = inspection.findings;
     findings.sort_by_key(|finding| finding.severity);
     Diagnosis {
@@ -238,7 +239,12 @@ impl Inspection<'_> {
         timeline_history::parse(&text)
     }
 
-    fn condition(&self, names: &[String], expectations: &Expectations) -> ClusterCondition {
+    fn condition(
+        &self,
+        names: &[String],
+        expectations: &Expectations,
+        wal_segments: &[WalFileName],
+    ) -> ClusterCondition {
         if let Some(found) = self.major {
             let is_wanted = expectations.wanted_version.is_none_or(|wanted| wanted == found);
             if !is_wanted || !expectations.installed_versions.contains(&found) {
@@ -246,7 +252,7 @@ impl Inspection<'_> {
             }
         }
         let has_errors = self.findings.iter().any(|finding| finding.severity == Severity::Error);
-        if has_errors && self.is_interrupted_initdb(names) {
+        if has_errors && self.is_interrupted_initdb(names) && !is_wal_of_a_server(wal_segments) {
             return ClusterCondition::InterruptedInitdb;
         }
         let has_repairs = self.findings.iter().any(|finding| finding.remedy != Remedy::Nothing);
@@ -260,7 +266,7 @@ impl Inspection<'_> {
     /// Whether an initdb was cut short here, so that making the cluster anew loses nothing.
     ///
     /// A missing relation map alone proves nothing; all of these together do: the server never ran (no
-    /// `postmaster.opts`), it is no base backup, and nothing a user made is there (`facts/corruption.md` §4).
+    /// `postmaster.opts`), it is no base backup, its WAL goes no further, and nothing a user made is there (`facts/corruption.md` §4).
     fn is_interrupted_initdb(&self, names: &[String]) -> bool {
         const MADE_LATER: [&str; 5] =
             ["postmaster.opts", "backup_label", "backup_label.old", "backup_manifest", "recovery.signal"];
@@ -270,6 +276,18 @@ impl Inspection<'_> {
             self.control.as_ref().is_none_or(|control| control.next_oid.0 <= first_user_oid);
         never_ran && next_oid_is_initial && !self.has_user_made_files()
     }
+}
+
+/// Whether WAL was written that no initdb writes: on a later timeline, or further on than it ever gets. It is told
+/// even where an interrupted `rm` has left little else.
+fn is_wal_of_a_server(segments: &[WalFileName]) -> bool {
+    // initdb begins with the second segment, and writes 8 MiB at the most (13 to 18).
+    const MOST_OF_INITDB_BYTES: u64 = 16 << 20;
+    let is_later = |segment: &WalFileName| {
+        let first = u64::from(segment.segment_size_bytes());
+        segment.timeline != TimelineId(1) || segment.start_lsn().0 >= first + MOST_OF_INITDB_BYTES
+    };
+    segments.iter().any(is_later)
 }
 
 fn read_journal(root: &ReadRoot) -> io::Result<Option<Journal>> {

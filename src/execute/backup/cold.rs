@@ -33,14 +33,23 @@ pub struct ColdOptions {
     pub note: Option<String>,
 }
 
-/// Stores a directory in which no server runs. When this returns, it is in the repository, whole, but for what its
-/// note names as unreadable.
+/// A directory that was stored.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// What it is in the repository.
+    pub summary: BackupSummary,
+    /// What could not be read, and why: of this, the directory still has the only copy.
+    pub unreadable: Vec<String>,
+}
+
+/// Stores a directory in which no server runs. When this returns, it is in the repository, whole, but for what is
+/// told, and named in its note, as unreadable.
 pub fn create_cold(
     directory: &ReadRoot,
     repository: &Repository,
     options: &ColdOptions,
     progress: &dyn Progress,
-) -> anyhow::Result<BackupSummary> {
+) -> anyhow::Result<Stored> {
     let writer = repository.begin(options.name).context("begin a backup")?;
     let pool = worker_pool(None)?;
     let listing = Listing::read(directory, Rules::Cold).context("list the directory")?;
@@ -65,7 +74,8 @@ pub fn create_cold(
         ..describe(directory, writer.name())
     };
     let header = TableHeader::new(listing.directory_mode, None);
-    writer.finish(header, entries, summary).context("finish the backup")
+    let summary = writer.finish(header, entries, summary).context("finish the backup")?;
+    Ok(Stored { summary, unreadable })
 }
 
 /// What can be told of a cluster that may be damaged in any way.

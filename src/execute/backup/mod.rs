@@ -24,7 +24,7 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use rayon::ThreadPool;
 
-pub use cold::{ColdOptions, create_cold};
+pub use cold::{ColdOptions, Stored, create_cold};
 
 use self::copying::{Copied, Copier};
 use self::listing::{Listing, Rules};

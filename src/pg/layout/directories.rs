@@ -3,9 +3,8 @@
 use super::super::MajorVersion;
 
 /// The directories of 13 to 16, each after the one that holds it (PostgreSQL: `subdirs` in initdb.c).
-const DIRECTORIES: [&str; 24] = [
+const DIRECTORIES: [&str; 23] = [
     "base",
-    "base/1",
     "global",
     "pg_commit_ts",
     "pg_dynshmem",
@@ -59,8 +58,8 @@ const RECREATABLE: [&str; 15] = [
 ///
 /// Without most of them the server does not start; without `pg_logical/snapshots`, `pg_logical/mappings`,
 /// `pg_subtrans` or `pg_multixact/members` it starts, and fails at its first checkpoint. `pg_wal` and the
-/// entries of `pg_tblspc` may be symbolic links. `base/1` stands for all database directories: the others are
-/// known from `pg_database`.
+/// entries of `pg_tblspc` may be symbolic links. The directories of databases are not among them, not even `base/1`:
+/// which databases there are, `pg_database` says, and `template1` may have been dropped and made anew.
 pub fn required_directories(major: MajorVersion) -> impl Iterator<Item = &'static str> {
     of_version(&DIRECTORIES, major)
 }
@@ -111,8 +110,8 @@ mod tests {
 
     #[test]
     fn wal_summaries_came_with_17() {
-        assert_eq!(required_directories(MajorVersion(16)).count(), 23);
-        assert_eq!(required_directories(MajorVersion(17)).count(), 24);
+        assert_eq!(required_directories(MajorVersion(16)).count(), 22);
+        assert_eq!(required_directories(MajorVersion(17)).count(), 23);
         assert_eq!(required_directories(MajorVersion(17)).last(), Some("pg_wal/summaries"));
         assert!(!recreatable_empty_directories(MajorVersion(16)).any(|directory| directory == SUMMARIES));
         assert!(recreatable_empty_directories(MajorVersion(17)).any(|directory| directory == SUMMARIES));
@@ -120,7 +119,7 @@ mod tests {
 
     #[test]
     fn only_required_directories_are_recreated_and_none_that_hold_data() {
-        let with_data = ["base", "base/1", "global", "pg_wal", "pg_xact", "pg_multixact", "pg_logical"];
+        let with_data = ["base", "global", "pg_wal", "pg_xact", "pg_multixact", "pg_logical"];
         for major in MAJORS {
             for directory in recreatable_empty_directories(major) {
                 assert!(required_directories(major).any(|required| required == directory), "{directory}");
