@@ -14,15 +14,15 @@ use pgbox::execute::stop::running_server;
 use pgbox::format;
 use pgbox::plan::{BackupFormat, BackupKind, BackupSummary, Condition, Verdict};
 use pgbox::repository::{Repository, SweepReport};
-use pgbox::sys::ReadRoot;
+use pgbox::sys::{ReadRoot, WriteRoot};
 use pgbox::ui::{Table, Ui};
+use std::path::Path;
 
 /// Makes a backup of the running server and lets go of old ones.
 pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     let path = &tools.settings.data_directory;
     let Some(pid) = running_server(tools)? else {
-        let message = format!("cannot back up: no server runs in '{}'", path.display());
-        return Err(Failure::new(Kind::Failed, message).hint("start it with `maintenance start`").into());
+        return Err(no_server(path).into());
     };
     let address = ServerAddress::read(&ReadRoot::open(path)?).context("read where the server listens")?;
     if is_given(arguments, "dry-run") {
@@ -35,6 +35,21 @@ pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::
     let note = arguments.get_one::<String>("note").cloned();
     let options = CreateOptions { note, force: is_given(arguments, "force"), ..CreateOptions::now() };
     back_up(tools, &address, &options, ui)
+}
+
+/// Why there is no server to back up, as far as can be seen from here.
+fn no_server(path: &Path) -> Failure {
+    match WriteRoot::lock_holder(path) {
+        Ok(Some(holder)) => {
+            let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+            let message = format!("cannot back up: '{}' is in use by {holder}", path.display());
+            Failure::new(Kind::Busy, message).hint("run it where that server runs")
+        }
+        _ => {
+            let message = format!("cannot back up: no server runs in '{}'", path.display());
+            Failure::new(Kind::Failed, message).hint("start it with `maintenance start`")
+        }
+    }
 }
 
 /// The backup that follows a start. That it fails is told, and does not make the start a failure.
@@ -78,7 +93,9 @@ fn open_repository(tools: &Tools) -> anyhow::Result<Repository> {
 fn tell_outcome(outcome: &CreateOutcome, ui: &Ui) -> anyhow::Result<u8> {
     match outcome {
         CreateOutcome::Unchanged { newest } => {
-            ui.info(&format!("nothing changed since {newest}, so no new backup was made"));
+            ui.info(&format!(
+                "nothing changed since {newest}, so no new backup was made; --force makes one all the same"
+            ));
             if ui.is_json() {
                 ui.json(&serde_json::json!({ "unchanged_since": newest }))?;
             }
@@ -119,7 +136,7 @@ fn tell_damage(summary: &BackupSummary, ui: &Ui) -> u8 {
 
 /// Lists the backups, newest first.
 pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let backups = match tools.repository {
+    let backups = match tools.repository()? {
         Some(repository) => repository.backups()?,
         None => Vec::new(),
     };
@@ -165,7 +182,7 @@ fn state_of(backup: &BackupSummary) -> String {
 
 /// Removes what retention lets go, and says why each backup goes or stays.
 pub(super) fn cleanup(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let Some(repository) = tools.repository else {
+    let Some(repository) = tools.repository()? else {
         ui.info("there are no backups to clean up");
         return Ok(0);
     };
@@ -180,7 +197,7 @@ pub(super) fn cleanup(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow:
 }
 
 fn cleanup_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let Some(repository) = tools.repository else { return Ok(0) };
+    let Some(repository) = tools.repository()? else { return Ok(0) };
     let plan = plan_cleanup(tools, repository)?;
     if ui.is_json() {
         ui.json(&plan)?;

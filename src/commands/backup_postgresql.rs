@@ -72,7 +72,7 @@ fn backup_named(arguments: &ArgMatches) -> Result<Option<BackupName>, Failure> {
 }
 
 fn find(tools: &Tools, name: BackupName) -> anyhow::Result<BackupSummary> {
-    if let Some(repository) = tools.repository {
+    if let Some(repository) = tools.repository()? {
         Ok(repository.find(name)?)
     } else {
         let place = tools.settings.backup_directory.display();

@@ -86,7 +86,7 @@ pub(super) fn decide_restore(
 }
 
 fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
-    match tools.repository {
+    match tools.repository()? {
         Some(repository) => repository.backups().context("list the backups"),
         None => Ok(Vec::new()),
     }

@@ -3,8 +3,9 @@
 use super::backups::{BackupKind, BackupSummary, Condition};
 use super::diagnosis::{ClusterCondition, Diagnosis, Presence};
 use super::recovery::{
-    Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step, free_name,
+    Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step,
 };
+use super::selection::free_name;
 use crate::pg::MajorVersion;
 
 /// Decides how to put a backup in the place of the present data.
