@@ -4,6 +4,7 @@
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 engine_pid=''
+engine_job=''
 
 say() { printf '==> %s\n' "$*" >&2; }
 fail() {
@@ -75,12 +76,14 @@ ensure_engine() {
 
 # Starts dockerd in a session of its own, so that Ctrl-C at the terminal reaches it only through stop_engine.
 start_engine() {
-    local log=$1 flags=$2 waited
+    local log=$1 flags=$2 waited job
     # shellcheck disable=SC2016,SC2086 # the inner shell's variables; flags is a list
     as_root setsid sh -c 'echo $$ >"$1"; shift; exec "$@"' - "$log.pid" dockerd --group "$(id -g)" $flags >"$log" 2>&1 &
+    job=$!
     for waited in $(seq 1 150); do
         if engine_answers; then
             engine_pid=$(cat "$log.pid")
+            engine_job=$job
             return 0
         fi
         if [ "$waited" -gt 10 ] && ! as_root kill -0 "$(cat "$log.pid")" 2>/dev/null; then
@@ -94,15 +97,11 @@ start_engine() {
 
 # Stops the engine that ensure_engine started, and none else.
 stop_engine() {
-    local waited
     [ -n "$engine_pid" ] || return 0
     say "stopping the Docker engine that this script started"
     as_root kill "$engine_pid" 2>/dev/null || true
-    for waited in $(seq 1 150); do
-        as_root kill -0 "$engine_pid" 2>/dev/null || break
-        [ "$waited" -eq 150 ] && say "dockerd ($engine_pid) is still running"
-        sleep 0.2
-    done
+    # It is a child of this shell: until it is waited for, it would look alive.
+    wait "$engine_job" 2>/dev/null || true
     engine_pid=''
 }
 

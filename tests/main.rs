@@ -11,6 +11,7 @@
 mod command_line;
 mod docker;
 mod init;
+mod readme;
 mod repository;
 mod structure;
 mod supervisor;

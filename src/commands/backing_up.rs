@@ -12,17 +12,17 @@ use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
 use pgbox::format;
-use pgbox::plan::{BackupFormat, BackupSummary, Condition, Verdict};
+use pgbox::plan::{BackupFormat, BackupKind, BackupSummary, Condition, Verdict};
 use pgbox::repository::{Repository, SweepReport};
-use pgbox::sys::ReadRoot;
+use pgbox::sys::{ReadRoot, WriteRoot};
 use pgbox::ui::{Table, Ui};
+use std::path::Path;
 
 /// Makes a backup of the running server and lets go of old ones.
 pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     let path = &tools.settings.data_directory;
     let Some(pid) = running_server(tools)? else {
-        let message = format!("cannot back up: no server runs in '{}'", path.display());
-        return Err(Failure::new(Kind::Failed, message).hint("start it with `maintenance start`").into());
+        return Err(no_server(path).into());
     };
     let address = ServerAddress::read(&ReadRoot::open(path)?).context("read where the server listens")?;
     if is_given(arguments, "dry-run") {
@@ -37,6 +37,21 @@ pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::
     back_up(tools, &address, &options, ui)
 }
 
+/// Why there is no server to back up, as far as can be seen from here.
+fn no_server(path: &Path) -> Failure {
+    match WriteRoot::lock_holder(path) {
+        Ok(Some(holder)) => {
+            let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+            let message = format!("cannot back up: '{}' is in use by {holder}", path.display());
+            Failure::new(Kind::Busy, message).hint("run it where that server runs")
+        }
+        _ => {
+            let message = format!("cannot back up: no server runs in '{}'", path.display());
+            Failure::new(Kind::Failed, message).hint("start it with `maintenance start`")
+        }
+    }
+}
+
 /// The backup that follows a start. That it fails is told, and does not make the start a failure.
 pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &Ui) {
     if let Err(error) = back_up(tools, address, &CreateOptions::now(), ui) {
@@ -48,9 +63,13 @@ pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &U
 fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: &Ui) -> anyhow::Result<u8> {
     let repository = open_repository(tools)?;
     for name in store_set_aside(tools, &repository)? {
-        ui.info(&format!(
-            "stored the former data as {name}; `backup-postgresql restore {name}` brings it back"
-        ));
+        ui.info(&match name.kind() {
+            // A restore looks at what it built, and refuses what is damaged.
+            BackupKind::Damaged => format!("stored the damaged data as {name}, where its files are kept"),
+            BackupKind::Backup | BackupKind::Replaced => {
+                format!("stored the former data as {name}; `backup-postgresql restore {name}` brings it back")
+            }
+        });
     }
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
@@ -74,7 +93,9 @@ fn open_repository(tools: &Tools) -> anyhow::Result<Repository> {
 fn tell_outcome(outcome: &CreateOutcome, ui: &Ui) -> anyhow::Result<u8> {
     match outcome {
         CreateOutcome::Unchanged { newest } => {
-            ui.info(&format!("nothing changed since {newest}, so no new backup was made"));
+            ui.info(&format!(
+                "nothing changed since {newest}, so no new backup was made; --force makes one all the same"
+            ));
             if ui.is_json() {
                 ui.json(&serde_json::json!({ "unchanged_since": newest }))?;
             }
@@ -115,7 +136,7 @@ fn tell_damage(summary: &BackupSummary, ui: &Ui) -> u8 {
 
 /// Lists the backups, newest first.
 pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let backups = match tools.repository {
+    let backups = match tools.repository()? {
         Some(repository) => repository.backups()?,
         None => Vec::new(),
     };
@@ -150,13 +171,18 @@ fn state_of(backup: &BackupSummary) -> String {
         (Condition::Unreadable { reason }, ..) => format!("unreadable: {reason}"),
         (_, 1.., _) => format!("{} damaged pages", backup.damaged_pages.len()),
         (_, 0, BackupFormat::ScriptCopy) => "complete, a plain copy".to_owned(),
-        (_, 0, BackupFormat::Chunked) => "complete".to_owned(),
+        (_, 0, BackupFormat::Chunked) => match backup.name.kind() {
+            BackupKind::Backup => "complete",
+            BackupKind::Damaged => "set aside, damaged",
+            BackupKind::Replaced => "set aside",
+        }
+        .to_owned(),
     }
 }
 
 /// Removes what retention lets go, and says why each backup goes or stays.
 pub(super) fn cleanup(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let Some(repository) = tools.repository else {
+    let Some(repository) = tools.repository()? else {
         ui.info("there are no backups to clean up");
         return Ok(0);
     };
@@ -171,7 +197,7 @@ pub(super) fn cleanup(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow:
 }
 
 fn cleanup_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let Some(repository) = tools.repository else { return Ok(0) };
+    let Some(repository) = tools.repository()? else { return Ok(0) };
     let plan = plan_cleanup(tools, repository)?;
     if ui.is_json() {
         ui.json(&plan)?;

@@ -5,6 +5,7 @@ use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
+use chrono::Utc;
 use clap::{ArgMatches, Command};
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
@@ -72,7 +73,7 @@ fn backup_named(arguments: &ArgMatches) -> Result<Option<BackupName>, Failure> {
 }
 
 fn find(tools: &Tools, name: BackupName) -> anyhow::Result<BackupSummary> {
-    if let Some(repository) = tools.repository {
+    if let Some(repository) = tools.repository()? {
         Ok(repository.find(name)?)
     } else {
         let place = tools.settings.backup_directory.display();
@@ -122,18 +123,19 @@ fn restore_backup(
     backup: &BackupSummary,
     ui: &Ui,
 ) -> anyhow::Result<u8> {
-    let plan = plan_restore(tools, backup)?;
+    let now = Utc::now();
+    let plan = plan_restore(tools, backup, now)?;
     if is_given(arguments, "dry-run") {
         ui.plan(&plan)?;
         return Ok(0);
     }
+    if !ui.is_json() {
+        ui.plan(&plan)?;
+    }
     if !is_given(arguments, "yes") {
-        if !ui.is_json() {
-            ui.plan(&plan)?;
-        }
         ui.confirm_by_typing(&backup.name.to_string())?;
     }
-    let ensured = restore(tools, backup)?;
+    let ensured = restore(tools, backup, now)?;
     tell(&ensured, ui);
     ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
     // The newest backup must be of the history that now goes on, or the next recovery would have to leave it.

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use pgbox::cluster::binaries::{self, Installation};
 use pgbox::error::Failure;
-use pgbox::execute::Tools;
+use pgbox::execute::{Backups, Tools};
 use pgbox::pg::{MajorVersion, version};
 use pgbox::progress::Progress;
 use pgbox::repository::Repository;
@@ -15,7 +15,7 @@ use pgbox::ui::Ui;
 pub(super) struct Workplace<'a> {
     settings: &'a Settings,
     installation: Installation,
-    repository: Option<Repository>,
+    repository: Result<Option<Repository>, String>,
     progress: Box<dyn Progress>,
 }
 
@@ -35,7 +35,11 @@ impl<'a> Workplace<'a> {
         Tools {
             settings: self.settings,
             installation: &self.installation,
-            repository: self.repository.as_ref(),
+            backups: match &self.repository {
+                Ok(None) => Backups::None,
+                Ok(Some(repository)) => Backups::Open(repository),
+                Err(reason) => Backups::Unusable(reason),
+            },
             progress: &*self.progress,
         }
     }
@@ -56,17 +60,14 @@ fn installation(settings: &Settings) -> Result<Installation, Failure> {
     }
 }
 
-/// A backup directory that is missing or cannot be opened does not keep a server from starting; it is told.
-fn open_repository(settings: &Settings, ui: &Ui) -> Option<Repository> {
+/// A backup directory that cannot be opened does not keep a sound server from starting; it is told.
+fn open_repository(settings: &Settings, ui: &Ui) -> Result<Option<Repository>, String> {
     let path = &settings.backup_directory;
-    if !path.exists() {
-        return None;
-    }
-    match Repository::open(path).with_context(|| format!("open the backups in '{}'", path.display())) {
-        Ok(repository) => repository,
-        Err(error) => {
-            ui.warn(&format!("{error:#}"));
-            None
-        }
-    }
+    let opened =
+        Repository::open(path).with_context(|| format!("could not open the backups in '{}'", path.display()));
+    opened.map_err(|error| {
+        let reason = format!("{error:#}");
+        ui.warn(&reason);
+        reason
+    })
 }

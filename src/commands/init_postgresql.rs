@@ -106,7 +106,7 @@ fn give_cluster_to_its_user(settings: &Settings, ui: &Ui, is_dry_run: bool) -> a
     let report =
         fix_ownership(path, &owner).with_context(|| format!("give '{}' to {owner}", path.display()))?;
     ui.warn(&format!(
-        "gave {} entries of '{}' to user {owner}",
+        "gave {} of the files and directories in '{}' to user {owner}",
         format::count(report.changed_count),
         path.display()
     ));

@@ -42,7 +42,7 @@ struct Figures {
 /// Shows how the server, its data and its backups stand.
 pub(super) fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     let settings = tools.settings;
-    let backups = match tools.repository {
+    let backups = match tools.repository()? {
         Some(repository) => repository.backups()?,
         None => Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! Removing backups that retention lets go, and the packs that nothing refers to any more.
 
 use super::Tools;
+use crate::cluster::history;
 use crate::cluster::inspect::follow;
 use crate::pg::SystemIdentifier;
 use crate::pg::control_file::{self, ControlFile};
@@ -12,7 +13,8 @@ use anyhow::Context;
 /// Decides which backups stay, and changes nothing.
 pub fn plan_cleanup(tools: &Tools, repository: &Repository) -> anyhow::Result<RetentionPlan> {
     let backups = repository.backups().context("list the backups")?;
-    let policy = RetentionPolicy { max_backups: usize::try_from(tools.settings.max_backups)? };
+    let max_backups = usize::try_from(tools.settings.max_backups)?;
+    let policy = RetentionPolicy { max_backups, restored_from: restored_from(tools) };
     Ok(retention(&backups, &policy, current_system(tools)))
 }
 
@@ -28,6 +30,12 @@ pub fn clean_up(tools: &Tools, repository: &Repository) -> anyhow::Result<(Vec<B
     }
     let swept = repository.sweep(&lock).context("sweep the repository")?;
     Ok((removals, swept))
+}
+
+/// The backup that the present cluster was restored from last, as its history has it.
+fn restored_from(tools: &Tools) -> Option<BackupName> {
+    let events = history::read(&tools.settings.data_directory).ok()?;
+    events.iter().rev().find_map(|event| event.restored_from)
 }
 
 /// The cluster whose backups retention counts; `None` where its control file cannot be read.

@@ -24,7 +24,7 @@ use crate::sys::{
     is_alive, is_writable_directory,
 };
 use anyhow::Context;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -81,15 +81,16 @@ pub(super) fn decide_restore(
     tools: &Tools,
     backup: &BackupSummary,
     diagnosis: &Diagnosis,
+    now: DateTime<Utc>,
 ) -> anyhow::Result<Plan> {
     let backups = listed_backups(tools)?;
-    let circumstances = Circumstances { backups: &backups, policy: tools.settings.recovery, now: Utc::now() };
+    let circumstances = Circumstances { backups: &backups, policy: tools.settings.recovery, now };
     let decided = restore(backup, diagnosis, tools.installation.version, &circumstances);
     decided.map_err(|refusal| Failure::from(refusal).into())
 }
 
 fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
-    match tools.repository {
+    match tools.repository()? {
         Some(repository) => repository.backups().context("list the backups"),
         None => Ok(Vec::new()),
     }
@@ -139,6 +140,7 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
             continue;
         }
         let plan = decide(tools, &diagnosis)?.map_err(Failure::from)?;
+        tell_plan(&diagnosis, &plan, tools);
         if let Some(ensured) = carry_out(plan, &diagnosis, tools, activity)? {
             return Ok(ensured);
         }
@@ -205,7 +207,6 @@ pub(super) fn carry_out(
     let root = WriteRoot::claim(path, identifier, activity)
         .with_context(|| format!("take the data directory '{}'", path.display()))?;
     let (purpose, remarks) = (plan.purpose.clone(), plan.remarks.clone());
-    tell_plan(diagnosis, &plan, tools);
     let outcome = recover::run(plan, &root, tools)?;
     if !outcome.done.is_empty() {
         let event = Event {

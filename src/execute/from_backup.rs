@@ -30,7 +30,7 @@ pub(super) fn build_from_backup(
     name: BackupName,
     replay: &Replay,
 ) -> anyhow::Result<()> {
-    let repository = tools.repository.context("open the repository")?;
+    let repository = tools.repository()?.context("find the repository")?;
     clear_staging(root)?;
     let _reading = begin_reading(tools, repository)?;
     let reader = repository.reader(name)?;

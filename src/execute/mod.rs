@@ -29,13 +29,38 @@ pub struct Tools<'a> {
     pub settings: &'a Settings,
     /// The PostgreSQL programs to use.
     pub installation: &'a Installation,
-    /// The backups, if there are any.
-    pub repository: Option<&'a Repository>,
+    /// The backups.
+    pub backups: Backups<'a>,
     /// Who watches.
     pub progress: &'a dyn Progress,
 }
 
+/// What became of opening the repository.
+#[derive(Clone, Copy)]
+pub enum Backups<'a> {
+    /// There is none.
+    None,
+    /// It is open.
+    Open(&'a Repository),
+    /// There is one, and it could not be opened, for this reason.
+    Unusable(&'a str),
+}
+
 impl Tools<'_> {
+    /// The repository; `None` where there is none.
+    ///
+    /// # Errors
+    /// When there is one that could not be opened: that is not the same as having no backups.
+    pub fn repository(&self) -> anyhow::Result<Option<&Repository>> {
+        match self.backups {
+            Backups::None => Ok(None),
+            Backups::Open(repository) => Ok(Some(repository)),
+            Backups::Unusable(reason) => Err(Failure::new(Kind::Failed, reason)
+                .hint("see to the backup directory; what is in it is not touched")
+                .into()),
+        }
+    }
+
     /// The server's log.
     pub fn log_file(&self) -> PathBuf {
         self.settings.log_directory.join("postgresql.log")

@@ -8,6 +8,7 @@ use super::takeover::{self, STAGING};
 use crate::cluster::inspect::{self, ASIDE_DIRECTORY, Expectations, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
 use crate::error::{Failure, Kind};
+use crate::format::counted;
 use crate::pg::control_file::ControlFile;
 use crate::plan::recovery::{Action, Belief, Plan, Replacement, Source};
 use crate::plan::{BackupName, Journal};
@@ -190,7 +191,8 @@ impl Recovery<'_> {
                 self.done(match replay.segments.len() {
                     0 => format!("restored {name}"),
                     count => format!(
-                        "restored {name} and replayed the WAL since, as far as it is whole ({count} segments)"
+                        "restored {name} and replayed the WAL since, as far as it is whole ({})",
+                        counted(count, "segment")
                     ),
                 });
             }

@@ -9,14 +9,17 @@ use crate::plan::recovery::Plan;
 use crate::plan::{BackupSummary, ClusterCondition};
 use crate::sys::{OperationLock, disk_space, ensure_directory};
 use anyhow::Context;
+use chrono::{DateTime, Utc};
 
 /// What restoring needs beyond the backup's own size: the segments that replay will write.
 const SPARE_BYTES: u64 = 64 << 20;
 
 /// Decides how to restore a backup, and changes nothing.
-pub fn plan_restore(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Plan> {
+///
+/// `now` gives the present data its name; with the same one, [`restore`] does what was shown.
+pub fn plan_restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> anyhow::Result<Plan> {
     let diagnosis = diagnose(tools)?;
-    decide_restore(tools, backup, &diagnosis)
+    decide_restore(tools, backup, &diagnosis, now)
 }
 
 /// Restores a backup: stops the server, sets the present data aside, builds the backup's beside it, exchanges
@@ -25,11 +28,11 @@ pub fn plan_restore(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Pla
 /// # Errors
 /// [`Kind::Busy`] and [`Kind::Refused`] before anything is touched. After any later failure the present data
 /// is in place again, and its server runs again if it ran before.
-pub fn restore(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Ensured> {
+pub fn restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> anyhow::Result<Ensured> {
     const ACTIVITY: &str = "backup-postgresql restore";
     let path = &tools.settings.data_directory;
     let diagnosis = diagnose(tools)?;
-    decide_restore(tools, backup, &diagnosis)?;
+    decide_restore(tools, backup, &diagnosis, now)?;
     if diagnosis.condition == ClusterCondition::Absent {
         ensure_directory(path, 0o700, None).with_context(|| format!("make '{}'", path.display()))?;
     }
@@ -37,7 +40,7 @@ pub fn restore(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Ensured>
     let operation = OperationLock::take(path, ACTIVITY).context("begin the restore")?;
     // Between the first look and the lock, another command may have been at work.
     let diagnosis = diagnose(tools)?;
-    let plan = decide_restore(tools, backup, &diagnosis)?;
+    let plan = decide_restore(tools, backup, &diagnosis, now)?;
     let was_running = stop_meanwhile(tools, &operation)?.is_some();
     super::ensure::wait_for_release(path)?;
     match carry_out(plan, &diagnosis, tools, ACTIVITY) {

@@ -13,8 +13,10 @@ pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) 
 fn verdict(tools: &Tools, now: DateTime<Utc>) -> Check {
     const NAME: &str = "backup-age";
     let make_one = "`backup-postgresql create` makes one";
-    let Some(repository) = tools.repository else {
-        return Check::warning(NAME, "there is no backup yet", make_one);
+    let repository = match tools.repository() {
+        Ok(Some(repository)) => repository,
+        Ok(None) => return Check::warning(NAME, "there is no backup yet", make_one),
+        Err(error) => return Check::issue(NAME, error.to_string(), "see to the backup directory"),
     };
     let backups = match repository.backups() {
         Ok(backups) => backups,

@@ -26,7 +26,9 @@ pub(super) fn check(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
             let holder = holder.unwrap_or_else(|| "another process".to_owned());
             let summary =
                 format!("no server is to be seen from here, and the data directory is in use by {holder}");
-            checks.push(Check::issue("running", summary, "look there"));
+            let remedy =
+                "run this where that server runs, or give this container a data directory of its own";
+            checks.push(Check::issue("running", summary, remedy));
             return None;
         }
         Ok(Presence::Free) if has_stop_marker(path) => {

@@ -6,6 +6,7 @@ pub mod policy;
 pub mod recovery;
 pub mod restore;
 pub mod retention;
+pub mod selection;
 #[cfg(test)]
 mod tests;
 mod words;

@@ -9,9 +9,9 @@ use super::diagnosis::{
     ClusterCondition, ClusterIdentity, Diagnosis, Finding, Journal, Presence, Remedy, Severity,
 };
 use super::policy::RecoveryPolicy;
-use crate::pg::timeline_history::Ancestor;
+use super::selection::{free_name, newest_first, source_of, unreadable};
+use crate::pg::SystemIdentifier;
 use crate::pg::wal::WalFileName;
-use crate::pg::{Lsn, SystemIdentifier};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -188,7 +188,7 @@ pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<
         }
         ClusterCondition::Damaged => {
             allow(circumstances.policy, &[RecoveryPolicy::Auto], diagnosis)?;
-            Ok(replace(diagnosis, circumstances))
+            replace(diagnosis, circumstances)
         }
         // The others were refused above.
         _ => Ok(plan("start", diagnosis, vec![start_step("the cluster is sound")])),
@@ -249,9 +249,10 @@ fn allow(policy: RecoveryPolicy, allowed: &[RecoveryPolicy], diagnosis: &Diagnos
         return Ok(());
     }
     let found: Vec<String> = diagnosis.findings.iter().take(3).map(Finding::summary).collect();
+    let enough: Vec<String> = allowed.iter().rev().map(|policy| format!("RECOVERY={policy}")).collect();
     Err(Refusal {
         reason: format!("'{}' is not sound: {}", diagnosis.data_directory.display(), found.join("; ")),
-        hint: "allow more with RECOVERY=repair or RECOVERY=auto. Nothing was changed.".into(),
+        hint: format!("allow more with {}. Nothing was changed.", enough.join(" or ")),
         is_busy: false,
     })
 }
@@ -334,14 +335,39 @@ impl Finding {
     }
 }
 
-fn replace(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
+/// Backups that are there and cannot be read may hold the rows, so that no empty cluster takes their place.
+fn refuse_to_forget(diagnosis: &Diagnosis, unreadable: &[(&BackupSummary, &str)]) -> Result<(), Refusal> {
+    let Some((newest, reason)) = unreadable.first() else { return Ok(()) };
+    let worst: Vec<String> = worst_findings(diagnosis).take(1).map(Finding::summary).collect();
+    Err(Refusal {
+        reason: format!(
+            "'{}' is damaged ({}), and none of its backups can be read; the newest, {}: {reason}",
+            diagnosis.data_directory.display(),
+            worst.join("; "),
+            newest.name
+        ),
+        hint: "`backup-postgresql list` shows them. To begin with an empty cluster all the same, move them out of the \
+               backup directory. Nothing was changed."
+            .into(),
+        is_busy: false,
+    })
+}
+
+fn replace(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
     let usable = newest_first(circumstances.backups, Some(&diagnosis.identity));
     let mut sources: Vec<Source> = usable.iter().map(|backup| source_of(backup, diagnosis)).collect();
+    let unreadable: Vec<_> = circumstances.backups.iter().filter_map(unreadable).collect();
     // That a backup cannot be used may be for a reason that will pass; an empty cluster would hide it.
     if sources.is_empty() {
+        refuse_to_forget(diagnosis, &unreadable)?;
         sources.push(Source::Fresh);
     }
-    let remarks = vec![loss(usable.first().copied(), sources.first())];
+    let mut remarks = vec![loss(usable.first().copied(), sources.first())];
+    let is_newer =
+        |other: &BackupSummary| usable.first().is_some_and(|chosen| other.created_at > chosen.created_at);
+    remarks.extend(unreadable.iter().filter(|(other, _)| is_newer(other)).map(|(other, reason)| {
+        format!("{} is newer, and is passed over because it cannot be read: {reason}", other.name)
+    }));
     let aside = free_name(BackupKind::Damaged, diagnosis, circumstances);
     let errors: Vec<String> = worst_findings(diagnosis).map(Finding::summary).collect();
     let step = Step {
@@ -354,7 +380,7 @@ fn replace(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
         None => "make a new cluster".to_owned(),
     };
     let steps = vec![step, start_step("the cluster is sound then")];
-    Plan { remarks, ..plan(purpose, diagnosis, steps) }
+    Ok(Plan { remarks, ..plan(purpose, diagnosis, steps) })
 }
 
 /// Entries of another owner can be neither moved nor all of them read, so that they come before any verdict.
@@ -365,60 +391,6 @@ fn ownership_step(diagnosis: &Diagnosis) -> Option<Step> {
 
 fn worst_findings(diagnosis: &Diagnosis) -> impl Iterator<Item = &Finding> {
     diagnosis.findings.iter().filter(|finding| finding.severity == Severity::Error).take(5)
-}
-
-/// A backup as a source, with the surviving WAL that follows it.
-pub fn source_of(backup: &BackupSummary, diagnosis: &Diagnosis) -> Source {
-    Source::Backup {
-        name: backup.name,
-        replay: surviving_replay(backup, &diagnosis.wal_segments, &diagnosis.identity),
-    }
-}
-
-/// Which of the surviving segments continue a backup.
-///
-/// They must follow its last one on the same timeline without a gap. A backup ends with a switch to a new
-/// segment, so a cluster that wrote nothing since has no later segment, and nothing is lost then either.
-pub fn surviving_replay(
-    backup: &BackupSummary,
-    segments: &[WalFileName],
-    identity: &ClusterIdentity,
-) -> Replay {
-    let Some((stop, timeline)) = backup.stop_lsn.zip(backup.timeline) else { return Replay::default() };
-    let Some(first) = segments.first() else { return Replay::default() };
-    if identity.timeline.is_some_and(|present| present != timeline) {
-        return Replay::default();
-    }
-    let segment_of = |lsn: Lsn| WalFileName::containing(lsn, timeline, first.segment_size_bytes()).ok();
-    // The end of a backup is a segment boundary, so the byte before it tells the last segment it has.
-    let Some(last_of_backup) = segment_of(Lsn(stop.0.saturating_sub(1))) else { return Replay::default() };
-    let is_later = |segment: &&WalFileName| {
-        segment.timeline == timeline && segment.segment_number > last_of_backup.segment_number
-    };
-    let later: Vec<WalFileName> = segments.iter().filter(is_later).copied().collect();
-    let chain = leading_chain(last_of_backup, &later);
-    let reached = chain.last().copied().unwrap_or(last_of_backup);
-    let checkpoint_is_reached = identity
-        .redo
-        .and_then(segment_of)
-        .is_none_or(|segment| segment.segment_number <= reached.segment_number);
-    let begins_at_backup = !chain.is_empty() || segments.contains(&last_of_backup);
-    let reaches_the_end = begins_at_backup && checkpoint_is_reached && chain.len() == later.len();
-    Replay { segments: chain, reaches_the_end }
-}
-
-/// The segments of `later` that follow `last` one by one.
-fn leading_chain(last: WalFileName, later: &[WalFileName]) -> Vec<WalFileName> {
-    let mut chain = Vec::new();
-    let mut expected = last.next();
-    for segment in later {
-        if Some(*segment) != expected {
-            break;
-        }
-        chain.push(*segment);
-        expected = segment.next();
-    }
-    chain
 }
 
 fn loss(backup: Option<&BackupSummary>, source: Option<&Source>) -> String {
@@ -434,58 +406,4 @@ fn loss(backup: Option<&BackupSummary>, source: Option<&Source>) -> String {
             "there is no backup to restore; the damaged directory is kept, and its rows are in it".into()
         }
     }
-}
-
-/// The good backups that fit a cluster, the best first: those of its own history before those of a branch that
-/// a restore left, and newer ones before older ones. One of another cluster never fits.
-pub fn newest_first<'a>(
-    backups: &'a [BackupSummary],
-    identity: Option<&ClusterIdentity>,
-) -> Vec<&'a BackupSummary> {
-    let fits = |backup: &&BackupSummary| {
-        let Some(identity) = identity else { return true };
-        let same =
-            |ours: Option<u64>, theirs: Option<u64>| ours.is_none() || theirs.is_none() || ours == theirs;
-        same(
-            identity.system_identifier.map(|identifier| identifier.0),
-            backup.system_identifier.map(|identifier| identifier.0),
-        ) && same(
-            identity.major_version.map(|version| u64::from(version.0)),
-            backup.major_version.map(|version| u64::from(version.0)),
-        )
-    };
-    let mut usable: Vec<&BackupSummary> = backups
-        .iter()
-        .filter(|backup| backup.name.kind() == BackupKind::Backup && backup.is_good())
-        .filter(fits)
-        .collect();
-    let is_of_history =
-        |backup: &BackupSummary| identity.is_none_or(|identity| is_on_branch(backup, identity));
-    usable.sort_by_key(|backup| std::cmp::Reverse((is_of_history(backup), backup.age_key())));
-    usable
-}
-
-/// Whether a backup is of the history that led to the present cluster. After a restore, later backups of the
-/// timeline that was left are of a branch that a person turned away from.
-fn is_on_branch(backup: &BackupSummary, identity: &ClusterIdentity) -> bool {
-    let Some(((timeline, stop), present)) = backup.timeline.zip(backup.stop_lsn).zip(identity.timeline)
-    else {
-        return true;
-    };
-    let is_ancestor = |ancestor: &Ancestor| ancestor.timeline == timeline && stop <= ancestor.switch_point;
-    timeline == present || identity.ancestors.iter().any(is_ancestor)
-}
-
-/// A name that neither the repository nor the data directory has yet.
-pub fn free_name(kind: BackupKind, diagnosis: &Diagnosis, circumstances: &Circumstances) -> BackupName {
-    let is_taken = |name: &BackupName| {
-        diagnosis.set_aside.contains(name) || circumstances.backups.iter().any(|backup| backup.name == *name)
-    };
-    let mut name = BackupName::new(kind, circumstances.now);
-    while is_taken(&name)
-        && let Some(next) = name.next_of_same_second()
-    {
-        name = next;
-    }
-    name
 }

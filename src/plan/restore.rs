@@ -3,8 +3,9 @@
 use super::backups::{BackupKind, BackupSummary, Condition};
 use super::diagnosis::{ClusterCondition, Diagnosis, Presence};
 use super::recovery::{
-    Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step, free_name,
+    Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step,
 };
+use super::selection::free_name;
 use crate::pg::MajorVersion;
 
 /// Decides how to put a backup in the place of the present data.
@@ -34,8 +35,12 @@ pub fn restore(
         reason: "it was asked for".to_owned(),
         effect: if is_empty { Effect::Adds } else { Effect::Replaces },
     });
-    let reason = "so that it serves; if it does not, the present data is put back".to_owned();
-    steps.push(Step { action: Action::Start, reason, effect: Effect::Starts });
+    let reason = if is_empty {
+        "the restored cluster has to be seen to serve"
+    } else {
+        "so that it serves; if it does not, the present data is put back"
+    };
+    steps.push(Step { action: Action::Start, reason: reason.to_owned(), effect: Effect::Starts });
     let purpose = format!("restore {}", backup.name);
     Ok(Plan { purpose, belief: Belief::default(), steps, remarks: remarks(backup, aside.is_some()) })
 }

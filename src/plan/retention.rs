@@ -14,6 +14,8 @@ use crate::pg::SystemIdentifier;
 pub struct RetentionPolicy {
     /// How many restore points, and how many quarantined directories of each kind. 0 counts as 1.
     pub max_backups: usize,
+    /// The backup that the present cluster was restored from: whoever chose it may want it again.
+    pub restored_from: Option<BackupName>,
 }
 
 /// What becomes of one backup.
@@ -69,6 +71,7 @@ pub fn retention(
         .and_then(|backup| backup.system_identifier);
     let decider = Decider {
         limit: policy.max_backups.max(1),
+        restored_from: policy.restored_from,
         current: current_system.or(newest_complete),
         newest_first,
     };
@@ -81,6 +84,7 @@ fn is_restore_point(backup: &BackupSummary) -> bool {
 
 struct Decider<'a> {
     limit: usize,
+    restored_from: Option<BackupName>,
     current: Option<SystemIdentifier>,
     newest_first: Vec<&'a BackupSummary>,
 }
@@ -90,6 +94,9 @@ impl Decider<'_> {
         let (verdict, reason) = match backup.name.kind() {
             _ if !backup.is_complete() => {
                 (Verdict::Keep, "cannot be read, and is left for a person to judge".to_owned())
+            }
+            _ if self.restored_from == Some(backup.name) => {
+                (Verdict::Keep, "what the present cluster was restored from".to_owned())
             }
             BackupKind::Backup if backup.system_identifier == self.current => self.decide_current(backup),
             BackupKind::Backup => self.decide_foreign(backup),
@@ -218,8 +225,16 @@ mod tests {
     }
 
     fn removed(backups: &[BackupSummary], max_backups: usize) -> Vec<String> {
-        let plan = retention(backups, &RetentionPolicy { max_backups }, Some(CURRENT));
+        let plan = retention(backups, &RetentionPolicy { max_backups, restored_from: None }, Some(CURRENT));
         plan.removals().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_the_present_cluster_was_restored_from_stays_however_old_it_is() {
+        let backups: Vec<_> = (1..=5).map(|day| backup("data", day, CURRENT, Health::Good)).collect();
+        let oldest = backups.iter().min_by_key(|backup| backup.age_key()).unwrap().name;
+        let policy = RetentionPolicy { max_backups: 2, restored_from: Some(oldest) };
+        assert!(!retention(&backups, &policy, Some(CURRENT)).removals().contains(&oldest));
     }
 
     #[test]
@@ -288,7 +303,7 @@ mod tests {
     proptest! {
         #[test]
         fn cleanup_never_loses_what_cannot_be_replaced(backups in any_backups(), max_backups in 0_usize..9) {
-            let plan = retention(&backups, &RetentionPolicy { max_backups }, Some(CURRENT));
+            let plan = retention(&backups, &RetentionPolicy { max_backups, restored_from: None }, Some(CURRENT));
             let removals = plan.removals();
             let is_kept = |backup: &&BackupSummary| !removals.contains(&backup.name);
 
@@ -306,7 +321,7 @@ mod tests {
 
         #[test]
         fn a_cleanup_right_after_a_cleanup_removes_nothing(backups in any_backups(), max_backups in 0_usize..9) {
-            let policy = RetentionPolicy { max_backups };
+            let policy = RetentionPolicy { max_backups, restored_from: None };
             let removals = retention(&backups, &policy, Some(CURRENT)).removals();
             let left: Vec<_> = backups.into_iter().filter(|backup| !removals.contains(&backup.name)).collect();
 
@@ -318,7 +333,7 @@ mod tests {
             backups in any_backups(),
             max_backups in 1_usize..9,
         ) {
-            let plan = retention(&backups, &RetentionPolicy { max_backups }, Some(CURRENT));
+            let plan = retention(&backups, &RetentionPolicy { max_backups, restored_from: None }, Some(CURRENT));
             let removals = plan.removals();
             let kept = backups.iter().filter(|backup| {
                 is_restore_point(backup)

@@ -1,9 +1,8 @@
 //! The properties that every plan must have, whatever the diagnosis.
 
-use super::recovery::{
-    Action, Circumstances, Effect, Plan, Replay, Source, newest_first, recovery, surviving_replay,
-};
+use super::recovery::{Action, Circumstances, Effect, Plan, Replay, Source, recovery};
 use super::restore::restore;
+use super::selection::{newest_first, surviving_replay};
 use super::*;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
@@ -105,7 +104,8 @@ fn the_newest_good_backup_of_the_cluster_is_restored_and_the_others_stand_by() {
     });
     let (newer, older) = (backup(3, 1, 5), backup(4, 1, 3));
 
-    let plan = decide(&damaged(), &[of_another, with_damage, older.clone(), newer.clone()]).unwrap();
+    let backups = [of_another, with_damage.clone(), older.clone(), newer.clone()];
+    let plan = decide(&damaged(), &backups).unwrap();
 
     let names: Vec<_> = sources(&plan)
         .into_iter()
@@ -114,7 +114,20 @@ fn the_newest_good_backup_of_the_cluster_is_restored_and_the_others_stand_by() {
             Source::Fresh => panic!("an empty cluster, with backups there"),
         })
         .collect();
-    assert_eq!(names, [newer.name, older.name]);
+    assert_eq!(names, [newer.name, older.name, with_damage.name]);
+}
+
+#[test]
+fn backups_that_cannot_be_read_are_no_reason_for_an_empty_cluster() {
+    let mut unreadable = backup(1, 1, 3);
+    unreadable.condition = Condition::Unreadable { reason: "its table is damaged".into() };
+
+    let refusal = decide(&damaged(), std::slice::from_ref(&unreadable)).unwrap_err();
+    assert!(refusal.reason.contains("its table is damaged"), "{refusal:?}");
+
+    let plan = decide(&damaged(), &[unreadable.clone(), backup(9, 1, 3)]).unwrap();
+    let name = unreadable.name.to_string();
+    assert!(plan.remarks.iter().any(|remark| remark.contains(&name)), "{:?}", plan.remarks);
 }
 
 #[test]

@@ -49,8 +49,14 @@ impl fmt::Display for Action {
 
 impl fmt::Display for Replacement {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sources: Vec<String> = self.sources.iter().map(ToString::to_string).collect();
-        let sources = sources.join(", or if that cannot be used, ");
+        let sources = match self.sources.as_slice() {
+            [] => "nothing".to_owned(),
+            [only] => only.to_string(),
+            [first, second] => format!("{first}, or if that cannot be used, {second}"),
+            [first, others @ ..] => {
+                format!("{first}, or if that cannot be used, the next of {} others", others.len())
+            }
+        };
         match &self.aside {
             Some(aside) => write!(formatter, "set the present cluster aside as {aside}, and {sources}"),
             None => formatter.write_str(&sources),

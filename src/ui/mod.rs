@@ -175,10 +175,12 @@ impl Ui {
     /// # Errors
     /// [`Kind::Refused`] if nobody can be asked, or something else is typed.
     pub fn confirm_by_typing(&self, name: &str) -> Result<(), Failure> {
-        let refused = |reason: &str| Failure::new(Kind::Refused, format!("{reason}. Nothing was changed"));
+        let refused = |reason: &str| {
+            let hint = "run it again, and type the name or give --yes, once the plan is what you want. Nothing was changed.";
+            Failure::new(Kind::Refused, reason).hint(hint)
+        };
         if !self.is_interactive() {
-            return Err(refused("this needs a person's word, and there is no terminal to ask at")
-                .hint("run it again with --yes once the plan is what you want (--dry-run shows it)"));
+            return Err(refused("this needs a person's word, and there is no terminal to ask at"));
         }
         self.output.line(Level::Info, &format!("Type {name} to go on:"));
         let answer =

@@ -137,7 +137,7 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
         let examples = names.iter().filter(is_foreign).take(3).cloned().collect();
         return Ok(blank(data_directory, ClusterCondition::NotPostgres { examples }, presence));
     }
-    let mut diagnosis = inspect_cluster(&root, &names, expectations);
+    let mut diagnosis = inspect_cluster(&root, &names, expectations, &presence);
     diagnosis.presence = presence;
     diagnosis.journal = journal;
     diagnosis.set_aside = set_aside(&root);
@@ -157,11 +157,20 @@ fn blank(data_directory: &Path, condition: ClusterCondition, presence: Presence)
     }
 }
 
-fn inspect_cluster(root: &ReadRoot, names: &[String], expectations: &Expectations) -> Diagnosis {
+fn inspect_cluster(
+    root: &ReadRoot,
+    names: &[String],
+    expectations: &Expectations,
+    presence: &Presence,
+) -> Diagnosis {
     let mut inspection = Inspection { root, control: None, major: None, findings: Vec::new() };
     inspection.check_version();
     inspection.check_control_file();
     inspection.check_structure();
+    // The pid of a server in another container means nothing here; that it holds the lock does.
+    if *presence == Presence::Free {
+        inspection.check_pid_file();
+    }
     inspection.check_maps();
     inspection.check_databases();
     inspection.check_files(names, expectations);

@@ -37,7 +37,6 @@ impl Inspection<'_> {
             });
         }
         self.check_configuration();
-        self.check_pid_file();
         self.check_transaction_status();
     }
 
@@ -51,7 +50,7 @@ impl Inspection<'_> {
 
     /// A pid file that the server would trip over for ever: it clears neither an empty nor a garbled one, and
     /// in a new PID namespace the pid of a dead server may be anybody's (miscinit.c, `CreateLockFile()`).
-    fn check_pid_file(&mut self) {
+    pub(super) fn check_pid_file(&mut self) {
         let text = match self.root.read_text("postmaster.pid", 4096) {
             Ok(Some(text)) => text,
             Ok(None) => return,

@@ -1,0 +1,128 @@
+//! Which backups a cluster can come back from, in which order, and how far WAL that survives carries on. Pure.
+
+use super::backups::{BackupKind, BackupName, BackupSummary, Condition};
+use super::diagnosis::{ClusterIdentity, Diagnosis};
+use super::recovery::{Circumstances, Replay, Source};
+use crate::pg::Lsn;
+use crate::pg::timeline_history::Ancestor;
+use crate::pg::wal::WalFileName;
+
+/// The backups that fit a cluster, the best first: those of its own history before those of a branch that a
+/// restore left, good ones before those with damaged pages, newer ones before older ones. One of another cluster
+/// never fits, nor one that cannot be read.
+pub fn newest_first<'a>(
+    backups: &'a [BackupSummary],
+    identity: Option<&ClusterIdentity>,
+) -> Vec<&'a BackupSummary> {
+    let fits = |backup: &&BackupSummary| {
+        let Some(identity) = identity else { return true };
+        let same =
+            |ours: Option<u64>, theirs: Option<u64>| ours.is_none() || theirs.is_none() || ours == theirs;
+        same(
+            identity.system_identifier.map(|identifier| identifier.0),
+            backup.system_identifier.map(|identifier| identifier.0),
+        ) && same(
+            identity.major_version.map(|version| u64::from(version.0)),
+            backup.major_version.map(|version| u64::from(version.0)),
+        )
+    };
+    let mut usable: Vec<&BackupSummary> = backups
+        .iter()
+        .filter(|backup| backup.name.kind() == BackupKind::Backup && backup.is_complete())
+        .filter(fits)
+        .collect();
+    let is_of_history =
+        |backup: &BackupSummary| identity.is_none_or(|identity| is_on_branch(backup, identity));
+    usable
+        .sort_by_key(|backup| std::cmp::Reverse((is_of_history(backup), backup.is_good(), backup.age_key())));
+    usable
+}
+
+/// Whether a backup is of the history that led to the present cluster. After a restore, later backups of the
+/// timeline that was left are of a branch that a person turned away from.
+fn is_on_branch(backup: &BackupSummary, identity: &ClusterIdentity) -> bool {
+    let Some(((timeline, stop), present)) = backup.timeline.zip(backup.stop_lsn).zip(identity.timeline)
+    else {
+        return true;
+    };
+    let is_ancestor = |ancestor: &Ancestor| ancestor.timeline == timeline && stop <= ancestor.switch_point;
+    timeline == present || identity.ancestors.iter().any(is_ancestor)
+}
+
+/// A name that neither the repository nor the data directory has yet.
+pub fn free_name(kind: BackupKind, diagnosis: &Diagnosis, circumstances: &Circumstances) -> BackupName {
+    let is_taken = |name: &BackupName| {
+        diagnosis.set_aside.contains(name) || circumstances.backups.iter().any(|backup| backup.name == *name)
+    };
+    let mut name = BackupName::new(kind, circumstances.now);
+    while is_taken(&name)
+        && let Some(next) = name.next_of_same_second()
+    {
+        name = next;
+    }
+    name
+}
+
+/// A backup of a cluster that is there and cannot be read, and why.
+pub(super) fn unreadable(backup: &BackupSummary) -> Option<(&BackupSummary, &str)> {
+    match &backup.condition {
+        Condition::Unreadable { reason } if backup.name.kind() == BackupKind::Backup => {
+            Some((backup, reason))
+        }
+        _ => None,
+    }
+}
+
+/// A backup as a source, with the surviving WAL that follows it.
+pub fn source_of(backup: &BackupSummary, diagnosis: &Diagnosis) -> Source {
+    Source::Backup {
+        name: backup.name,
+        replay: surviving_replay(backup, &diagnosis.wal_segments, &diagnosis.identity),
+    }
+}
+
+/// Which of the surviving segments continue a backup.
+///
+/// They must follow its last one on the same timeline without a gap. A backup ends with a switch to a new
+/// segment, so a cluster that wrote nothing since has no later segment, and nothing is lost then either.
+pub fn surviving_replay(
+    backup: &BackupSummary,
+    segments: &[WalFileName],
+    identity: &ClusterIdentity,
+) -> Replay {
+    let Some((stop, timeline)) = backup.stop_lsn.zip(backup.timeline) else { return Replay::default() };
+    let Some(first) = segments.first() else { return Replay::default() };
+    if identity.timeline.is_some_and(|present| present != timeline) {
+        return Replay::default();
+    }
+    let segment_of = |lsn: Lsn| WalFileName::containing(lsn, timeline, first.segment_size_bytes()).ok();
+    // The end of a backup is a segment boundary, so the byte before it tells the last segment it has.
+    let Some(last_of_backup) = segment_of(Lsn(stop.0.saturating_sub(1))) else { return Replay::default() };
+    let is_later = |segment: &&WalFileName| {
+        segment.timeline == timeline && segment.segment_number > last_of_backup.segment_number
+    };
+    let later: Vec<WalFileName> = segments.iter().filter(is_later).copied().collect();
+    let chain = leading_chain(last_of_backup, &later);
+    let reached = chain.last().copied().unwrap_or(last_of_backup);
+    let checkpoint_is_reached = identity
+        .redo
+        .and_then(segment_of)
+        .is_none_or(|segment| segment.segment_number <= reached.segment_number);
+    let begins_at_backup = !chain.is_empty() || segments.contains(&last_of_backup);
+    let reaches_the_end = begins_at_backup && checkpoint_is_reached && chain.len() == later.len();
+    Replay { segments: chain, reaches_the_end }
+}
+
+/// The segments of `later` that follow `last` one by one.
+fn leading_chain(last: WalFileName, later: &[WalFileName]) -> Vec<WalFileName> {
+    let mut chain = Vec::new();
+    let mut expected = last.next();
+    for segment in later {
+        if Some(*segment) != expected {
+            break;
+        }
+        chain.push(*segment);
+        expected = segment.next();
+    }
+    chain
+}
