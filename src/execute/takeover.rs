@@ -144,13 +144,13 @@ fn move_entries(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> 
         }
         let target = to.join(&entry.name);
         root.rename(from.join(&entry.name), &target)
-            .map_err(|error| cannot_move(root, &entry.name, error))?;
+            .map_err(|error| cannot_move(root, &entry.name, &error))?;
     }
     root.sync_directory(from).context("sync a directory")?;
     root.sync_directory(to).context("sync a directory")
 }
 
-fn cannot_move(root: &WriteRoot, name: &str, error: io::Error) -> anyhow::Error {
+fn cannot_move(root: &WriteRoot, name: &str, error: &io::Error) -> anyhow::Error {
     let message = format!("could not move '{}': {error}", root.path().join(name).display());
     let failure = Failure::new(Kind::Failed, message);
     match error.kind() {
