@@ -30,7 +30,7 @@ pub struct StartOptions {
     /// `unix_socket_directories`, where PostgreSQL's own default will not do.
     pub socket_directory: Option<PathBuf>,
     /// Settings for this run alone, over those of its configuration files.
-    pub settings: Vec<(&'static str, &'static str)>,
+    pub settings: Vec<(&'static str, String)>,
     /// Where its output goes.
     pub log_file: PathBuf,
     /// Whether a server that is still in recovery, and would go on so, counts as ready.

@@ -39,17 +39,13 @@ pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::
 
 /// Why there is no server to back up, as far as can be seen from here.
 fn no_server(path: &Path) -> Failure {
-    match WriteRoot::lock_holder(path) {
-        Ok(Some(holder)) => {
-            let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
-            let message = format!("cannot back up: '{}' is in use by {holder}", path.display());
-            Failure::new(Kind::Busy, message).hint("run it where that server runs")
-        }
-        _ => {
-            let message = format!("cannot back up: no server runs in '{}'", path.display());
-            Failure::new(Kind::Failed, message).hint("start it with `maintenance start`")
-        }
+    if let Ok(Some(holder)) = WriteRoot::lock_holder(path) {
+        let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+        let message = format!("cannot back up: '{}' is in use by {holder}", path.display());
+        return Failure::new(Kind::Busy, message).hint("run it where that server runs");
     }
+    let message = format!("cannot back up: no server runs in '{}'", path.display());
+    Failure::new(Kind::Failed, message).hint("start it with `maintenance start`")
 }
 
 /// The backup that follows a start. That it fails is told, and does not make the start a failure.

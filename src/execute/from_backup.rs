@@ -2,6 +2,7 @@
 
 use super::Tools;
 use super::restore_files::restore_files;
+use super::start::RECOVERY_SIGNAL;
 use super::takeover::{STAGING, clear_staging};
 use crate::cluster::inspect::follow;
 use crate::pg::{TimelineId, timeline_history, wal};
@@ -43,7 +44,9 @@ pub(super) fn build_from_backup(
     copy_surviving_wal(root, present.as_ref(), replay).context("copy the WAL that survived")?;
     let backups = repository.backups().context("list the backups")?;
     keep_timelines_apart(root, present.as_ref(), reader.summary(), &backups)?;
-    root.write_durably(staged("recovery.signal"), b"", 0o600).context("ask for a timeline of its own")?;
+    let target = replay.timeline.map(|timeline| timeline.0.to_string()).unwrap_or_default();
+    root.write_durably(staged(RECOVERY_SIGNAL), target.as_bytes(), 0o600)
+        .context("ask for a timeline of its own")?;
     root.sync_file_system().context("write the restored cluster to disk")
 }
 

@@ -3,7 +3,7 @@
 use super::Tools;
 use super::from_backup::build_from_backup;
 use super::initialise::build_fresh;
-use super::start::{Start, start_and_verify};
+use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
 use super::takeover::{self, STAGING};
 use crate::cluster::inspect::{self, ASIDE_DIRECTORY, Expectations, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
@@ -135,7 +135,7 @@ impl Recovery<'_> {
         };
         // Only a cluster that has not been through its first start may be taken back: any other may have served,
         // and taken rows. The server removes the signal file when it ends recovery.
-        if self.root.facts("recovery.signal")?.is_none() {
+        if self.root.facts(RECOVERY_SIGNAL)?.is_none() {
             takeover::accept(self.root.path())?;
             self.done(format!("finished '{operation}', which was cut short"));
             self.outcome.must_look_again = true;
@@ -222,10 +222,7 @@ impl Recovery<'_> {
 
     /// Starts the new cluster and sees it serve; if it does not, puts the former one back.
     fn prove(&mut self, journal: Journal) -> anyhow::Result<()> {
-        let start = match self.root.facts("recovery.signal")? {
-            Some(_) => Start::FirstAfterRestore,
-            None => Start::AsItIs,
-        };
+        let start = Start::of_replacement(self.root)?;
         match start_and_verify(self.tools, self.root, start) {
             Ok(server) => {
                 takeover::accept(self.root.path())?;

@@ -5,7 +5,9 @@ use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::session::Login;
 use crate::error::{Failure, Kind};
-use crate::sys::{WriteRoot, effective_identity, is_writable_directory};
+use crate::pg::TimelineId;
+use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Where PostgreSQL as Debian builds it keeps its sockets.
@@ -31,20 +33,35 @@ pub enum Start {
     /// restore and that of after it, which overlap in LSNs, can never be taken for one another
     /// (xlogrecovery.c, `StartupXLOG()`). All the WAL that is needed is in `pg_wal`; it counts as ready only
     /// when it is a primary.
-    FirstAfterRestore,
+    FirstAfterRestore {
+        /// The timeline to follow to its end; `None` is that of the backup.
+        timeline: Option<TimelineId>,
+    },
 }
 
+/// The file that makes a server recover. The server looks at nothing but its name; its content, written by
+/// pgbox, is the timeline to follow, so that it is known after a crash, too.
+pub const RECOVERY_SIGNAL: &str = "recovery.signal";
+
 impl Start {
-    fn settings(self) -> Vec<(&'static str, &'static str)> {
-        match self {
-            Self::AsItIs => Vec::new(),
-            Self::FirstAfterRestore => vec![
-                ("restore_command", "false"),
-                ("recovery_target_timeline", "current"),
-                ("recovery_target_action", "promote"),
-                ("hot_standby", "off"),
-            ],
-        }
+    /// How the cluster in place is to be started for the first time since it was put there.
+    pub fn of_replacement(root: &ReadRoot) -> io::Result<Self> {
+        let signal = root.read_text(RECOVERY_SIGNAL, 64)?;
+        Ok(signal.map_or(Self::AsItIs, |text| {
+            let timeline = text.trim().parse().ok().map(TimelineId);
+            Self::FirstAfterRestore { timeline }
+        }))
+    }
+
+    fn settings(self) -> Vec<(&'static str, String)> {
+        let Self::FirstAfterRestore { timeline } = self else { return Vec::new() };
+        let timeline = timeline.map_or_else(|| "current".to_owned(), |timeline| timeline.to_string());
+        vec![
+            ("restore_command", "false".to_owned()),
+            ("recovery_target_timeline", timeline),
+            ("recovery_target_action", "promote".to_owned()),
+            ("hot_standby", "off".to_owned()),
+        ]
     }
 }
 

@@ -10,8 +10,8 @@ use super::diagnosis::{
 };
 use super::policy::RecoveryPolicy;
 use super::selection::{free_name, newest_first, source_of, unreadable};
-use crate::pg::SystemIdentifier;
 use crate::pg::wal::WalFileName;
+use crate::pg::{SystemIdentifier, TimelineId};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -134,6 +134,8 @@ pub enum Source {
 pub struct Replay {
     /// The segments, without a gap, from the backup on.
     pub segments: Vec<WalFileName>,
+    /// The timeline on which they end, where it is another than the backup's.
+    pub timeline: Option<TimelineId>,
     /// Whether they reach to the very end, so that no committed row is lost.
     pub reaches_the_end: bool,
 }

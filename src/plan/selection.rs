@@ -3,9 +3,9 @@
 use super::backups::{BackupKind, BackupName, BackupSummary, Condition};
 use super::diagnosis::{ClusterIdentity, Diagnosis};
 use super::recovery::{Circumstances, Replay, Source};
-use crate::pg::Lsn;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
+use crate::pg::{Lsn, TimelineId};
 
 /// The backups that fit a cluster, the best first: those of its own history before those of a branch that a
 /// restore left, good ones before those with damaged pages, newer ones before older ones. One of another cluster
@@ -83,8 +83,9 @@ pub fn source_of(backup: &BackupSummary, diagnosis: &Diagnosis) -> Source {
 
 /// Which of the surviving segments continue a backup.
 ///
-/// They must follow its last one on the same timeline without a gap. A backup ends with a switch to a new
-/// segment, so a cluster that wrote nothing since has no later segment, and nothing is lost then either.
+/// They must follow its last one without a gap, on its own timeline and on those that the present cluster came
+/// by since. A backup ends with a switch to a new segment, so a cluster that wrote nothing since has no later
+/// segment, and nothing is lost then either.
 pub fn surviving_replay(
     backup: &BackupSummary,
     segments: &[WalFileName],
@@ -92,37 +93,74 @@ pub fn surviving_replay(
 ) -> Replay {
     let Some((stop, timeline)) = backup.stop_lsn.zip(backup.timeline) else { return Replay::default() };
     let Some(first) = segments.first() else { return Replay::default() };
-    if identity.timeline.is_some_and(|present| present != timeline) {
-        return Replay::default();
-    }
     let segment_of = |lsn: Lsn| WalFileName::containing(lsn, timeline, first.segment_size_bytes()).ok();
     // The end of a backup is a segment boundary, so the byte before it tells the last segment it has.
     let Some(last_of_backup) = segment_of(Lsn(stop.0.saturating_sub(1))) else { return Replay::default() };
-    let is_later = |segment: &&WalFileName| {
-        segment.timeline == timeline && segment.segment_number > last_of_backup.segment_number
-    };
-    let later: Vec<WalFileName> = segments.iter().filter(is_later).copied().collect();
-    let chain = leading_chain(last_of_backup, &later);
-    let reached = chain.last().copied().unwrap_or(last_of_backup);
-    let checkpoint_is_reached = identity
-        .redo
-        .and_then(segment_of)
-        .is_none_or(|segment| segment.segment_number <= reached.segment_number);
+    let number_of = |lsn: Lsn| segment_of(lsn).map_or(u64::MAX, |segment| segment.segment_number);
+    let Some(route) = route(timeline, stop, identity, &number_of) else { return Replay::default() };
+    let chain = leading_chain(last_of_backup, segments, &route);
+    let present = route.last().map_or(timeline, |leg| leg.timeline);
+    let highest = segments
+        .iter()
+        .filter(|segment| segment.timeline == present)
+        .map(|segment| segment.segment_number)
+        .max();
+    let reached = chain.last().map_or(last_of_backup.segment_number, |segment| segment.segment_number);
     let begins_at_backup = !chain.is_empty() || segments.contains(&last_of_backup);
-    let reaches_the_end = begins_at_backup && checkpoint_is_reached && chain.len() == later.len();
-    Replay { segments: chain, reaches_the_end }
+    let checkpoint_is_reached = identity.redo.is_none_or(|redo| number_of(redo) <= reached);
+    let reaches_the_end =
+        begins_at_backup && checkpoint_is_reached && highest.is_none_or(|highest| highest <= reached);
+    let timeline = chain.last().map(|segment| segment.timeline).filter(|last| *last != timeline);
+    Replay { segments: chain, timeline, reaches_the_end }
 }
 
-/// The segments of `later` that follow `last` one by one.
-fn leading_chain(last: WalFileName, later: &[WalFileName]) -> Vec<WalFileName> {
+/// A timeline, and the number of the first segment that is read of it.
+struct Leg {
+    timeline: TimelineId,
+    first_segment: u64,
+}
+
+/// The timelines from a backup to the present, oldest first. `None` if the present did not come from it.
+///
+/// A timeline's first segment is the one that holds the point at which it was forked: it begins with a copy of
+/// what its parent had there (xlogrecovery.c, `XLogFileReadAnyTLI()`).
+fn route(
+    timeline: TimelineId,
+    stop: Lsn,
+    identity: &ClusterIdentity,
+    number_of: &dyn Fn(Lsn) -> u64,
+) -> Option<Vec<Leg>> {
+    let mut route = vec![Leg { timeline, first_segment: 0 }];
+    let present = identity.timeline.unwrap_or(timeline);
+    if present == timeline {
+        return Some(route);
+    }
+    let left_at = |ancestor: &Ancestor| ancestor.timeline == timeline && stop <= ancestor.switch_point;
+    let position = identity.ancestors.iter().position(left_at)?;
+    let forks = identity.ancestors.iter().skip(position);
+    let children =
+        identity.ancestors.iter().skip(position + 1).map(|ancestor| ancestor.timeline).chain([present]);
+    route.extend(
+        forks
+            .zip(children)
+            .map(|(fork, timeline)| Leg { timeline, first_segment: number_of(fork.switch_point) }),
+    );
+    Some(route)
+}
+
+/// The segments that follow `last` one by one, each on the newest timeline that has begun there.
+fn leading_chain(last: WalFileName, segments: &[WalFileName], route: &[Leg]) -> Vec<WalFileName> {
     let mut chain = Vec::new();
-    let mut expected = last.next();
-    for segment in later {
-        if Some(*segment) != expected {
-            break;
-        }
+    let mut next = last.next();
+    while let Some(expected) = next {
+        let leg = route.iter().rev().find(|leg| leg.first_segment <= expected.segment_number);
+        let of_leg = |segment: &&WalFileName| {
+            segment.segment_number == expected.segment_number
+                && leg.is_some_and(|leg| leg.timeline == segment.timeline)
+        };
+        let Some(segment) = segments.iter().find(of_leg) else { break };
         chain.push(*segment);
-        expected = segment.next();
+        next = segment.next();
     }
     chain
 }

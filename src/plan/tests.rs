@@ -144,22 +144,46 @@ fn backups_of_a_branch_that_was_left_come_after_those_of_the_own_history() {
     assert_eq!(order, [own.name, ancestor.name, left.name]);
 }
 
+/// What is replayed after a backup of timeline 1 whose last segment is number 2.
+fn replayed(segments: &[WalFileName], present: &ClusterIdentity) -> Replay {
+    surviving_replay(&backup(1, 1, 3), segments, present)
+}
+
+fn replay(segments: Vec<WalFileName>, reaches_the_end: bool) -> Replay {
+    Replay { segments, timeline: None, reaches_the_end }
+}
+
 #[test]
 fn wal_is_replayed_as_far_as_it_is_without_a_gap() {
-    let taken = backup(1, 1, 3);
-    let replay =
-        |segments: &[WalFileName], present: &ClusterIdentity| surviving_replay(&taken, segments, present);
     let whole = [segment(1, 2), segment(1, 3), segment(1, 4)];
     let with_gap = [segment(1, 2), segment(1, 3), segment(1, 5)];
 
-    let expected = Replay { segments: vec![segment(1, 3), segment(1, 4)], reaches_the_end: true };
-    assert_eq!(replay(&whole, &identity(1)), expected);
-    let expected = Replay { segments: vec![segment(1, 3)], reaches_the_end: false };
-    assert_eq!(replay(&with_gap, &identity(1)), expected);
-    assert_eq!(replay(&[segment(1, 2)], &identity(1)), Replay { segments: vec![], reaches_the_end: true });
-    assert_eq!(replay(&[segment(1, 4)], &identity(1)), Replay::default());
-    assert_eq!(replay(&[segment(2, 3)], &identity(2)), Replay::default());
-    assert_eq!(replay(&[], &identity(1)), Replay::default());
+    assert_eq!(replayed(&whole, &identity(1)), replay(vec![segment(1, 3), segment(1, 4)], true));
+    assert_eq!(replayed(&with_gap, &identity(1)), replay(vec![segment(1, 3)], false));
+    assert_eq!(replayed(&[segment(1, 2)], &identity(1)), replay(vec![], true));
+    assert_eq!(replayed(&[segment(1, 4)], &identity(1)), replay(vec![], false));
+    assert_eq!(replayed(&[segment(2, 3)], &identity(2)), Replay::default());
+    assert_eq!(replayed(&[], &identity(1)), Replay::default());
+}
+
+#[test]
+fn wal_is_replayed_across_the_timelines_that_led_to_the_present() {
+    // Timeline 2 left timeline 1 in the middle of segment 4.
+    let mut present = identity(2);
+    let switch_point = Lsn(4 * u64::from(SEGMENT_SIZE_BYTES) + 400);
+    present.ancestors = vec![Ancestor { timeline: TimelineId(1), switch_point }];
+    let there = [segment(1, 2), segment(1, 3), segment(1, 4), segment(2, 4), segment(2, 5)];
+
+    let expected = Replay {
+        segments: vec![segment(1, 3), segment(2, 4), segment(2, 5)],
+        timeline: Some(TimelineId(2)),
+        reaches_the_end: true,
+    };
+    assert_eq!(replayed(&there, &present), expected);
+
+    // A backup of after the fork, on the branch that was left, leads nowhere.
+    let left = surviving_replay(&backup(1, 1, 9), &there, &present);
+    assert_eq!(left, Replay::default());
 }
 
 #[test]

@@ -131,3 +131,22 @@ fn the_commands_without_a_subcommand_print_their_help_and_succeed() {
         assert!(help.contains("Usage:"), "{help}");
     }
 }
+
+#[test]
+fn a_second_recovery_before_any_new_backup_keeps_the_rows_of_both_timelines() {
+    // The only backup is of timeline 1; the first recovery goes on in timeline 2, where the second damage happens.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    for row in [1001, 1002, 1003] {
+        sandbox.succeed(&["init-postgresql", "--no-backup"]);
+        sandbox.sql(&format!("INSERT INTO kept VALUES ({row})"));
+        sandbox.succeed(&["maintenance", "stop"]);
+        std::fs::remove_file(sandbox.data().join("global/2671")).unwrap();
+    }
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*), max(id) FROM kept"), "103|1003", "{told}");
+}
