@@ -1,4 +1,4 @@
-//! Rows of `pg_database`, read from the pages of its file without a server.
+//! Rows of `pg_database` and `pg_tablespace`, read from the pages of their files without a server.
 //!
 //! Only as much of the heap format as that needs: line pointers, tuple headers, and fixed-width columns that
 //! are never null. Layouts: bufpage.h, itemid.h, `htup_details.h`, `pg_database.h`.
@@ -42,6 +42,12 @@ pub fn surely_live_databases(pages: &[u8], major: MajorVersion) -> Vec<Database>
         }
     }
     databases
+}
+
+/// Reads the object identifiers, the first column, of the rows whose own hint bits say that they are live.
+pub fn surely_live_oids(pages: &[u8]) -> Vec<u32> {
+    let tuples = pages.chunks_exact(PAGE_SIZE_BYTES).flat_map(normal_tuples);
+    tuples.filter_map(live_data).filter_map(|data| u32_at(data, 0)).collect()
 }
 
 fn normal_tuples(page: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -120,6 +120,8 @@ pub enum Remedy {
     SetOwner(u32),
     /// Let the server's user read it: what cannot be looked at is not known to be damaged.
     MakeReadable,
+    /// Link the tablespace to its directory again, which only a person knows.
+    LinkTablespace,
     /// Nothing in place: the cluster must come from a backup, or be made anew.
     Replace,
     /// Nothing needs to be done.

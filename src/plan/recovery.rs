@@ -177,7 +177,7 @@ pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<
         allow(circumstances.policy, &[RecoveryPolicy::Auto, RecoveryPolicy::Repair], diagnosis)?;
         return Ok(plan("give the cluster to the server's user, then look again", diagnosis, vec![step]));
     }
-    refuse_what_cannot_be_read(diagnosis)?;
+    refuse_what_needs_a_person(diagnosis)?;
     match &diagnosis.condition {
         ClusterCondition::Absent | ClusterCondition::Empty => Ok(begin_first(diagnosis, circumstances)),
         ClusterCondition::InterruptedInitdb => {
@@ -229,21 +229,25 @@ fn refuse_what_is_not_ours(diagnosis: &Diagnosis) -> Result<(), Refusal> {
     Err(Refusal { reason, hint, is_busy: false })
 }
 
-/// What cannot be read is not known to be damaged, so it must never lead to a replacement.
-fn refuse_what_cannot_be_read(diagnosis: &Diagnosis) -> Result<(), Refusal> {
-    let unreadable = |finding: &&Finding| finding.remedy == Remedy::MakeReadable;
-    let Some(finding) = diagnosis.findings.iter().find(unreadable) else { return Ok(()) };
-    Err(Refusal {
-        reason: format!(
-            "'{}' could not be inspected whole: {}",
-            diagnosis.data_directory.display(),
-            finding.summary()
+/// What cannot be read is not known to be damaged, and what is elsewhere is not lost: neither must ever lead to a
+/// replacement, nor to a start that hides it.
+fn refuse_what_needs_a_person(diagnosis: &Diagnosis) -> Result<(), Refusal> {
+    let needs_a_person =
+        |finding: &&Finding| matches!(finding.remedy, Remedy::MakeReadable | Remedy::LinkTablespace);
+    let Some(finding) = diagnosis.findings.iter().find(needs_a_person) else { return Ok(()) };
+    let path = diagnosis.data_directory.display();
+    let (what, hint) = match finding.remedy {
+        Remedy::LinkTablespace => (
+            "is not whole",
+            format!("link it again: `ln -s DIRECTORY '{path}/{}'`. Nothing was changed.", finding.place),
         ),
-        hint:
+        _ => (
+            "could not be inspected whole",
             "see to it that the server's user can read it, and that the disk is sound. Nothing was changed."
                 .into(),
-        is_busy: false,
-    })
+        ),
+    };
+    Err(Refusal { reason: format!("'{path}' {what}: {}", finding.summary()), hint, is_busy: false })
 }
 
 fn allow(policy: RecoveryPolicy, allowed: &[RecoveryPolicy], diagnosis: &Diagnosis) -> Result<(), Refusal> {
@@ -325,7 +329,9 @@ fn repair_step(finding: &Finding) -> Option<Step> {
         Remedy::SetAsideFile => (Action::SetAsideFile { place }, Effect::SetsAside),
         Remedy::SetMode(mode) => (Action::SetMode { place, mode }, Effect::Adjusts),
         Remedy::SetOwner(uid) => (Action::SetOwner { uid }, Effect::Adjusts),
-        Remedy::MakeReadable | Remedy::Replace | Remedy::Nothing => return None,
+        Remedy::MakeReadable | Remedy::LinkTablespace | Remedy::Replace | Remedy::Nothing => {
+            return None;
+        }
     };
     Some(Step { action, reason: finding.summary(), effect })
 }

@@ -196,7 +196,7 @@ fn wal_that_ends_before_the_last_checkpoint_does_not_reach_the_end() {
 
 #[test]
 fn what_cannot_be_read_or_belongs_to_another_never_leads_to_a_replacement() {
-    for remedy in [Remedy::MakeReadable, Remedy::SetOwner(999)] {
+    for remedy in [Remedy::MakeReadable, Remedy::LinkTablespace, Remedy::SetOwner(999)] {
         let findings = vec![finding(Severity::Error, Remedy::Replace), finding(Severity::Error, remedy)];
         let decided = decide(&diagnosis(ClusterCondition::Damaged, findings), &[backup(1, 1, 3)]);
         let replaces = decided.is_ok_and(|plan| !sources(&plan).is_empty());
@@ -246,6 +246,7 @@ fn findings() -> impl Strategy<Value = Vec<Finding>> {
         Just(Remedy::SetMode(0o700)),
         Just(Remedy::SetOwner(999)),
         Just(Remedy::MakeReadable),
+        Just(Remedy::LinkTablespace),
         Just(Remedy::Replace),
         Just(Remedy::Nothing),
     ];
@@ -289,7 +290,9 @@ proptest! {
         prop_assert!(!is_foreign);
         // Nothing is replaced that is not kept, and nothing on account of what could not be read.
         prop_assert!(is_set_aside_first(&plan));
-        let unknown = findings.iter().any(|found| matches!(found.remedy, Remedy::MakeReadable | Remedy::SetOwner(_)));
+        let unknown = findings.iter().any(|found| {
+            matches!(found.remedy, Remedy::MakeReadable | Remedy::LinkTablespace | Remedy::SetOwner(_))
+        });
         prop_assert!(!unknown || sources(&plan).is_empty());
         // An empty cluster is made only where there is no other, or nothing to restore.
         let is_new = matches!(

@@ -1,6 +1,6 @@
 //! What is refused, with nothing changed.
 
-use crate::support::sandbox::{Sandbox, has_postgresql};
+use crate::support::sandbox::{Sandbox, has_postgresql, run};
 use rstest::rstest;
 use std::fs;
 use std::net::TcpListener;
@@ -176,4 +176,32 @@ fn a_repository_that_somebody_writes_is_busy() {
     drop(held);
     assert!(created.contains("a test"), "{created}");
     sandbox.succeed(&["backup-postgresql", "create", "--force"]);
+}
+
+#[test]
+fn a_lost_link_to_a_tablespace_is_for_a_person_to_put_back() {
+    // What git and rsync do to links: the directory of a tablespace is there, and nothing leads to it.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let space = sandbox.path().join("space");
+    fs::create_dir(&space).unwrap();
+    run(Command::new("chown").arg("postgres").arg(&space));
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql(&format!("CREATE TABLESPACE apart LOCATION '{}'", space.display()));
+    sandbox.sql("CREATE TABLE there (id int) TABLESPACE apart; INSERT INTO there VALUES (1)");
+    let oid = sandbox.sql("SELECT oid FROM pg_tablespace WHERE spcname = 'apart'");
+    // Sets the hint bits by which the row is known to be live.
+    sandbox.sql("VACUUM pg_tablespace");
+    sandbox.succeed(&["maintenance", "stop"]);
+    fs::remove_dir_all(sandbox.data().join("pg_tblspc")).unwrap();
+
+    let told = sandbox.expect_status(&["init-postgresql"], 6);
+
+    assert!(told.contains(&format!("pg_tblspc/{oid}")) && told.contains("ln -s"), "{told}");
+    fs::create_dir(sandbox.data().join("pg_tblspc")).unwrap();
+    std::os::unix::fs::symlink(&space, sandbox.data().join("pg_tblspc").join(oid)).unwrap();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    assert_eq!(sandbox.sql("SELECT count(*) FROM there"), "1");
 }

@@ -1,4 +1,4 @@
-//! The databases that `pg_database` surely has, and their directories.
+//! The databases and tablespaces that the shared catalogs surely have, and their directories.
 //!
 //! A directory in `base` proves nothing: a crashed CREATE DATABASE leaves one behind for ever. A row counts
 //! here only where the row itself says that it is live (its creation hinted as committed, its removal as
@@ -9,11 +9,14 @@ use super::maps::FIRST_NORMAL_OID;
 use super::{Inspection, Looked};
 use crate::pg::relation_map::RelationMap;
 use crate::pg::{Oid, heap};
+use crate::plan::{Finding, Remedy, Severity};
 use crate::sys::EntryKind;
 use std::collections::BTreeSet;
 
 /// The catalog `pg_database`.
 const PG_DATABASE: Oid = Oid(1262);
+/// The catalog `pg_tablespace`.
+const PG_TABLESPACE: Oid = Oid(1213);
 /// The default tablespace, whose directories are in `base`.
 const PG_DEFAULT: u32 = 1663;
 /// Reading more of `pg_database` than this would take a cluster with a hundred thousand databases.
@@ -40,16 +43,42 @@ impl Inspection<'_> {
         }
     }
 
+    /// Checks that each tablespace that is surely there is linked to.
+    ///
+    /// What it holds is elsewhere and most likely sound: only a person knows where, so neither a repair nor a
+    /// replacement may hide it.
+    pub(super) fn check_tablespaces(&mut self) {
+        if !self.is_clean() {
+            return;
+        }
+        for oid in heap::surely_live_oids(&self.shared_catalog(PG_TABLESPACE)) {
+            let place = format!("pg_tblspc/{oid}");
+            if oid < FIRST_NORMAL_OID || !matches!(self.facts(&place), Looked::Missing) {
+                continue;
+            }
+            self.report_with(Finding {
+                code: "tablespace-link-missing",
+                severity: Severity::Error,
+                place,
+                evidence: "pg_tablespace has this tablespace, and the link to its directory is not there"
+                    .into(),
+                remedy: Remedy::LinkTablespace,
+            });
+        }
+    }
+
     fn live_databases(&self) -> Vec<heap::Database> {
         let Some(major) = self.major else { return Vec::new() };
-        let file_of =
-            |map: &RelationMap| map.entries.iter().find(|entry| entry.0 == PG_DATABASE).map(|entry| entry.1);
+        heap::surely_live_databases(&self.shared_catalog(PG_DATABASE), major)
+    }
+
+    /// The pages of a shared catalog; none where it cannot be found or read.
+    fn shared_catalog(&self, catalog: Oid) -> Vec<u8> {
         let map = self.root.read_bounded("global/pg_filenode.map", 4096).ok();
-        let relfilenode = map.and_then(|bytes| RelationMap::parse(&bytes).ok()).as_ref().and_then(file_of);
-        let Some(relfilenode) = relfilenode else { return Vec::new() };
-        let pages =
-            self.root.read_bounded(format!("global/{relfilenode}"), CATALOG_LIMIT_BYTES).unwrap_or_default();
-        heap::surely_live_databases(&pages, major)
+        let map = map.and_then(|bytes| RelationMap::parse(&bytes).ok());
+        let entry = map.as_ref().and_then(|map| map.entries.iter().find(|entry| entry.0 == catalog));
+        let Some((_, relfilenode)) = entry else { return Vec::new() };
+        self.root.read_bounded(format!("global/{relfilenode}"), CATALOG_LIMIT_BYTES).unwrap_or_default()
     }
 
     /// Whether anything in `base` or `global` was made after initdb.

@@ -173,6 +173,7 @@ fn inspect_cluster(
     }
     inspection.check_maps();
     inspection.check_databases();
+    inspection.check_tablespaces();
     inspection.check_files(names, expectations);
     let wal_segments = inspection.check_wal();
     let identity = inspection.identity();

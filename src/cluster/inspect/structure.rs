@@ -93,8 +93,14 @@ impl Inspection<'_> {
             return segments;
         }
         let needed = WalFileName::containing(control.redo, control.timeline, control.wal_segment_size);
+        // After a promotion the same segment may still be there under its former timeline only, or as `.partial`
+        // (xlog.c, `CleanupAfterArchiveRecovery()`); the server knows what to make of that.
+        let has = |needed: &WalFileName| {
+            segments.iter().any(|segment| segment.segment_number == needed.segment_number)
+                || matches!(self.root.facts(format!("pg_wal/{needed}.partial")), Ok(Some(_)))
+        };
         if let Ok(needed) = needed
-            && !segments.contains(&needed)
+            && !has(&needed)
         {
             let evidence = format!("the last checkpoint's replay begins in it, at {}", control.redo);
             self.report("wal-segment-missing", Severity::Error, format!("pg_wal/{needed}"), evidence);
