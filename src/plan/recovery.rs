@@ -3,6 +3,10 @@
 //! Pure. The first rung that suffices is taken: start as it is; put right in place what can be without loss;
 //! replace the cluster by the newest good backup with the WAL that survives; make a new one. Whatever is
 //! replaced is set aside whole first. What is not PostgreSQL's, or of another version, or in use, is refused.
+//!
+//! An empty cluster never takes the place of one that has a backup, even if no backup can be used. The refused
+//! alternative, to begin anew whenever nothing else worked, would hide the rows behind a server that looks well,
+//! for a reason that may pass: a disk that is not mounted, a port that is taken.
 
 use super::backups::{BackupKind, BackupName, BackupSummary};
 use super::diagnosis::{
