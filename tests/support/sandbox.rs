@@ -1,5 +1,6 @@
 //! A data directory, a backup directory and a log directory of a test's own, and pgbox run on them.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -173,7 +174,7 @@ impl Sandbox {
     /// Kills the postmaster the hard way, and waits until all of the server is gone.
     pub(crate) fn kill_server(&self) {
         let pid = self.postmaster().unwrap();
-        run(Command::new("kill").args(["-9", &pid.to_string()]));
+        signal(pid, Signal::KILL).unwrap();
         super::wait::wait_until("the lock is free", || {
             let lock = self.data().join(".pgbox/lock");
             Command::new("flock").args(["-n"]).arg(lock).arg("true").status().unwrap().success()
@@ -204,12 +205,18 @@ impl Drop for Sandbox {
         let Some(pid) = self.postmaster() else { return };
         let home = std::fs::read_link(format!("/proc/{pid}/cwd"));
         if home.is_ok_and(|home| home.starts_with(self.directory.path())) {
-            let _ = Command::new("kill").args(["-QUIT", &pid.to_string()]).status();
+            // Gone already is as good.
+            let _ = signal(pid, Signal::QUIT);
             super::wait::wait_until("the server is gone", || {
                 !Path::new(&format!("/proc/{pid}/cwd")).exists()
             });
         }
     }
+}
+
+/// Sends a signal; a bare machine has no `kill` program.
+fn signal(pid: i32, signal: Signal) -> rustix::io::Result<()> {
+    kill_process(Pid::from_raw(pid).unwrap(), signal)
 }
 
 /// What a command printed, both streams.
