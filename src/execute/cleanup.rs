@@ -2,7 +2,6 @@
 
 use super::Tools;
 use crate::cluster::history;
-use crate::cluster::inspect::follow;
 use crate::pg::SystemIdentifier;
 use crate::pg::control_file::{self, ControlFile};
 use crate::plan::{BackupName, RetentionPlan, RetentionPolicy, retention};
@@ -42,6 +41,6 @@ fn restored_from(tools: &Tools) -> Option<BackupName> {
 fn current_system(tools: &Tools) -> Option<SystemIdentifier> {
     let root = ReadRoot::open(&tools.settings.data_directory).ok()?;
     let limit = u64::try_from(control_file::FILE_SIZE_BYTES).ok()?;
-    let bytes = follow(&root, "global").ok()?.read_bounded("pg_control", limit).ok()?;
+    let bytes = root.read_bounded("global/pg_control", limit).ok()?;
     Some(ControlFile::parse(&bytes).ok()?.system_identifier)
 }

@@ -3,12 +3,11 @@
 use super::Check;
 use crate::cluster::history;
 use crate::execute::Tools;
-use crate::execute::ensure::diagnose;
-use crate::plan::{ClusterCondition, Finding, Severity};
+use crate::plan::{ClusterCondition, Diagnosis, Finding, Severity};
 
 /// Checks the directory's integrity, and tells of a recovery that a person may not know of.
-pub(super) fn check(tools: &Tools, checks: &mut Vec<Check>) {
-    let diagnosis = match diagnose(tools) {
+pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks: &mut Vec<Check>) {
+    let diagnosis = match diagnosis {
         Ok(diagnosis) => diagnosis,
         Err(error) => {
             let remedy = "see to it that the server's user can read the data directory";

@@ -9,6 +9,7 @@ mod disks;
 mod server;
 
 use crate::execute::Tools;
+use crate::execute::ensure::diagnose;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -65,8 +66,10 @@ pub struct Report {
 /// Runs every check.
 pub fn examine(tools: &Tools, now: DateTime<Utc>) -> Report {
     let mut checks = Vec::new();
-    let session = server::check(tools, &mut checks);
-    data::check(tools, &mut checks);
+    // One inspection for both: a container's health check asks every few seconds.
+    let diagnosis = diagnose(tools);
+    let session = server::check(tools, &diagnosis, &mut checks);
+    data::check(tools, &diagnosis, &mut checks);
     disks::check(tools.settings, &mut checks);
     if let Some(mut session) = session {
         server::check_long_queries(&mut session, &mut checks);

@@ -3,10 +3,9 @@
 use super::Check;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::session::{ServerAddress, describe};
-use crate::cluster::{Expectations, inspect};
 use crate::execute::Tools;
 use crate::execute::start::superuser_login;
-use crate::plan::Presence;
+use crate::plan::{Diagnosis, Presence};
 use crate::sys::{ReadRoot, has_stop_marker};
 use postgres::Client;
 
@@ -14,16 +13,19 @@ use postgres::Client;
 const LONG_QUERY_MINUTES: i32 = 5;
 
 /// Checks that a server runs and that it serves, by two connections. Returns a session for further checks.
-pub(super) fn check(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
+pub(super) fn check(
+    tools: &Tools,
+    diagnosis: &anyhow::Result<Diagnosis>,
+    checks: &mut Vec<Check>,
+) -> Option<Client> {
     let path = &tools.settings.data_directory;
     // Only who uses the directory is asked for here; what is in it is another check.
-    let presence = inspect(path, &Expectations::default()).map(|diagnosis| diagnosis.presence);
-    match presence {
+    match diagnosis.as_ref().map(|diagnosis| &diagnosis.presence) {
         Ok(Presence::Running { pid }) => {
             checks.push(Check::ok("running", format!("the server runs (process {pid})")));
         }
         Ok(Presence::Locked { holder }) => {
-            let holder = holder.unwrap_or_else(|| "another process".to_owned());
+            let holder = holder.as_deref().unwrap_or("another process");
             let summary =
                 format!("no server is to be seen from here, and the data directory is in use by {holder}");
             let remedy =
@@ -47,7 +49,7 @@ pub(super) fn check(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
         Err(error) => {
             checks.push(Check::issue(
                 "running",
-                format!("could not look: {error}"),
+                format!("could not look: {error:#}"),
                 "see to the data directory",
             ));
             return None;
