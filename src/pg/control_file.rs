@@ -1,10 +1,13 @@
 //! The control file, `global/pg_control`: what a cluster is and where its recovery starts.
 //!
-//! The layout is chosen from the file's own numbers and believed only if its CRC holds. Writing the file is
-//! not done here.
+//! The layout is chosen from the file's own numbers and believed only if its CRC holds. New content for the file is
+//! worked out in `rebuild`; writing it to the disk is not done in this tree.
+
+mod rebuild;
 
 use std::fmt;
 
+pub use rebuild::{Ingredients, pointed_at, rebuild, with_unlogged_lsn};
 use serde::{Deserialize, Serialize};
 
 use super::bytes::{array_at, u8_at, u32_at, u64_at};
@@ -121,6 +124,18 @@ impl ClusterState {
         matches!(self, Self::ShutDown | Self::ShutDownInRecovery)
     }
 
+    fn number(self) -> u32 {
+        match self {
+            Self::StartingUp => 0,
+            Self::ShutDown => 1,
+            Self::ShutDownInRecovery => 2,
+            Self::ShuttingDown => 3,
+            Self::InCrashRecovery => 4,
+            Self::InArchiveRecovery => 5,
+            Self::InProduction => 6,
+        }
+    }
+
     fn from_number(number: u32) -> Option<Self> {
         Some(match number {
             0 => Self::StartingUp,
@@ -162,7 +177,15 @@ pub enum WalLevel {
 }
 
 impl WalLevel {
-    fn from_number(number: u32) -> Option<Self> {
+    fn number(self) -> u32 {
+        match self {
+            Self::Minimal => 0,
+            Self::Replica => 1,
+            Self::Logical => 2,
+        }
+    }
+
+    pub(super) fn from_number(number: u32) -> Option<Self> {
         match number {
             0 => Some(Self::Minimal),
             1 => Some(Self::Replica),

@@ -6,15 +6,22 @@
 //! headers, which fixes one major version at build time.
 
 pub mod backup_label;
+pub mod btree;
 mod bytes;
 pub mod control_file;
+pub mod database_names;
+pub mod empty_index;
 #[cfg(test)]
 mod fixtures;
+pub mod hba;
 pub mod heap;
+pub mod identity_map;
 pub mod layout;
+pub mod line_pointers;
 pub mod page;
 pub mod postmaster_pid;
 pub mod relation_map;
+pub mod slru;
 pub mod timeline_history;
 pub mod types;
 pub mod version;

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::bytes::{u16_at, u32_at};
 use super::{BlockNumber, Lsn};
 
+mod checksum;
+
+pub use checksum::{checksum, verify_run};
+
 /// The page size that this module reads.
 pub const SIZE_BYTES: usize = 8192;
 
@@ -96,6 +100,16 @@ pub fn lsn(page: &Page) -> Lsn {
     Lsn((half(0) << 32) | half(4))
 }
 
+/// Returns the checksum that is stored in the page; 0 stands for none.
+pub fn stored_checksum(page: &Page) -> u16 {
+    u16_at(page, CHECKSUM_OFFSET).unwrap_or_default()
+}
+
+/// Returns the size that the page's header names, whose lowest bits are the layout version (PostgreSQL: `PageGetPageSize()`).
+pub fn size_bytes(page: &Page) -> usize {
+    usize::from(u16_at(page, 18).unwrap_or_default() & 0xFF00)
+}
+
 fn is_all_zero(page: &Page) -> bool {
     let (words, _) = page.as_chunks::<8>();
     words.iter().all(|word| u64::from_le_bytes(*word) == 0)
@@ -133,82 +147,6 @@ impl Header {
     fn bad(&self) -> PageVerdict {
         let Self { flags, lower, upper, special, .. } = *self;
         PageVerdict::BadHeader { flags, lower, upper, special }
-    }
-}
-
-const LANE_COUNT: usize = 32;
-const ROW_SIZE_BYTES: usize = LANE_COUNT * size_of::<u32>();
-
-/// A different start for each lane (PostgreSQL: `checksumBaseOffsets` in `checksum_impl.h`).
-const LANE_STARTS: [u32; LANE_COUNT] = [
-    0x5B1F_36E9,
-    0xB852_5960,
-    0x02AB_50AA,
-    0x1DE6_6D2A,
-    0x79FF_467A,
-    0x9BB9_F8A3,
-    0x217E_7CD2,
-    0x83E1_3D2C,
-    0xF8D4_474F,
-    0xE39E_B970,
-    0x42C6_AE16,
-    0x9932_16FA,
-    0x7B09_3B5D,
-    0x98DA_FF3C,
-    0xF718_902A,
-    0x0B1C_9CDB,
-    0xE58F_764B,
-    0x1876_36BC,
-    0x5D7B_3BB1,
-    0xE73D_E7DE,
-    0x92BE_C979,
-    0xCCA6_C0B2,
-    0x304A_0979,
-    0x85AA_43D4,
-    0x7831_25BB,
-    0x6CA8_EAA2,
-    0xE407_EAC6,
-    0x4B5C_FC3E,
-    0x9FBF_8C76,
-    0x15CA_20BE,
-    0xF2CA_9FD3,
-    0x959B_D756,
-];
-
-/// The prime of the FNV-1a hash.
-const PRIME: u32 = 16_777_619;
-
-/// Computes the checksum of a page; the checksum stored in it counts as zero. It is never zero itself.
-///
-/// `block` counts across the relation's segment files. The page is a table of 64 rows of 32 numbers; each
-/// column is hashed in a lane of its own, which compilers turn into vector instructions (PostgreSQL:
-/// `pg_checksum_page()`).
-pub fn checksum(page: &Page, block: BlockNumber) -> u16 {
-    let (rows, _) = page.as_chunks::<ROW_SIZE_BYTES>();
-    let mut lanes = LANE_STARTS;
-    if let Some((first, rest)) = rows.split_first() {
-        let mut first = *first;
-        first[CHECKSUM_OFFSET] = 0;
-        first[CHECKSUM_OFFSET + 1] = 0;
-        mix_row(&mut lanes, &first);
-        for row in rest {
-            mix_row(&mut lanes, row);
-        }
-    }
-    for _ in 0..2 {
-        mix_row(&mut lanes, &[0; ROW_SIZE_BYTES]);
-    }
-    let folded = lanes.iter().fold(block.0, |folded, lane| folded ^ lane);
-    (folded % 65_535) as u16 + 1
-}
-
-/// Mixes one row into the lanes, number by number.
-#[inline]
-fn mix_row(lanes: &mut [u32; LANE_COUNT], row: &[u8; ROW_SIZE_BYTES]) {
-    let (numbers, _) = row.as_chunks::<4>();
-    for (lane, number) in lanes.iter_mut().zip(numbers) {
-        let mixed = *lane ^ u32::from_le_bytes(*number);
-        *lane = mixed.wrapping_mul(PRIME) ^ (mixed >> 17);
     }
 }
 

@@ -115,6 +115,31 @@ impl RelationMap {
         Ok(Self { entries })
     }
 
+    /// The map of a cluster in which no mapped relation was ever rewritten: each is in the file of its own number. `None`
+    /// for a version that pgbox does not know.
+    pub fn identity(kind: MapKind, major: MajorVersion) -> Option<Self> {
+        let catalogs = expected_catalogs(kind, major)?;
+        Some(Self { entries: catalogs.iter().map(|catalog| (Oid(*catalog), Oid(*catalog))).collect() })
+    }
+
+    /// Returns the file that the server of a major version reads as this map; `None` if the map has too many entries.
+    pub fn encode(&self, major: MajorVersion) -> Option<Vec<u8>> {
+        let [before_16, from_16] = &LAYOUTS;
+        let layout = if major.0 < 16 { before_16 } else { from_16 };
+        let count = u32::try_from(self.entries.len()).ok()?;
+        if self.entries.len() > layout.capacity {
+            return None;
+        }
+        let mut file = [MAGIC.to_le_bytes(), count.to_le_bytes()].concat();
+        for (catalog, relfilenode) in &self.entries {
+            file.extend([catalog.0.to_le_bytes(), relfilenode.0.to_le_bytes()].concat());
+        }
+        file.resize(layout.crc_offset, 0);
+        file.extend(crc32c::crc32c(&file).to_le_bytes());
+        file.resize(layout.size_bytes, 0);
+        Some(file)
+    }
+
     /// Returns the relfilenodes that the map names. Each must have a main fork file; only those from 16384
     /// on, made by a rewrite of the catalog, may lack it until recovery has replayed a crash.
     pub fn filenodes(&self) -> impl Iterator<Item = Oid> + '_ {
@@ -213,18 +238,6 @@ mod tests {
     const MAPS: [(MapKind, &str); 2] =
         [(MapKind::Shared, "global_pg_filenode.map"), (MapKind::Database, "base1_pg_filenode.map")];
 
-    /// Writes a map as a server would, in the layout of that size.
-    fn encoded(entries: &[(Oid, Oid)], layout: &Layout) -> Vec<u8> {
-        let count = u32::try_from(entries.len()).unwrap();
-        let mut file = [MAGIC.to_le_bytes(), count.to_le_bytes()].concat();
-        for (catalog, relfilenode) in entries {
-            file.extend([catalog.0.to_le_bytes(), relfilenode.0.to_le_bytes()].concat());
-        }
-        file.resize(layout.size_bytes, 0);
-        seal(&mut file);
-        file
-    }
-
     /// Makes the CRC of a map fit.
     fn seal(file: &mut [u8]) {
         let crc_offset = if file.len() == 512 { 504 } else { 520 };
@@ -246,6 +259,25 @@ mod tests {
                 assert_eq!(map.filenodes().count(), map.entries.len());
             }
         }
+    }
+
+    #[test]
+    fn a_map_is_encoded_as_its_server_wrote_it() {
+        for major in MAJORS {
+            for (_, name) in MAPS {
+                let file = fixtures::read(major, name);
+
+                assert_eq!(RelationMap::parse(&file).unwrap().encode(major), Some(file), "{major} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_map_of_more_entries_than_fit_has_no_file() {
+        let map = RelationMap { entries: vec![(Oid(1), Oid(1)); 63] };
+
+        assert_eq!(map.encode(MajorVersion(15)), None);
+        assert!(map.encode(MajorVersion(16)).is_some());
     }
 
     #[test]
@@ -331,9 +363,9 @@ mod tests {
         #[test]
         fn every_map_survives_its_file(entries in prop::collection::vec(any::<(u32, u32)>(), 0..=62)) {
             let entries: Vec<_> = entries.into_iter().map(|(oid, file)| (Oid(oid), Oid(file))).collect();
-            for layout in &LAYOUTS {
-                let map = RelationMap::parse(&encoded(&entries, layout)).unwrap();
-                prop_assert_eq!(&map.entries, &entries);
+            let map = RelationMap { entries };
+            for major in MAJORS {
+                prop_assert_eq!(RelationMap::parse(&map.encode(major).unwrap()).unwrap(), map.clone());
             }
         }
 

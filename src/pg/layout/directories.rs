@@ -36,9 +36,10 @@ const SUMMARIES: &str = "pg_wal/summaries";
 const FIRST_WITH_SUMMARIES: MajorVersion = MajorVersion(17);
 
 /// Those whose content, if any, a server makes anew.
-const RECREATABLE: [&str; 15] = [
+const RECREATABLE: [&str; 16] = [
     "pg_commit_ts",
     "pg_dynshmem",
+    "pg_logical",
     "pg_logical/mappings",
     "pg_logical/snapshots",
     "pg_notify",
@@ -75,6 +76,8 @@ pub fn required_directories(major: MajorVersion) -> impl Iterator<Item = &'stati
 ///   rolls it back.
 /// - `pg_replslot` and with it `pg_logical/snapshots` and `pg_logical/mappings` held the replication slots:
 ///   their consumers must start anew.
+/// - `pg_logical` held how far subscriptions had come (`replorigin_checkpoint`), which is empty without any: they may
+///   be sent again what they had (origin.c, `StartupReplicationOrigin()`).
 /// - `pg_tblspc` held the links to the tablespaces. It is safe only if `pg_tablespace` has no more than
 ///   `pg_default` and `pg_global`; otherwise the relations in the others are out of reach.
 /// - `pg_commit_ts` held the commit times, if the control file's `track_commit_timestamp` is on.
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn only_required_directories_are_recreated_and_none_that_hold_data() {
-        let with_data = ["base", "global", "pg_wal", "pg_xact", "pg_multixact", "pg_logical"];
+        let with_data = ["base", "global", "pg_wal", "pg_xact", "pg_multixact"];
         for major in MAJORS {
             for directory in recreatable_empty_directories(major) {
                 assert!(required_directories(major).any(|required| required == directory), "{directory}");

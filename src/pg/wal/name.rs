@@ -1,14 +1,13 @@
-//! The names of WAL files, and the header at the beginning of a WAL segment.
+//! The names of WAL files.
 //!
-//! WAL records are not read here. The segment size belongs to the cluster (`initdb --wal-segsize`): it comes
-//! from the control file or the segment's own header, never from a constant.
+//! The segment size belongs to the cluster (`initdb --wal-segsize`): it comes from the control file or the
+//! segment's own header, never from a constant.
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
-use super::bytes::{u16_at, u32_at, u64_at};
-use super::{Lsn, MajorVersion, SystemIdentifier, TimelineId};
+use crate::pg::{Lsn, TimelineId};
 
 /// The length of a segment's name: three numbers of eight hexadecimal digits.
 const SEGMENT_NAME_LENGTH: usize = 24;
@@ -169,134 +168,6 @@ fn segments_per_high_part(segment_size_bytes: u32) -> u64 {
     (1 << 32) / u64::from(segment_size_bytes)
 }
 
-/// The WAL page magic of each major version (PostgreSQL: `XLOG_PAGE_MAGIC` in `xlog_internal.h`).
-const PAGE_MAGICS: [(u16, MajorVersion); 6] = [
-    (0xD106, MajorVersion(13)),
-    (0xD10D, MajorVersion(14)),
-    (0xD110, MajorVersion(15)),
-    (0xD113, MajorVersion(16)),
-    (0xD116, MajorVersion(17)),
-    (0xD118, MajorVersion(18)),
-];
-
-/// `XLP_LONG_HEADER`: the header has the fields that tell the cluster and its sizes.
-const LONG_HEADER: u16 = 0x0002;
-/// `XLP_ALL_FLAGS`, the union of those of 13 to 18.
-const ALL_FLAGS: u16 = 0x000F;
-
-/// The size of the long header, with which every WAL segment begins.
-pub const LONG_HEADER_SIZE_BYTES: usize = 40;
-
-/// The long page header at the beginning of a WAL segment.
-///
-/// The server makes segments ahead of use by renaming old ones, so a sound header may still carry the
-/// timeline and address of the segment that the file once was: it holds WAL of its name only if
-/// `page_address` equals [`WalFileName::start_lsn`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct WalPageHeader {
-    /// The major version that wrote the page.
-    pub major_version: MajorVersion,
-    /// The timeline of the first record on the page.
-    pub timeline: TimelineId,
-    /// The LSN of the page.
-    pub page_address: Lsn,
-    /// The cluster that wrote the segment.
-    pub system_identifier: SystemIdentifier,
-    /// The size of the cluster's WAL segments.
-    pub segment_size_bytes: u32,
-    /// The size of the cluster's WAL pages.
-    pub block_size_bytes: u32,
-    /// How many bytes of a record begun on the previous page follow the header.
-    pub continued_record_bytes: u32,
-}
-
-/// Why the beginning of a file is not that of a WAL segment.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WalPageHeaderError {
-    /// There are fewer bytes than a header has.
-    #[error("WAL page header is too short: {size_bytes} bytes, expected {LONG_HEADER_SIZE_BYTES}")]
-    TooShort {
-        /// How many bytes there are.
-        size_bytes: usize,
-    },
-    /// The page is of no version that we know, or no WAL. A file of zeros, such as one that was reserved but
-    /// not yet written, has magic 0.
-    #[error("unknown WAL page magic {0:04X}")]
-    UnknownMagic(u16),
-    /// The flags are none of the first page of a segment.
-    #[error("WAL page flags {0:04X} are not those of a segment's first page")]
-    UnexpectedFlags(u16),
-    /// A number is outside what any server writes.
-    #[error("implausible {field} in WAL page header: {value}")]
-    Implausible {
-        /// The name of the number.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-    },
-}
-
-impl WalPageHeader {
-    /// Reads the header from the first bytes of a WAL segment.
-    ///
-    /// # Errors
-    /// [`WalPageHeaderError`], of any kind; the server would reject the page as well
-    /// (`XLogReaderValidatePageHeader()` in xlogreader.c).
-    pub fn parse(bytes: &[u8]) -> Result<Self, WalPageHeaderError> {
-        let too_short = || WalPageHeaderError::TooShort { size_bytes: bytes.len() };
-        if bytes.len() < LONG_HEADER_SIZE_BYTES {
-            return Err(too_short());
-        }
-        let magic = u16_at(bytes, 0).ok_or_else(too_short)?;
-        let header = Self {
-            major_version: major_version_of(magic)?,
-            timeline: TimelineId(u32_at(bytes, 4).ok_or_else(too_short)?),
-            page_address: Lsn(u64_at(bytes, 8).ok_or_else(too_short)?),
-            continued_record_bytes: u32_at(bytes, 16).ok_or_else(too_short)?,
-            system_identifier: SystemIdentifier(u64_at(bytes, 24).ok_or_else(too_short)?),
-            segment_size_bytes: u32_at(bytes, 32).ok_or_else(too_short)?,
-            block_size_bytes: u32_at(bytes, 36).ok_or_else(too_short)?,
-        };
-        check_flags(u16_at(bytes, 2).ok_or_else(too_short)?)?;
-        header.check_numbers()?;
-        Ok(header)
-    }
-
-    fn check_numbers(&self) -> Result<(), WalPageHeaderError> {
-        let implausible = |field, value| Err(WalPageHeaderError::Implausible { field, value });
-        let segment_size = self.segment_size_bytes;
-        if !is_valid_segment_size(segment_size) {
-            return implausible("segment size", u64::from(segment_size));
-        }
-        if !is_valid_block_size(self.block_size_bytes) {
-            return implausible("block size", u64::from(self.block_size_bytes));
-        }
-        if !self.page_address.0.is_multiple_of(u64::from(segment_size)) {
-            return implausible("page address", self.page_address.0);
-        }
-        Ok(())
-    }
-}
-
-/// Says whether WAL pages may have this size: a power of two from 1 to 64 KiB (PostgreSQL: configure's
-/// `--with-wal-blocksize`).
-pub(super) fn is_valid_block_size(size_bytes: u32) -> bool {
-    size_bytes.is_power_of_two() && (1 << 10..=1 << 16).contains(&size_bytes)
-}
-
-fn major_version_of(magic: u16) -> Result<MajorVersion, WalPageHeaderError> {
-    let known = PAGE_MAGICS.iter().find(|(known, _)| *known == magic);
-    known.map(|(_, major)| *major).ok_or(WalPageHeaderError::UnknownMagic(magic))
-}
-
-/// Checks that the flags are known ones and include that of a long header.
-fn check_flags(flags: u16) -> Result<(), WalPageHeaderError> {
-    if flags & !ALL_FLAGS != 0 || flags & LONG_HEADER == 0 {
-        return Err(WalPageHeaderError::UnexpectedFlags(flags));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -304,19 +175,6 @@ mod tests {
     use super::*;
 
     const MIB: u32 = 1 << 20;
-
-    /// The beginning of a segment of 16 MiB that a PostgreSQL 15 server wrote at LSN 0/3000000.
-    const HEADER: [u8; LONG_HEADER_SIZE_BYTES] = [
-        0x10, 0xD1, 0x06, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00,
-        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x63, 0x46, 0x59, 0x1C, 0xE1, 0x48, 0x00, 0x6B, 0x00, 0x00,
-        0x00, 0x01, 0x00, 0x20, 0x00, 0x00,
-    ];
-
-    fn header_with(offset: usize, bytes: &[u8]) -> [u8; LONG_HEADER_SIZE_BYTES] {
-        let mut header = HEADER;
-        header[offset..offset + bytes.len()].copy_from_slice(bytes);
-        header
-    }
 
     #[test]
     fn a_segment_is_named_after_its_timeline_and_position() {
@@ -398,52 +256,6 @@ mod tests {
         assert_eq!(matching(is_backup_history_file), [3]);
     }
 
-    #[test]
-    fn a_real_header_is_read() {
-        let expected = WalPageHeader {
-            major_version: MajorVersion(15),
-            timeline: TimelineId(1),
-            page_address: Lsn(0x0300_0000),
-            system_identifier: SystemIdentifier(7_710_242_693_738_743_395),
-            segment_size_bytes: 16 * MIB,
-            block_size_bytes: 8192,
-            continued_record_bytes: 0,
-        };
-
-        assert_eq!(WalPageHeader::parse(&HEADER), Ok(expected));
-    }
-
-    #[test]
-    fn every_truncation_of_a_header_is_too_short() {
-        for size_bytes in 0..HEADER.len() {
-            let error = WalPageHeaderError::TooShort { size_bytes };
-            assert_eq!(WalPageHeader::parse(&HEADER[..size_bytes]), Err(error));
-        }
-    }
-
-    #[test]
-    fn a_segment_of_zeros_has_no_known_magic() {
-        assert_eq!(WalPageHeader::parse(&[0; 8192]), Err(WalPageHeaderError::UnknownMagic(0)));
-    }
-
-    #[test]
-    fn a_page_that_cannot_begin_a_segment_is_refused() {
-        let short_header = header_with(2, &[0x01, 0]);
-        let unknown_flag = header_with(2, &[0x12, 0]);
-
-        assert_eq!(WalPageHeader::parse(&short_header), Err(WalPageHeaderError::UnexpectedFlags(1)));
-        assert_eq!(WalPageHeader::parse(&unknown_flag), Err(WalPageHeaderError::UnexpectedFlags(0x12)));
-    }
-
-    #[test]
-    fn implausible_numbers_are_refused() {
-        for (offset, field) in [(32, "segment size"), (36, "block size"), (8, "page address")] {
-            let header = header_with(offset, &[1, 0, 0, 0]);
-            let error = WalPageHeader::parse(&header).unwrap_err();
-            assert_eq!(error, WalPageHeaderError::Implausible { field, value: 1 });
-        }
-    }
-
     proptest! {
         #[test]
         fn every_name_survives_parsing(timeline: u32, position: u64, exponent in 20..=30_u32) {
@@ -462,12 +274,6 @@ mod tests {
                 let _ = WalFileName::parse(&name, 16 * MIB).map(|name| (name.next(), name.start_lsn()));
                 let _ = (is_history_file(&name), is_backup_history_file(&name));
             }
-        }
-
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, rest: [u8; 38]) {
-            let _ = WalPageHeader::parse(&bytes);
-            let _ = WalPageHeader::parse(&[&[0x10, 0xD1], rest.as_slice()].concat());
         }
     }
 }

@@ -1,0 +1,25 @@
+//! The write-ahead log: the names of its files, its pages, its records, and what some records say.
+//!
+//! All of it is pure. Where the bytes of a segment come from is the caller's business ([`WalSource`]).
+
+mod decode;
+mod name;
+mod page_header;
+mod reader;
+mod record;
+
+pub use decode::{CHECKPOINT_SIZE_BYTES, Checkpoint, Parameters, WalEvent};
+pub use name::{
+    WalFileName, WalFileNameError, is_backup_history_file, is_history_file, is_partial_segment_name,
+    is_segment_name, is_valid_segment_size,
+};
+pub(super) use page_header::is_valid_block_size;
+pub use page_header::{LONG_HEADER_SIZE_BYTES, WalGeometry, WalPageHeader, WalPageHeaderError};
+pub use reader::{WalFault, WalReader, WalSource};
+pub use record::{
+    BlockReference, BlockRestore, RECORD_HEADER_SIZE_BYTES, RecordBody, RecordHeader, RelationLocator,
+    WalRecord,
+};
+
+#[cfg(test)]
+mod tests;
