@@ -6,10 +6,28 @@
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions, OpenOptionsExt, PermissionsExt};
+use rayon::prelude::*;
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
+
+/// How many bytes of names are asked for at once.
+const LISTING_BUFFER_SIZE_BYTES: usize = 64 * 1024;
+/// How many entries one thread looks at before another may take over: fewer are faster looked at than handed over.
+const NAMES_AT_ONCE: usize = 256;
+
+/// On how many threads a directory is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// The caller's, without another being started: a process that still has privileges to drop must have but one.
+    One,
+    /// As many as there are processors.
+    All,
+}
 
 /// What a directory entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +96,52 @@ fn facts_of(metadata: &cap_std::fs::Metadata) -> FileFacts {
     }
 }
 
+fn facts_of_stat(stat: &Stat) -> FileFacts {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Directory,
+        FileType::Symlink => EntryKind::Symlink,
+        _ => EntryKind::Special,
+    };
+    let whole_seconds_ns = stat.st_mtime.saturating_mul(1_000_000_000);
+    FileFacts {
+        kind,
+        size_bytes: u64::try_from(stat.st_size).unwrap_or_default(),
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        modified_ns: whole_seconds_ns.saturating_add(i64::try_from(stat.st_mtime_nsec).unwrap_or_default()),
+    }
+}
+
+fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {
+    let mut buffer = vec![MaybeUninit::uninit(); LISTING_BUFFER_SIZE_BYTES];
+    let mut listing = RawDir::new(directory, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = listing.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let name = name.to_str().map_err(|_| {
+            let text = format!("the name '{}' is not valid UTF-8", name.to_string_lossy());
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
+/// One entry; `None` where it has vanished.
+fn entry_in(directory: &OwnedFd, name: String) -> Option<io::Result<Entry>> {
+    match rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Some(Ok(Entry { facts: facts_of_stat(&stat), name })),
+        Err(rustix::io::Errno::NOENT) => None,
+        Err(error) => Some(Err(error.into())),
+    }
+}
+
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -128,24 +192,23 @@ impl Directory {
     }
 
     /// The entries of a directory in name order. One that vanishes while it is listed is left out.
-    pub(super) fn entries(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        for entry in self.dir.read_dir(path)? {
-            let entry = entry?;
-            let name = entry.file_name().into_string().map_err(|name| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("the name '{}' is not valid UTF-8", name.display()),
-                )
-            })?;
-            match entry.metadata() {
-                Ok(metadata) => entries.push(Entry { name, facts: facts_of(&metadata) }),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+    ///
+    /// A cluster has a hundred thousand of them, so the kernel is asked directly: cap-std's own listing takes half as
+    /// long again. The directory itself is opened through cap-std, and a name that the kernel lists is no path.
+    pub(super) fn entries(&self, path: &Path, threads: Threads) -> io::Result<Vec<Entry>> {
+        let directory = self.dir.open_dir(path)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty())?;
+        let mut names = names_in(&directory)?;
+        // Files that were made one after the other lie together: asked for in this order, a cold disk seeks less.
+        names.sort_unstable();
+        match threads {
+            Threads::One => names.into_iter().filter_map(|name| entry_in(&directory, name)).collect(),
+            Threads::All => {
+                let names = names.into_par_iter().with_min_len(NAMES_AT_ONCE);
+                names.filter_map(|name| entry_in(&directory, name)).collect()
             }
         }
-        entries.sort_by(|left, right| left.name.cmp(&right.name));
-        Ok(entries)
     }
 
     pub(super) fn read_link(&self, path: &Path) -> io::Result<PathBuf> {

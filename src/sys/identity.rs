@@ -66,6 +66,31 @@ impl Identity {
         if threads > 1 {
             return Err(IdentityError::Threads);
         }
+        self.assume_in_this_thread()
+    }
+
+    /// Does work on a thread that is this user, while the process and its other threads stay who they are.
+    ///
+    /// What the thread starts, processes and threads, is this user, too. For the kernel, identity belongs to threads;
+    /// that a process has one is only the C library's doing, and it is not asked here. The kernel takes from a process
+    /// that has done so the right to leave core dumps; it is given back.
+    ///
+    /// # Errors
+    /// [`IdentityError::Denied`]; nothing was done then.
+    pub fn run_as<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, IdentityError> {
+        let dumpable = rustix::process::dumpable_behavior();
+        let done = std::thread::scope(|scope| {
+            let worker = scope.spawn(|| self.assume_in_this_thread().map(|()| work()));
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        if let Ok(dumpable) = dumpable {
+            // Without it there is no core dump, and that is all.
+            let _ = rustix::process::set_dumpable_behavior(dumpable);
+        }
+        done
+    }
+
+    fn assume_in_this_thread(&self) -> Result<(), IdentityError> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         rustix::thread::set_thread_groups(&[gid])
             .and_then(|()| rustix::thread::set_thread_res_gid(gid, gid, gid))
@@ -87,6 +112,13 @@ pub fn effective_identity() -> Identity {
     Identity { uid, gid, name }
 }
 
+/// Looks a user up by number; one that has no name has the group of the same number.
+pub fn user_of(uid: u32) -> Identity {
+    users().iter().find(|user| **user.id() == uid).map_or(Identity { uid, gid: uid, name: None }, |user| {
+        Identity { uid, gid: *user.group_id(), name: Some(user.name().to_owned()) }
+    })
+}
+
 /// Looks a user up by name.
 ///
 /// # Errors
@@ -97,4 +129,27 @@ pub fn find_user(name: &str) -> Result<Identity, IdentityError> {
         .find(|user| user.name() == name)
         .map(|user| Identity { uid: **user.id(), gid: *user.group_id(), name: Some(name.to_owned()) })
         .ok_or_else(|| IdentityError::NoSuchUser(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_done_as_another_user_and_the_process_stays_who_it_is() {
+        let me = effective_identity();
+        if !me.is_root() {
+            return;
+        }
+        let other = Identity { uid: 4242, gid: 4343, name: None };
+        let directory = tempfile::tempdir().unwrap();
+
+        let (seen, denied) = other
+            .run_as(|| (effective_identity(), std::fs::write(directory.path().join("x"), "").is_err()))
+            .unwrap();
+
+        assert_eq!((seen.uid, seen.gid, denied), (4242, 4343, true));
+        assert_eq!(effective_identity(), me);
+        std::thread::spawn(|| assert!(effective_identity().is_root())).join().unwrap();
+    }
 }

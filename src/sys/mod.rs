@@ -11,6 +11,7 @@
 )]
 
 mod activity;
+mod copy;
 mod directory;
 mod identity;
 mod install;
@@ -24,33 +25,36 @@ mod process;
 mod read_root;
 mod server_process;
 mod space;
+mod step_point;
 mod store_root;
 mod supervise;
 mod wait;
 mod write_root;
 
 pub use activity::Activity;
-pub use directory::{Entry, EntryKind, FileFacts};
-pub use identity::{Identity, IdentityError, effective_identity, find_user};
+pub use copy::{Copied, Unreadable};
+pub use directory::{Entry, EntryKind, FileFacts, Threads};
+pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
-pub use mounts::is_mount_root;
+pub use mounts::{Mount, is_mount_root, mount_of};
 pub use own_directory::OwnDirectory;
 pub use prepare::{
     OwnershipReport, ensure_directory, fix_ownership, is_writable_directory, misowned_entries, set_owner,
 };
 pub use private_directory::PrivateDirectory;
-pub use process::{ProcessError, Tool, ToolOutput, find_program};
+pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
 pub use server_process::{
     ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,
 };
 pub use space::{DiskSpace, disk_space};
+pub use step_point::step_point;
 pub use store_root::StoreRoot;
 pub use supervise::{
-    Ended, Supervised, become_subreaper, children_named, has_argument_below, is_first_process, reap_one,
-    signal_group, spawn_supervised,
+    Ended, Supervised, become_subreaper, children_named, has_argument_below, is_first_process, reap,
+    reap_one, signal_group, spawn_supervised,
 };
 pub use wait::ChangeWatch;
 pub use write_root::{ClaimError, DATA_LOCK, OPERATION_LOCK, OWN_DIRECTORY, OperationLock, WriteRoot};

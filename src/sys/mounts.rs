@@ -12,6 +12,34 @@ pub fn is_mount_root(path: &Path) -> io::Result<bool> {
     Ok(table.lines().filter_map(mount_point).any(|point| Path::new(&point) == path))
 }
 
+/// The mount that a path is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// What sort of file system it is, such as `ext4` or `fuse.sshfs`.
+    pub kind: String,
+    /// Whether nothing can be written to it.
+    pub is_read_only: bool,
+}
+
+/// Tells which mount an existing path is on.
+pub fn mount_of(path: &Path) -> io::Result<Mount> {
+    let path = path.canonicalize()?;
+    let flags = rustix::fs::statvfs(&path)?.f_flag;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let is_read_only = flags.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    Ok(Mount { kind: kind_of_mount(&table, &path).unwrap_or_default().to_owned(), is_read_only })
+}
+
+/// The file system of the innermost mount; of two on one point, the later hides the other.
+fn kind_of_mount<'a>(table: &'a str, path: &Path) -> Option<&'a str> {
+    let mounts = table.lines().filter_map(|line| {
+        let point = mount_point(line).filter(|point| path.starts_with(point))?;
+        let kind = line.split_once(" - ")?.1.split(' ').next()?;
+        Some((Path::new(&point).components().count(), kind))
+    });
+    mounts.max_by_key(|(depth, _)| *depth).map(|(_, kind)| kind)
+}
+
 /// Field 5 of a line of `/proc/self/mountinfo`, its octal escapes decoded.
 fn mount_point(line: &str) -> Option<String> {
     let field = line.split(' ').nth(4)?;
@@ -38,6 +66,15 @@ mod tests {
     fn a_mount_point_with_a_space_is_decoded() {
         let line = r"36 35 98:0 /mnt1 /mnt/my\040data rw,noatime master:1 - ext3 /dev/root rw";
         assert_eq!(mount_point(line).as_deref(), Some("/mnt/my data"));
+    }
+
+    #[test]
+    fn the_innermost_and_latest_mount_counts() {
+        let table = "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /data rw - xfs /dev/sdb rw\n\
+            3 1 0:6 / /data rw shared:1 - fuse.osxfs osxfs rw\n4 1 0:7 / /database rw - tmpfs tmpfs rw";
+        assert_eq!(kind_of_mount(table, Path::new("/data/pg")), Some("fuse.osxfs"));
+        assert_eq!(kind_of_mount(table, Path::new("/dataset")), Some("ext4"));
+        assert!(!mount_of(Path::new("/proc/self")).unwrap().kind.is_empty());
     }
 
     #[test]

@@ -187,17 +187,48 @@ impl Tool {
         let output = route(&expression).unchecked().run();
         // The pipe's other end must be closed before its writer can be waited for.
         drop(expression);
-        let output = output.map_err(|reason| start_error(&program, reason))?;
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        if !output.status.success() {
-            return Err(ProcessError::Failed { program, status: describe(output.status), stderr });
-        }
+        let output = outcome(&program, output)?;
         if let Some(joined) = copier.map(JoinHandle::join) {
             let fed = joined.unwrap_or_else(|_| Err(io::Error::other("the thread that fed it panicked")));
             fed.map_err(|reason| ProcessError::Io { program, reason })?;
         }
-        Ok(ToolOutput { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), stderr })
+        Ok(output)
     }
+
+    /// Starts it, so that other work goes on while it runs. It gets nothing to read.
+    pub fn start(self) -> Result<RunningTool, ProcessError> {
+        let program = self.program.clone();
+        let expression = self.expression().0.stdin_null().stdout_capture().stderr_capture().unchecked();
+        let running = expression.start().map_err(|reason| start_error(&program, reason))?;
+        Ok(RunningTool { program, running })
+    }
+}
+
+/// A program that runs.
+#[derive(Debug)]
+pub struct RunningTool {
+    program: PathBuf,
+    running: duct::Handle,
+}
+
+impl RunningTool {
+    /// Waits for its end, and returns what it printed.
+    ///
+    /// # Errors
+    /// As of [`Tool::run`].
+    pub fn finish(self) -> Result<ToolOutput, ProcessError> {
+        outcome(&self.program, self.running.wait().cloned())
+    }
+}
+
+fn outcome(program: &Path, output: io::Result<std::process::Output>) -> Result<ToolOutput, ProcessError> {
+    let output = output.map_err(|reason| start_error(program, reason))?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        let (program, status) = (program.to_path_buf(), describe(output.status));
+        return Err(ProcessError::Failed { program, status, stderr });
+    }
+    Ok(ToolOutput { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), stderr })
 }
 
 fn start_error(program: &Path, reason: io::Error) -> ProcessError {

@@ -1,6 +1,6 @@
 //! A directory that may be read, and nothing else.
 
-use super::directory::{Directory, Entry, FileFacts};
+use super::directory::{Directory, Entry, FileFacts, Threads};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,12 @@ impl ReadRoot {
 
     /// The entries of a directory in name order; `"."` is the root.
     pub fn entries(&self, path: impl AsRef<Path>) -> io::Result<Vec<Entry>> {
-        self.directory.entries(path.as_ref())
+        self.entries_on(path, Threads::One)
+    }
+
+    /// The same of a directory that may have very many.
+    pub fn entries_on(&self, path: impl AsRef<Path>, threads: Threads) -> io::Result<Vec<Entry>> {
+        self.directory.entries(path.as_ref(), threads)
     }
 
     /// What a symlink holds, absolute or not.
@@ -68,5 +73,25 @@ impl ReadRoot {
     /// Opens a directory below the root as a root of its own.
     pub fn subroot(&self, path: impl AsRef<Path>) -> io::Result<Self> {
         Ok(Self { directory: self.directory.subdirectory(path.as_ref())? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_on_all_processors_is_that_on_one() {
+        let directory = tempfile::tempdir().unwrap();
+        for number in 0..1500 {
+            std::fs::write(directory.path().join(number.to_string()), vec![0; number % 7]).unwrap();
+        }
+        let root = ReadRoot::open(directory.path()).unwrap();
+
+        let one = root.entries_on(".", Threads::One).unwrap();
+
+        assert_eq!(one.len(), 1500);
+        assert!(one.is_sorted_by_key(|entry| entry.name.clone()));
+        assert_eq!(one, root.entries_on(".", Threads::All).unwrap());
     }
 }

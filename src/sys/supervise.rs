@@ -1,7 +1,7 @@
 //! What a first process (PID 1) needs of the kernel: children of its own and orphans of others, reaped.
 
 use super::identity::Identity;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, set_child_subreaper, wait};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, set_child_subreaper, wait, waitpid};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -93,6 +93,14 @@ pub fn reap_one() -> io::Result<Option<(i32, Ended)>> {
             Ok(Some((pid.as_raw_nonzero().get(), ended)))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Reaps one process that has ended, if it is a child of ours.
+pub fn reap(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) {
+        // Somebody else's child is somebody else's to reap.
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
     }
 }
 

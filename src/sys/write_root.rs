@@ -6,6 +6,7 @@
 //! what the other fifteen of sixteen `init-postgresql` wait on, since the cluster's lock does not become free
 //! when the winner succeeds.
 
+use super::copy::{Copied, copy_content};
 use super::directory::{Directory, set_modified};
 use super::lock::{FileLock, Holder, LockError, LockMode, read_holder};
 use super::read_root::ReadRoot;
@@ -160,6 +161,15 @@ impl WriteRoot {
     /// Creates a file that must not exist yet; the caller syncs it.
     pub fn create_file(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<File> {
         self.directory.create_file(path.as_ref(), mode)
+    }
+
+    /// Copies an open file to a new one: its blocks are shared where the file system can, and what cannot be read
+    /// of it becomes zeros. The caller syncs it, if it must last.
+    ///
+    /// # Errors
+    /// When the new file cannot be made or written.
+    pub fn copy_file(&self, from: &File, to: impl AsRef<Path>, mode: u32) -> io::Result<Copied> {
+        copy_content(from, &self.directory.create_file(to.as_ref(), mode)?)
     }
 
     /// Creates a directory with exactly `mode`; one that is there is left as it is.
