@@ -48,11 +48,17 @@ impl Places {
         if let Some(directory) = std::env::var_os(OVERRIDE).filter(|directory| !directory.is_empty()) {
             return Self { versioned: Vec::new(), plain: vec![directory.into()] };
         }
-        let versioned = vec![(PathBuf::from("/usr/lib/postgresql"), ""), (PathBuf::from("/usr"), "pgsql-")];
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let plain =
-            std::iter::once(PathBuf::from("/usr/local/pgsql/bin")).chain(std::env::split_paths(&path));
-        Self { versioned, plain: plain.collect() }
+        let mut places = Self::of_packages();
+        places.plain.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        places
+    }
+
+    /// Where packages, and PostgreSQL's own `make install`, put the programs.
+    fn of_packages() -> Self {
+        Self {
+            versioned: vec![(PathBuf::from("/usr/lib/postgresql"), ""), (PathBuf::from("/usr"), "pgsql-")],
+            plain: ["/usr/local/pgsql/bin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from).to_vec(),
+        }
     }
 
     /// Directories that hold a server, each once, with the version if the name tells it.
@@ -117,6 +123,32 @@ fn major_of(full_version: &str) -> Option<MajorVersion> {
 /// The installed servers, the newest first.
 pub fn installations() -> Vec<Installation> {
     Places::of_this_system().installations()
+}
+
+/// The installation whose programs are in that directory.
+///
+/// # Errors
+/// [`Kind::ProgramMissing`] where there is no server in it that says its version.
+pub fn in_directory(bin_directory: &Path) -> Result<Installation, Failure> {
+    let full_version = ask_version(bin_directory)
+        .map_err(|error| Failure::new(Kind::ProgramMissing, format!("cannot use PostgreSQL: {error}")))?;
+    let version = major_of(&full_version).ok_or_else(|| {
+        let shown = bin_directory.display();
+        Failure::new(
+            Kind::ProgramMissing,
+            format!("the server in '{shown}' says '{full_version}' of its version"),
+        )
+    })?;
+    Ok(Installation { version, bin_directory: bin_directory.to_path_buf() })
+}
+
+/// The installation of a major version, or the newest one, where packages put them: no variable counts.
+///
+/// # Errors
+/// [`Kind::ProgramMissing`].
+pub fn find_packaged(major: Option<MajorVersion>) -> Result<Installation, Failure> {
+    let places = Places::of_packages();
+    places.find(major).ok_or_else(|| missing(major, &places.installations()))
 }
 
 /// The installation of a major version, or the newest one.

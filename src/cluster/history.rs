@@ -10,6 +10,8 @@ use std::io;
 use std::path::Path;
 
 const FILE: &str = "history.jsonl";
+/// The time of the last event that a person has acknowledged.
+const ACKNOWLEDGED: &str = "acknowledged";
 /// The last part of the history that is read.
 const LIMIT_BYTES: u64 = 16 << 20;
 
@@ -36,6 +38,33 @@ pub struct Event {
 pub fn record(data_directory: &Path, event: &Event) -> io::Result<()> {
     let line = serde_json::to_string(event).map_err(io::Error::other)?;
     OwnDirectory::open(data_directory)?.append_line(FILE, &line)
+}
+
+/// The repairs that no person has acknowledged yet, oldest first. What was done without anything being wrong, such
+/// as making the first cluster, asks for no acknowledgement.
+pub fn unacknowledged(data_directory: &Path) -> io::Result<Vec<Event>> {
+    let until = acknowledged_until(data_directory)?;
+    let is_new = |event: &Event| !event.findings.is_empty() && until.is_none_or(|until| event.time > until);
+    Ok(read(data_directory)?.into_iter().filter(is_new).collect())
+}
+
+/// Notes durably that a person has read of everything up to now. Returns how many events that settles.
+pub fn acknowledge(data_directory: &Path) -> io::Result<usize> {
+    let events = unacknowledged(data_directory)?;
+    if let Some(last) = events.last() {
+        OwnDirectory::open(data_directory)?.write_durably(ACKNOWLEDGED, last.time.to_rfc3339().as_bytes())?;
+    }
+    Ok(events.len())
+}
+
+fn acknowledged_until(data_directory: &Path) -> io::Result<Option<DateTime<Utc>>> {
+    let root = match ReadRoot::open(data_directory) {
+        Ok(root) => root,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let text = root.read_text(Path::new(crate::sys::OWN_DIRECTORY).join(ACKNOWLEDGED), 64)?;
+    Ok(text.and_then(|text| DateTime::parse_from_rfc3339(text.trim()).ok()).map(|time| time.to_utc()))
 }
 
 /// All events, oldest first. A line that was cut short by a crash is passed over.

@@ -1,12 +1,15 @@
 //! A cluster as it stands: what its directory says without a server, and the server that runs in it.
 
 pub mod binaries;
+pub mod configuration;
 pub mod history;
 pub mod initdb;
 pub mod inspect;
 pub mod readiness;
+pub mod seal;
 pub mod server;
 pub mod session;
 pub mod setup;
+pub(crate) mod tree;
 
 pub use inspect::{Expectations, inspect};

@@ -1,14 +1,21 @@
 //! Owners and modes, which no PostgreSQL tool looks at before the server trips over them.
 
-use super::Expectations;
 use super::Inspection;
+use super::{Expectations, FileTree};
+use crate::pg::{MajorVersion, layout};
 use crate::plan::{Finding, Remedy, Severity};
-use crate::sys::{ReadRoot, misowned_entries};
+use crate::sys::{EntryKind, OWN_DIRECTORY, ReadRoot, misowned_entries};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Opens a directory below the root, following a symlink to elsewhere (an external `pg_wal`, a tablespace).
+/// Opens a directory below the root, following a symlink to elsewhere (an external `pg_wal`, a tablespace), be it the
+/// directory itself or one that it is in.
 pub(crate) fn follow(root: &ReadRoot, name: &str) -> io::Result<ReadRoot> {
+    if let Some((parent, last)) = name.rsplit_once('/')
+        && root.read_link(parent).is_ok()
+    {
+        return follow(&follow(root, parent)?, last);
+    }
     match root.read_link(name) {
         Ok(target) if target.is_absolute() => ReadRoot::open(&target),
         Ok(target) => ReadRoot::open(&root.path().join(target)),
@@ -16,14 +23,18 @@ pub(crate) fn follow(root: &ReadRoot, name: &str) -> io::Result<ReadRoot> {
     }
 }
 
+/// Whether a path below the data directory is in one of the directories that initdb makes.
+fn is_postgresqls(path: &str) -> bool {
+    let top = path.split('/').next().unwrap_or(path);
+    layout::required_directories(MajorVersion(u32::MAX)).any(|directory| directory == top)
+}
+
 impl Inspection<'_> {
     /// Checks who owns the entries, and that nobody else may enter.
-    pub(super) fn check_files(&mut self, names: &[String], expectations: &Expectations) {
+    pub(super) fn check_files(&mut self, tree: &FileTree, expectations: &Expectations) {
         self.check_mode();
-        let mut misowned = Vec::new();
-        for name in names.iter().filter(|name| *name != "lost+found") {
-            misowned.extend(misowned_entries(&self.root.path().join(name), expectations.server_uid, 1000));
-        }
+        self.check_modes(tree, expectations.server_uid);
+        let mut misowned = self.misowned(tree, expectations.server_uid);
         let own_owner = self.root.own_facts().map_or(expectations.server_uid, |facts| facts.uid);
         if own_owner != expectations.server_uid {
             misowned.insert(0, self.root.path().to_path_buf());
@@ -37,13 +48,55 @@ impl Inspection<'_> {
             expectations.server_uid
         );
         let remedy = Remedy::SetOwner(expectations.server_uid);
-        self.report_with(Finding {
-            code: "owner-wrong",
-            severity: Severity::Warning,
-            place,
-            evidence,
-            remedy,
-        });
+        let finding = Finding::new("owner-wrong", Severity::Warning, place, evidence);
+        self.report_with(finding.with_remedy(remedy));
+    }
+
+    /// The entries of the data directory that belong to another user, as `fix_ownership` would find them.
+    fn misowned(&self, tree: &FileTree, server_uid: u32) -> Vec<PathBuf> {
+        let mut misowned = Vec::new();
+        for directory in tree.directories.iter().filter(|directory| !directory.is_elsewhere) {
+            let path = self.root.path().join(&directory.path);
+            let is_top = directory.path.is_empty();
+            let entries = directory.entries.iter().filter(|entry| entry.facts.uid != server_uid);
+            let entries = entries.filter(|entry| !is_top || entry.name != "lost+found");
+            misowned.extend(entries.map(|entry| path.join(&entry.name)));
+        }
+        misowned.extend(misowned_entries(&self.root.path().join(OWN_DIRECTORY), server_uid, 1000));
+        misowned.sort();
+        misowned.dedup();
+        misowned
+    }
+
+    /// Reports what the server's user owns and has no leave to use, which it may give itself.
+    ///
+    /// What PostgreSQL does not make may be meant to be read only, as a key is.
+    fn check_modes(&mut self, tree: &FileTree, server_uid: u32) {
+        for directory in tree.directories.iter().filter(|directory| !directory.is_elsewhere) {
+            let is_top = directory.path.is_empty();
+            let owned = directory.entries.iter().filter(|entry| entry.facts.uid == server_uid);
+            for entry in owned.filter(|entry| !is_top || entry.name != OWN_DIRECTORY) {
+                let is_written =
+                    if is_top { is_postgresqls(&entry.name) } else { is_postgresqls(&directory.path) };
+                let needed = match entry.facts.kind {
+                    EntryKind::Directory => 0o700,
+                    EntryKind::File if is_written => 0o600,
+                    EntryKind::File => 0o400,
+                    _ => continue,
+                };
+                let mode = entry.facts.mode & 0o7777;
+                if mode & needed == needed {
+                    continue;
+                }
+                let place =
+                    if is_top { entry.name.clone() } else { format!("{}/{}", directory.path, entry.name) };
+                let evidence = format!(
+                    "its mode is {mode:04o}, and its owner, as whom the server runs, needs {needed:04o}"
+                );
+                let finding = Finding::new("mode-wrong", Severity::Warning, place, evidence);
+                self.report_with(finding.with_remedy(Remedy::SetMode(mode & 0o777 | needed)));
+            }
+        }
     }
 
     /// The server accepts 0700 and 0750 and nothing else (miscinit.c, `checkDataDir()`).
@@ -53,8 +106,7 @@ impl Inspection<'_> {
             return;
         }
         let evidence = format!("its mode is {:04o}, and the server accepts 0700 or 0750", facts.mode);
-        let remedy = Remedy::SetMode(0o700);
-        let severity = Severity::Warning;
-        self.report_with(Finding { code: "mode-wrong", severity, place: ".".into(), evidence, remedy });
+        let finding = Finding::new("mode-wrong", Severity::Warning, ".", evidence);
+        self.report_with(finding.with_remedy(Remedy::SetMode(0o700)));
     }
 }

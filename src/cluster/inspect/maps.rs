@@ -4,19 +4,17 @@
 //! complete check for the fault this project began with (`could not open file "global/2671"`), needs no page
 //! to be read, and is valid in any state of the cluster.
 
-use super::{Inspection, Looked};
-use crate::pg::Oid;
+use super::Inspection;
+use super::catalog::NEVER_EMPTY_TABLES;
+use super::identity::version_file;
 use crate::pg::relation_map::{MapKind, RelationMap};
-use crate::plan::Severity;
+use crate::pg::{Oid, version};
+use crate::plan::{Finding, Severity};
 use crate::sys::EntryKind;
 use std::io;
 
 /// The first object identifier that is not initdb's (access/transam.h, `FirstNormalObjectId`).
 pub(super) const FIRST_NORMAL_OID: u32 = 16_384;
-
-/// Catalogs that are never empty: `pg_type`, `pg_attribute`, `pg_proc`, `pg_class`, `pg_authid`, `pg_database`. Every
-/// index has at least its meta page, too.
-const NEVER_EMPTY_TABLES: [u32; 6] = [1247, 1249, 1255, 1259, 1260, 1262];
 
 impl Inspection<'_> {
     /// Checks the shared map, and the map of each directory in `base`.
@@ -27,7 +25,7 @@ impl Inspection<'_> {
             let Ok(oid) = entry.name.parse::<u32>() else { continue };
             // A user's database may be the leftover of a CREATE DATABASE that crashed; `databases` decides.
             if oid < FIRST_NORMAL_OID {
-                self.check_database_directory(oid, self.severity_of_database(oid));
+                self.check_database_directory(&format!("base/{oid}"), self.severity_of_database(oid));
             }
         }
     }
@@ -38,29 +36,82 @@ impl Inspection<'_> {
         if oid == 1 { Severity::Error } else { self.severity_unless_replayed() }
     }
 
-    /// Checks `PG_VERSION`, the map and the mapped files of one database's directory.
-    pub(super) fn check_database_directory(&mut self, oid: u32, severity: Severity) {
-        let directory = format!("base/{oid}");
-        let version = format!("{directory}/PG_VERSION");
-        if matches!(self.facts(&version), Looked::Missing) {
-            self.report("database-version-missing", severity, version, "it is not there");
-        }
-        self.check_map(&directory, MapKind::Database, severity);
+    /// Checks the map, the mapped files and `PG_VERSION` of one database's directory.
+    pub(super) fn check_database_directory(&mut self, directory: &str, severity: Severity) {
+        let has_map = self.check_map(directory, MapKind::Database, severity);
+        self.check_database_version(directory, severity, has_map);
     }
 
-    fn check_map(&mut self, directory: &str, kind: MapKind, severity: Severity) {
-        let place = format!("{directory}/pg_filenode.map");
-        let bytes = match self.root.read_bounded(&place, 4096) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.report("relation-map-missing", severity, place, "it is not there");
+    /// A database's `PG_VERSION` says nothing that the control file does not, once the map shows that this is a
+    /// database's directory.
+    fn check_database_version(&mut self, directory: &str, severity: Severity, has_map: bool) {
+        let place = format!("{directory}/PG_VERSION");
+        let (code, evidence) = match self.root.read_text(&place, 64) {
+            Ok(Some(text)) => match version::parse(&text) {
+                Ok(found) if self.major.is_none_or(|major| major == found) => return,
+                Ok(found) => ("database-version-wrong", format!("it names version {found}")),
+                Err(error) => ("database-version-garbage", error.to_string()),
+            },
+            Ok(None) => ("database-version-missing", "it is not there".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                ("database-version-garbage", error.to_string())
             }
             Err(error) => return self.report_unreadable(place, &error),
         };
-        let map = match RelationMap::parse(&bytes) {
-            Ok(map) => map,
-            Err(error) => return self.report("relation-map-damaged", severity, place, error.to_string()),
+        let finding = Finding::new(code, severity, place, evidence);
+        let certain = self.control.as_ref().filter(|_| has_map).map(|control| version_file(control.major));
+        self.report_with(match certain {
+            Some(content) => finding.with_content(content),
+            None => finding,
+        });
+    }
+
+    /// Checks a map and the files that it names, and says whether it is known what it holds.
+    fn check_map(&mut self, directory: &str, kind: MapKind, severity: Severity) -> bool {
+        let place = format!("{directory}/pg_filenode.map");
+        let (code, evidence) = match self.root.read_bounded(&place, 4096) {
+            Ok(bytes) => match RelationMap::parse(&bytes) {
+                Ok(map) => {
+                    self.check_mapped_catalogs(directory, kind, &map, severity);
+                    return true;
+                }
+                Err(error) => ("relation-map-damaged", error.to_string()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                ("relation-map-missing", "it is not there".to_owned())
+            }
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                ("relation-map-damaged", error.to_string())
+            }
+            Err(error) => {
+                self.report_unreadable(place, &error);
+                return false;
+            }
         };
+        let finding = Finding::new(code, severity, place, evidence);
+        match self.rebuilt_map(directory, kind) {
+            Ok((map, content)) => {
+                self.report_with(finding.with_content(content));
+                self.check_mapped_catalogs(directory, kind, &map, severity);
+                self.rebuilt_maps.insert(directory.to_owned(), map);
+                true
+            }
+            Err(reason) => {
+                let evidence = format!("{}; it cannot be rebuilt: {reason}", finding.evidence);
+                self.report_with(Finding { evidence, ..finding });
+                false
+            }
+        }
+    }
+
+    fn check_mapped_catalogs(
+        &mut self,
+        directory: &str,
+        kind: MapKind,
+        map: &RelationMap,
+        severity: Severity,
+    ) {
+        let place = format!("{directory}/pg_filenode.map");
         if let Some(major) = self.major {
             let missing = map.disagreements(kind, major).map(|found| found.missing).unwrap_or_default();
             if !missing.is_empty() {
@@ -68,41 +119,12 @@ impl Inspection<'_> {
                 self.report("relation-map-incomplete", severity, place, evidence);
             }
         }
-        for &(catalog, relfilenode) in &map.entries {
-            self.check_mapped_file(directory, catalog, relfilenode, severity);
-        }
     }
+}
 
-    /// One file that a map names. A file number from before the first user object can only be initdb's own
-    /// and is never made by replay; a later one may be, so that it counts as missing only once nothing is left
-    /// to replay (`facts/corruption.md` §2).
-    fn check_mapped_file(&mut self, directory: &str, catalog: Oid, relfilenode: Oid, severity: Severity) {
-        let place = format!("{directory}/{relfilenode}");
-        let is_initdbs = relfilenode.0 < FIRST_NORMAL_OID;
-        let severity_if_missing =
-            if is_initdbs { severity } else { severity.max(self.severity_unless_replayed()) };
-        let facts = match self.facts(&place) {
-            Looked::There(facts) => facts,
-            Looked::Unknown => return,
-            Looked::Missing => {
-                let evidence =
-                    format!("the relation map names it for catalog {catalog}, and it is not there");
-                return self.report("relation-file-missing", severity_if_missing, place, evidence);
-            }
-        };
-        if !self.is_clean() {
-            return;
-        }
-        if facts.size_bytes == 0 && (is_index(catalog) || NEVER_EMPTY_TABLES.contains(&catalog.0)) {
-            self.report("relation-file-empty", severity, place, format!("catalog {catalog} is never empty"));
-            return;
-        }
-        let block_size = u64::from(self.control.as_ref().map_or(8192, |control| control.block_size));
-        if facts.size_bytes % block_size != 0 {
-            let evidence = format!("{} bytes are no whole number of blocks", facts.size_bytes);
-            self.report("relation-file-torn", severity, place, evidence);
-        }
-    }
+/// Whether a mapped catalog has at least one block.
+pub(super) fn is_never_empty(catalog: Oid) -> bool {
+    is_index(catalog) || NEVER_EMPTY_TABLES.contains(&catalog.0)
 }
 
 /// The mapped catalogs that are indexes, in any version from 13 to 18 (catalog/*.h, `DECLARE_INDEX`).

@@ -4,47 +4,120 @@
 //! was killed, so that replay may still make or remove a file), the finding is a warning, never an error: a
 //! false alarm would send a whole cluster back to its last backup. `facts/corruption.md` §2 has the rules.
 
-mod databases;
+pub(crate) mod catalog;
+mod collation;
+mod configuration;
+mod environment;
 mod files;
+mod identity;
+mod index_to_heap;
+mod label;
+mod libraries;
+mod lost_files;
+mod map_repair;
 mod maps;
+mod pages;
 mod presence;
+mod sample;
+mod seal;
 mod structure;
+mod transaction_status;
+mod user_files;
+pub(crate) mod wal;
 
 pub(crate) use files::follow;
 pub(crate) use presence::running_server;
 
+use super::binaries::Installation;
+use super::tree::FileTree;
 use crate::pg::control_file::{ClusterState, ControlFile};
+use crate::pg::relation_map::RelationMap;
 use crate::pg::timeline_history::{self, Ancestor};
 use crate::pg::wal::WalFileName;
-use crate::pg::{MajorVersion, TimelineId, layout, version};
+use crate::pg::{MajorVersion, TimelineId, layout};
 use crate::plan::diagnosis::ClusterIdentity;
-use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Presence, Remedy, Severity};
-use crate::sys::{EntryKind, FileFacts, ReadRoot};
+use crate::plan::{ClusterCondition, Diagnosis, Extent, Finding, Journal, Presence, Remedy, Severity};
+use crate::sys::{EntryKind, ReadRoot, Threads};
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+/// How far an inspection goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// Whose the entries are, and nothing else: what root must know before its privileges are dropped, for which it may
+    /// have but one thread.
+    Owners,
+    /// Files, maps, catalogs, WAL: what is looked at before every start.
+    #[default]
+    Structure,
+    /// The rows of the catalogs that all others are found by, too, each by its index: what is looked at when replay was
+    /// to settle whether they are whole.
+    Catalogs,
+    /// Every data page, too, and the row of every index entry.
+    Deep,
+}
 
 /// What the caller knows that the directory cannot.
 #[derive(Clone, Debug, Default)]
 pub struct Expectations {
+    /// How far to look.
+    pub depth: Depth,
     /// The major version that was asked for.
     pub wanted_version: Option<MajorVersion>,
     /// The major versions whose programs are installed.
     pub installed_versions: Vec<MajorVersion>,
     /// Who the server will run as.
     pub server_uid: u32,
+    /// The programs that the configuration is tried with; without them only its files are looked for.
+    pub programs: Option<Installation>,
 }
 
 /// The journal of a replacement under way, below the data directory.
 pub const JOURNAL_FILE: &str = ".pgbox/journal.json";
+/// The id of the repository that the last backup went to, below the data directory.
+pub const REPOSITORY_FILE: &str = ".pgbox/repository";
 /// Where clusters that were set aside wait to be taken into the repository.
 pub const ASIDE_DIRECTORY: &str = ".pgbox/aside";
 
 /// A look at one data directory, with the findings so far.
 pub(super) struct Inspection<'a> {
     root: &'a ReadRoot,
+    /// The control file: the one on the disk, or the one that must take its place.
     control: Option<ControlFile>,
+    /// Whether the control file is not the one on the disk.
+    is_control_rebuilt: bool,
+    /// Relation maps that must take the place of those on the disk, by their directory.
+    rebuilt_maps: BTreeMap<String, RelationMap>,
+    /// Whether somebody uses the cluster now, so that what is read may change at once.
+    is_in_use: bool,
     major: Option<MajorVersion>,
     findings: Vec<Finding>,
+    extent: Extent,
+    /// What was written to since the seal.
+    changed_files: Vec<String>,
+    /// What is gone since the seal, of files that hold relations.
+    lost_ranges: Vec<lost_files::LostRange>,
+    /// What the catalogs have, as far as they could be read.
+    catalog: Option<catalog::Catalog>,
+}
+
+impl<'a> Inspection<'a> {
+    fn of(root: &'a ReadRoot) -> Self {
+        Self {
+            root,
+            control: None,
+            is_control_rebuilt: false,
+            rebuilt_maps: BTreeMap::new(),
+            is_in_use: false,
+            major: None,
+            findings: Vec::new(),
+            extent: Extent::default(),
+            changed_files: Vec::new(),
+            lost_ranges: Vec::new(),
+            catalog: None,
+        }
+    }
 }
 
 impl Inspection<'_> {
@@ -55,27 +128,19 @@ impl Inspection<'_> {
         place: impl Into<String>,
         evidence: impl Into<String>,
     ) {
-        let remedy = if severity == Severity::Error { Remedy::Replace } else { Remedy::Nothing };
-        self.report_with(Finding { code, severity, place: place.into(), evidence: evidence.into(), remedy });
+        self.report_with(Finding::new(code, severity, place, evidence));
     }
 
     /// Something that could not be looked at. That is no proof of damage, whatever the reason, so nothing may
     /// be replaced on account of it.
     fn report_unreadable(&mut self, place: impl Into<String>, error: &io::Error) {
-        let finding = Finding {
-            code: "unreadable",
-            severity: Severity::Error,
-            place: place.into(),
-            evidence: format!("it could not be read: {error}"),
-            remedy: Remedy::MakeReadable,
-        };
-        self.report_with(finding);
+        self.report_with(unreadable(place, error));
     }
 
-    /// The facts of an entry, or `None` where there is none; what cannot be looked at is reported.
+    /// Whether an entry is there; what cannot be looked at is reported.
     fn facts(&mut self, place: &str) -> Looked {
         match self.root.facts(place) {
-            Ok(Some(facts)) => Looked::There(facts),
+            Ok(Some(_)) => Looked::There,
             Ok(None) => Looked::Missing,
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => Looked::Missing,
             Err(error) => {
@@ -101,9 +166,16 @@ impl Inspection<'_> {
     }
 }
 
+/// The finding that something could not be looked at.
+fn unreadable(place: impl Into<String>, error: &io::Error) -> Finding {
+    let evidence = format!("it could not be read: {error}");
+    let finding = Finding::new("unreadable", Severity::Error, place, evidence);
+    finding.with_remedy(Remedy::MakeReadable)
+}
+
 /// What a look at one entry came to.
 enum Looked {
-    There(FileFacts),
+    There,
     Missing,
     Unknown,
 }
@@ -116,11 +188,15 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     let root = match ReadRoot::open(data_directory) {
         Ok(root) => root,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(blank(data_directory, ClusterCondition::Absent, Presence::Free));
+            return Ok(Diagnosis::blank(data_directory, ClusterCondition::Absent, Presence::Free));
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             let examples = vec!["it is a file".to_owned()];
-            return Ok(blank(data_directory, ClusterCondition::NotPostgres { examples }, Presence::Free));
+            return Ok(Diagnosis::blank(
+                data_directory,
+                ClusterCondition::NotPostgres { examples },
+                Presence::Free,
+            ));
         }
         Err(error) => return Err(error),
     };
@@ -128,14 +204,14 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     let names: Vec<String> = root.entries(".")?.into_iter().map(|entry| entry.name).collect();
     let journal = read_journal(&root)?;
     if layout::is_effectively_empty(&names) && journal.is_none() {
-        let mut diagnosis = blank(data_directory, ClusterCondition::Empty, presence);
+        let mut diagnosis = Diagnosis::blank(data_directory, ClusterCondition::Empty, presence);
         diagnosis.set_aside = set_aside(&root);
         return Ok(diagnosis);
     }
     if !layout::looks_like_postgres(&names) && journal.is_none() {
         let is_foreign = |name: &&String| !layout::NAMES_ALLOWED_IN_EMPTY_DIRECTORY.contains(&name.as_str());
         let examples = names.iter().filter(is_foreign).take(3).cloned().collect();
-        return Ok(blank(data_directory, ClusterCondition::NotPostgres { examples }, presence));
+        return Ok(Diagnosis::blank(data_directory, ClusterCondition::NotPostgres { examples }, presence));
     }
     let mut diagnosis = inspect_cluster(&root, &names, expectations, &presence);
     diagnosis.presence = presence;
@@ -144,89 +220,61 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     Ok(diagnosis)
 }
 
-fn blank(data_directory: &Path, condition: ClusterCondition, presence: Presence) -> Diagnosis {
-    Diagnosis {
-        data_directory: data_directory.to_path_buf(),
-        condition,
-        presence,
-        identity: ClusterIdentity::default(),
-        findings: Vec::new(),
-        journal: None,
-        set_aside: Vec::new(),
-        wal_segments: Vec::new(),
-    }
-}
-
 fn inspect_cluster(
     root: &ReadRoot,
     names: &[String],
     expectations: &Expectations,
     presence: &Presence,
 ) -> Diagnosis {
-    let mut inspection = Inspection { root, control: None, major: None, findings: Vec::new() };
-    inspection.check_version();
-    inspection.check_control_file();
-    inspection.check_structure();
-    // The pid of a server in another container means nothing here; that it holds the lock does.
-    if *presence == Presence::Free {
-        inspection.check_pid_file();
-    }
-    inspection.check_maps();
-    inspection.check_databases();
-    inspection.check_tablespaces();
-    inspection.check_files(names, expectations);
-    let wal_segments = inspection.check_wal();
+    let mut inspection = Inspection::of(root);
+    inspection.is_in_use = *presence != Presence::Free;
+    inspection.check_identity();
+    let wal = if expectations.depth == Depth::Owners {
+        let tree = FileTree::read(root, inspection.control.as_ref(), Threads::One);
+        inspection.check_files(&tree, expectations);
+        wal::WalState::default()
+    } else {
+        inspection.check_all(expectations)
+    };
     let identity = inspection.identity();
-    let condition = inspection.condition(names, expectations, &wal_segments);
+    let condition = inspection.condition(names, expectations, &wal.segments);
+    let extent = inspection.extent;
     let mut findings = inspection.findings;
     findings.sort_by_key(|finding| finding.severity);
     Diagnosis {
-        data_directory: PathBuf::from(root.path()),
-        condition,
-        presence: Presence::Free,
         identity,
         findings,
-        journal: None,
-        set_aside: Vec::new(),
-        wal_segments,
+        wal_segments: wal.segments,
+        wal_end: wal.end,
+        backed_up_to: backed_up_to(root),
+        extent,
+        ..Diagnosis::blank(root.path(), condition, Presence::Free)
     }
 }
 
 impl Inspection<'_> {
-    fn check_version(&mut self) {
-        match self.root.read_text("PG_VERSION", 64) {
-            Ok(Some(text)) => match version::parse(&text) {
-                Ok(major) => self.major = Some(major),
-                Err(error) => {
-                    self.report("version-file-garbage", Severity::Error, "PG_VERSION", error.to_string());
-                }
-            },
-            Ok(None) => self.report("version-file-missing", Severity::Error, "PG_VERSION", "it is not there"),
-            Err(error) => self.report_unreadable("PG_VERSION", &error),
+    fn check_all(&mut self, expectations: &Expectations) -> wal::WalState {
+        // It takes longer than all the rest, so it runs beside it.
+        let trial = self.begin_configuration_trial(expectations);
+        let tree = FileTree::read(self.root, self.control.as_ref(), Threads::All);
+        self.check_structure();
+        self.check_backup_label();
+        // The pid of a server in another container means nothing here; that it holds the lock does.
+        if !self.is_in_use {
+            self.check_pid_file();
+            self.check_disk();
         }
-    }
-
-    fn check_control_file(&mut self) {
-        const PLACE: &str = "global/pg_control";
-        let bytes = match self.root.read_bounded(PLACE, 64 * 1024) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.report("control-file-missing", Severity::Error, PLACE, "it is not there");
-            }
-            Err(error) => return self.report_unreadable(PLACE, &error),
-        };
-        match ControlFile::parse(&bytes) {
-            Ok(control) => {
-                let made_by = control.major_version();
-                if self.major.is_some_and(|major| major != made_by) {
-                    let evidence = format!("it is of version {made_by}, and PG_VERSION says otherwise");
-                    self.report("control-file-version", Severity::Error, PLACE, evidence);
-                }
-                self.major.get_or_insert(made_by);
-                self.control = Some(control);
-            }
-            Err(error) => self.report("control-file-damaged", Severity::Error, PLACE, error.to_string()),
-        }
+        self.check_file_system();
+        self.check_maps();
+        self.check_catalog(&tree);
+        self.check_collations(expectations);
+        self.check_files(&tree, expectations);
+        let wal = self.check_wal();
+        self.check_seal(&tree);
+        self.check_data(tree, wal.end, expectations.depth);
+        self.consult_wal_of_lost();
+        self.check_configuration(trial, expectations);
+        wal
     }
 
     fn identity(&self) -> ClusterIdentity {
@@ -234,7 +282,8 @@ impl Inspection<'_> {
         ClusterIdentity {
             major_version: self.major,
             system_identifier: control.map(|control| control.system_identifier),
-            control_crc: control.map(|control| control.crc),
+            // What is not on the disk yet cannot be found unchanged there.
+            control_crc: control.filter(|_| !self.is_control_rebuilt).map(|control| control.crc),
             state: control.map(|control| control.state),
             timeline: control.map(|control| control.timeline),
             redo: control.map(|control| control.redo),
@@ -262,15 +311,22 @@ impl Inspection<'_> {
             }
         }
         let has_errors = self.findings.iter().any(|finding| finding.severity == Severity::Error);
-        if has_errors && self.is_interrupted_initdb(names) && !is_wal_of_a_server(wal_segments) {
+        let lacks_content =
+            self.findings.iter().any(|finding| matches!(finding.remedy, Remedy::WriteFile(_)));
+        if (has_errors || lacks_content || self.lacks_last_database())
+            && self.is_interrupted_initdb(names)
+            && !is_wal_of_a_server(wal_segments)
+        {
             return ClusterCondition::InterruptedInitdb;
         }
-        let has_repairs = self.findings.iter().any(|finding| finding.remedy != Remedy::Nothing);
-        match (has_errors, has_repairs) {
-            (true, _) => ClusterCondition::Damaged,
-            (false, true) => ClusterCondition::Repairable,
-            (false, false) => ClusterCondition::Sound,
-        }
+        ClusterCondition::of_findings(&self.findings)
+    }
+
+    /// Whether initdb ended before its last step, which makes the database `postgres` (initdb.c, `make_postgres()`). A
+    /// person may have dropped that; then a server ran.
+    fn lacks_last_database(&self) -> bool {
+        let Some(catalog) = self.catalog.as_ref().filter(|_| self.control.is_some()) else { return false };
+        catalog.databases.iter().all(|database| ["template0", "template1"].contains(&database.name.as_str()))
     }
 
     /// Whether an initdb was cut short here, so that making the cluster anew loses nothing.
@@ -281,9 +337,12 @@ impl Inspection<'_> {
         const MADE_LATER: [&str; 5] =
             ["postmaster.opts", "backup_label", "backup_label.old", "backup_manifest", "recovery.signal"];
         let never_ran = !names.iter().any(|name| MADE_LATER.contains(&name.as_str()));
-        let first_user_oid = 16384;
-        let next_oid_is_initial =
-            self.control.as_ref().is_none_or(|control| control.next_oid.0 <= first_user_oid);
+        let next_oid_is_initial = self.control.as_ref().is_none_or(|control| {
+            // A checkpoint of a running server counts those that it has set aside for itself (xlog.c,
+            // `CreateCheckPoint()`; varsup.c, `VAR_OID_PREFETCH`), and CREATE DATABASE makes one.
+            let set_aside = if control.state == ClusterState::ShutDown { 0 } else { 8192 };
+            control.next_oid.0 <= maps::FIRST_NORMAL_OID + set_aside
+        });
         never_ran && next_oid_is_initial && !self.has_user_made_files()
     }
 }
@@ -305,6 +364,12 @@ fn read_journal(root: &ReadRoot) -> io::Result<Option<Journal>> {
     serde_json::from_str(&text).map(Some).map_err(|error| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{JOURNAL_FILE} cannot be understood: {error}"))
     })
+}
+
+/// The repository that the last backup of a cluster went to.
+pub(crate) fn backed_up_to(root: &ReadRoot) -> Option<String> {
+    let text = root.read_text(REPOSITORY_FILE, 256).ok()??;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 fn set_aside(root: &ReadRoot) -> Vec<crate::plan::BackupName> {

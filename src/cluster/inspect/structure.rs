@@ -1,17 +1,22 @@
-//! Directories, configuration files, the pid file, and the WAL and transaction status that replay needs.
+//! Directories, the pid file, and the WAL and transaction status that replay needs.
 
-use super::{Inspection, Looked};
+use super::Inspection;
 use crate::pg::layout;
 use crate::pg::postmaster_pid::PostmasterPid;
-use crate::pg::wal::{self, WalFileName, WalPageHeader};
+use crate::pg::wal;
 use crate::plan::{Finding, Remedy, Severity};
-use std::io::{self, Read};
+use crate::sys::EntryKind;
+use std::io;
 
 impl Inspection<'_> {
     /// Checks for every directory that initdb makes.
     pub(super) fn check_structure(&mut self) {
         let Some(major) = self.major else { return };
+        let wal_is_out_of_reach = self.check_wal_link();
         for directory in layout::required_directories(major) {
+            if wal_is_out_of_reach && directory.starts_with("pg_wal") {
+                continue;
+            }
             match super::files::follow(self.root, directory) {
                 Ok(_) => continue,
                 Err(error)
@@ -24,27 +29,78 @@ impl Inspection<'_> {
             let can_be_made_anew = layout::recreatable_empty_directories(major).any(|name| name == directory);
             let (severity, remedy) = if can_be_made_anew {
                 (Severity::Warning, Remedy::RecreateDirectory)
+            } else if directory == "pg_wal" && self.can_begin_wal_anew() {
+                (Severity::Error, Remedy::RecreateDirectory)
             } else {
                 (Severity::Error, Remedy::Replace)
             };
-            let evidence = "the directory is not there".to_owned();
-            self.report_with(Finding {
-                code: "directory-missing",
-                severity,
-                place: directory.into(),
-                evidence,
-                remedy,
-            });
+            let evidence = format!("the directory is not there{}", self.lost_with(directory));
+            self.report_with(
+                Finding::new("directory-missing", severity, directory, evidence).with_remedy(remedy),
+            );
         }
-        self.check_configuration();
         self.check_transaction_status();
+        self.check_tablespace_links();
     }
 
-    fn check_configuration(&mut self) {
-        for name in ["postgresql.conf", "pg_hba.conf"] {
-            if matches!(self.facts(name), Looked::Missing) {
-                self.report("configuration-missing", Severity::Error, name, "it is not there");
+    /// Reports a `pg_wal` that leads to where no WAL is: most likely on a disk that is not mounted, where the WAL is whole.
+    /// A new WAL, or a cluster without it, would lose what only that WAL holds.
+    fn check_wal_link(&mut self) -> bool {
+        let Ok(target) = self.root.read_link("pg_wal") else { return false };
+        let evidence = match super::files::follow(self.root, "pg_wal").and_then(|wal| wal.entries(".")) {
+            Ok(entries) if entries.iter().any(|entry| wal::is_segment_name(&entry.name)) => return false,
+            Ok(_) => "which has no WAL in it",
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                "which is not there"
             }
+            Err(error) => {
+                self.report_unreadable("pg_wal", &error);
+                return true;
+            }
+        };
+        let evidence = format!("it is a link to '{}', {evidence}", target.display());
+        let finding = Finding::new("wal-out-of-reach", Severity::Error, "pg_wal", evidence);
+        self.report_with(finding.with_remedy(Remedy::LinkWal));
+        true
+    }
+
+    /// Whether no WAL is needed. Once its directory is there again, the next inspection finds the last checkpoint's
+    /// segment missing, and says what is to be done about that. A link that leads nowhere may be a disk that is not
+    /// mounted, with WAL that nobody may miss.
+    fn can_begin_wal_anew(&self) -> bool {
+        let is_done = self.control.as_ref().is_some_and(|control| control.redo == control.checkpoint);
+        self.is_clean() && is_done && matches!(self.root.facts("pg_wal"), Ok(None))
+    }
+
+    /// What cannot be made anew with a directory, where the cluster uses that.
+    fn lost_with(&self, directory: &str) -> String {
+        if directory != "pg_logical" {
+            return String::new();
+        }
+        let slots = self.root.entries("pg_replslot").unwrap_or_default();
+        let slots: Vec<&str> = slots
+            .iter()
+            .filter(|entry| entry.facts.kind == EntryKind::Directory)
+            .map(|entry| entry.name.as_str())
+            .collect();
+        if slots.is_empty() {
+            return "; how far subscriptions had come, if there are any, is lost with it".to_owned();
+        }
+        format!(
+            "; how far subscriptions had come is lost with it, and what logical replication slots need to go on ({})",
+            slots.join(", ")
+        )
+    }
+
+    /// Files among the links to tablespaces, such as a `.gitkeep`: the server takes each entry for a tablespace, and does
+    /// not start when it has a crash to recover from (reinit.c, `ResetUnloggedRelations()`).
+    fn check_tablespace_links(&mut self) {
+        let entries = self.root.entries("pg_tblspc").unwrap_or_default();
+        for entry in entries.iter().filter(|entry| entry.facts.kind == EntryKind::File) {
+            let place = format!("pg_tblspc/{}", entry.name);
+            let evidence = "it is a file, where the server expects nothing but tablespaces";
+            let finding = Finding::new("foreign-file", Severity::Error, place, evidence);
+            self.report_with(finding.with_remedy(Remedy::SetAsideFile));
         }
     }
 
@@ -63,90 +119,7 @@ impl Inspection<'_> {
             }
             Err(error) => ("pid-file-garbage", error.to_string()),
         };
-        let severity = Severity::Warning;
-        let remedy = Remedy::SetAsideFile;
-        self.report_with(Finding { code, severity, place: "postmaster.pid".into(), evidence, remedy });
+        let finding = Finding::new(code, Severity::Warning, "postmaster.pid", evidence);
+        self.report_with(finding.with_remedy(Remedy::SetAsideFile));
     }
-
-    /// The `pg_xact` segment that holds the newest transaction must be there (clog.c, 32768 statuses a page,
-    /// 32 pages a segment).
-    fn check_transaction_status(&mut self) {
-        const TRANSACTIONS_PER_SEGMENT: u32 = 32_768 * 32;
-        let Some(control) = &self.control else { return };
-        let newest = u32::try_from(control.next_xid & 0xFFFF_FFFF).unwrap_or_default().saturating_sub(1);
-        let place = format!("pg_xact/{:04X}", newest / TRANSACTIONS_PER_SEGMENT);
-        if matches!(self.facts(&place), Looked::Missing) {
-            self.report(
-                "transaction-status-missing",
-                Severity::Error,
-                place,
-                "the segment of the newest transaction is not there",
-            );
-        }
-    }
-
-    /// Checks that the segment recovery begins with is there, and lists those that are whole.
-    pub(super) fn check_wal(&mut self) -> Vec<WalFileName> {
-        let segments = self.whole_segments();
-        let Some(control) = &self.control else { return segments };
-        if matches!(self.root.facts("backup_label"), Ok(Some(_))) {
-            return segments;
-        }
-        let needed = WalFileName::containing(control.redo, control.timeline, control.wal_segment_size);
-        // After a promotion the same segment may still be there under its former timeline only, or as `.partial`
-        // (xlog.c, `CleanupAfterArchiveRecovery()`); the server knows what to make of that.
-        let has = |needed: &WalFileName| {
-            segments.iter().any(|segment| segment.segment_number == needed.segment_number)
-                || matches!(self.root.facts(format!("pg_wal/{needed}.partial")), Ok(Some(_)))
-        };
-        if let Ok(needed) = needed
-            && !has(&needed)
-        {
-            let evidence = format!("the last checkpoint's replay begins in it, at {}", control.redo);
-            self.report("wal-segment-missing", Severity::Error, format!("pg_wal/{needed}"), evidence);
-        }
-        segments
-    }
-
-    /// Segments in `pg_wal` of full size whose first page says that they are what their name says. Recycled
-    /// ones, which still hold old pages, are not among them.
-    fn whole_segments(&self) -> Vec<WalFileName> {
-        let Some(size) = self
-            .control
-            .as_ref()
-            .map(|control| control.wal_segment_size)
-            .or_else(|| self.sampled_segment_size())
-        else {
-            return Vec::new();
-        };
-        let directory = super::files::follow(self.root, "pg_wal");
-        let Ok(directory) = directory else { return Vec::new() };
-        let entries = directory.entries(".").unwrap_or_default();
-        let of_full_size = entries.iter().filter(|entry| entry.facts.size_bytes == u64::from(size));
-        of_full_size
-            .filter_map(|entry| {
-                let name = WalFileName::parse(&entry.name, size).ok()?;
-                let header = read_first_header(&directory, &entry.name)?;
-                let is_own = self
-                    .control
-                    .as_ref()
-                    .is_none_or(|control| header.system_identifier == control.system_identifier);
-                (header.page_address == name.start_lsn() && is_own).then_some(name)
-            })
-            .collect()
-    }
-
-    /// The segment size by the first segment's own header, when the control file cannot say.
-    fn sampled_segment_size(&self) -> Option<u32> {
-        let directory = super::files::follow(self.root, "pg_wal").ok()?;
-        let entries = directory.entries(".").ok()?;
-        let first = entries.iter().find(|entry| wal::is_segment_name(&entry.name))?;
-        Some(read_first_header(&directory, &first.name)?.segment_size_bytes)
-    }
-}
-
-fn read_first_header(directory: &crate::sys::ReadRoot, name: &str) -> Option<WalPageHeader> {
-    let mut bytes = [0; wal::LONG_HEADER_SIZE_BYTES];
-    directory.open_file(name).ok()?.read_exact(&mut bytes).ok()?;
-    WalPageHeader::parse(&bytes).ok()
 }

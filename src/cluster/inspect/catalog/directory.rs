@@ -1,0 +1,139 @@
+//! A directory of relation files, listed once: every later question is answered from memory.
+
+use crate::pg::layout::{Fork, RelationFile};
+use crate::pg::page::{self, Checksums, Page};
+use crate::pg::{BlockNumber, Oid};
+use crate::sys::{Entry, EntryKind, ReadRoot};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// More than a catalog of a cluster with ten million relations has.
+const CATALOG_LIMIT_BYTES: u64 = 4 << 30;
+
+/// A directory of relation files.
+pub(super) struct RelationDirectory {
+    /// Below the data directory: `base/5`.
+    pub place: String,
+    root: ReadRoot,
+    /// In order of number, fork and segment.
+    files: Vec<FoundFile>,
+}
+
+/// A file of a relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FoundFile {
+    /// Its name.
+    pub file: RelationFile,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// The pages of a catalog.
+pub(super) struct CatalogPages {
+    bytes: Vec<u8>,
+    /// The blocks that the server would not accept.
+    pub damaged: Vec<BlockNumber>,
+}
+
+impl RelationDirectory {
+    /// Lists a directory that is open.
+    pub(super) fn list(place: String, root: ReadRoot) -> io::Result<Self> {
+        let entries = root.entries(".")?;
+        Ok(Self::of_entries(place, root, &entries))
+    }
+
+    /// A directory that is open and was listed before.
+    pub(super) fn of_entries(place: String, root: ReadRoot, entries: &[Entry]) -> Self {
+        let regular = entries.iter().filter(|entry| entry.facts.kind == EntryKind::File);
+        let found = |entry: &Entry| {
+            let size_bytes = entry.facts.size_bytes;
+            RelationFile::parse(&entry.name).map(|file| FoundFile { file, size_bytes })
+        };
+        let mut files: Vec<FoundFile> = regular.filter_map(found).collect();
+        files.sort_unstable();
+        Self { place, root, files }
+    }
+
+    /// The segment files of a fork, in order.
+    pub(super) fn fork(&self, relfilenode: Oid, fork: Fork) -> &[FoundFile] {
+        let key = |found: &FoundFile| (found.file.relfilenode, found.file.fork);
+        let begin = self.files.partition_point(|found| key(found) < (relfilenode, fork));
+        let from = self.files.get(begin..).unwrap_or_default();
+        let count = from.iter().take_while(|found| key(found) == (relfilenode, fork)).count();
+        from.get(..count).unwrap_or_default()
+    }
+
+    /// Whether the first segment of a main fork is there.
+    pub(super) fn has_main(&self, relfilenode: Oid) -> bool {
+        begins(self.fork(relfilenode, Fork::Main))
+    }
+
+    /// The files whose numbers are not among these, which ascend: how many, and how large.
+    pub(super) fn others(&self, known: &[Oid]) -> (usize, u64) {
+        let is_other = |found: &&FoundFile| known.binary_search(&found.file.relfilenode).is_err();
+        let others = self.files.iter().filter(is_other);
+        others.fold((0, 0), |(count, size), found| (count + 1, size + found.size_bytes))
+    }
+
+    /// Reads all pages of a catalog, and judges each.
+    pub(super) fn read_catalog(
+        &self,
+        relfilenode: Oid,
+        segment_blocks: u32,
+        checksums: Checksums,
+    ) -> io::Result<CatalogPages> {
+        let mut pages = CatalogPages { bytes: Vec::new(), damaged: Vec::new() };
+        let segments = self.fork(relfilenode, Fork::Main);
+        if segments.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        for found in segments {
+            let content = self.root.read_bounded(found.file.to_string(), CATALOG_LIMIT_BYTES)?;
+            let first = found.file.segment.saturating_mul(segment_blocks);
+            pages.append(content, first, checksums);
+        }
+        Ok(pages)
+    }
+
+    /// Reads one block of the first segment of a main fork.
+    pub(super) fn read_block(&self, relfilenode: Oid, block: u32) -> io::Result<Box<Page>> {
+        let mut page = Box::new([0; page::SIZE_BYTES]);
+        let file = self.root.open_file(relfilenode.to_string())?;
+        file.read_exact_at(page.as_mut_slice(), u64::from(block) * page::SIZE_BYTES as u64)?;
+        Ok(page)
+    }
+
+    /// Reads a small file.
+    pub(super) fn read_small(&self, file: RelationFile) -> io::Result<Vec<u8>> {
+        const LIMIT_BYTES: u64 = 64 * 8192;
+        self.root.read_bounded(file.to_string(), LIMIT_BYTES)
+    }
+}
+
+/// Whether segment files begin with the first.
+pub(super) fn begins(segments: &[FoundFile]) -> bool {
+    segments.first().is_some_and(|found| found.file.segment == 0)
+}
+
+impl CatalogPages {
+    /// Takes the content of a segment as it is, without a copy: catalogs are what takes most memory.
+    fn append(&mut self, mut content: Vec<u8>, first_block: u32, checksums: Checksums) {
+        let (pages, torn) = content.as_chunks::<{ page::SIZE_BYTES }>();
+        let whole_bytes = content.len() - torn.len();
+        let is_damaged =
+            |(block, page): &(BlockNumber, &Page)| !page::verify(page, *block, checksums).is_acceptable();
+        let blocks = (first_block..=u32::MAX).map(BlockNumber);
+        self.damaged.extend(blocks.zip(pages).filter(is_damaged).map(|(block, _)| block));
+        content.truncate(whole_bytes);
+        if self.bytes.is_empty() {
+            self.bytes = content;
+        } else {
+            self.bytes.extend_from_slice(&content);
+        }
+    }
+
+    /// All pages, the damaged ones among them.
+    pub(super) fn pages(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks_exact(page::SIZE_BYTES)
+    }
+}

@@ -1,0 +1,153 @@
+//! The configuration files: that they are there, and that the server would take them.
+//!
+//! `postgresql.conf`, what it includes and `postgresql.auto.conf` are tried by the server's own program, which reads
+//! them and does nothing else (`postgres -C`). It does not read `pg_hba.conf`; that is checked by its own rules. A
+//! broken file is no more than a warning: a server that runs goes on, and no row is concerned.
+
+use super::{Expectations, Inspection, Looked};
+use crate::cluster::configuration::Fingerprint;
+use crate::pg::hba;
+use crate::plan::{Finding, Remedy, Severity};
+use crate::sys::{ProcessError, RunningTool, Tool};
+use std::path::PathBuf;
+
+const MAIN_FILE: &str = "postgresql.conf";
+const AUTO_FILE: &str = "postgresql.auto.conf";
+const HBA_FILE: &str = "pg_hba.conf";
+const HBA_LIMIT_BYTES: u64 = 16 << 20;
+
+/// What became of trying the configuration.
+pub(super) enum Trial {
+    /// It was not: the programs are missing, or a server served with it before.
+    NotNeeded,
+    /// The server's program is reading it.
+    Running(Box<RunningTool>),
+    /// It could not be tried.
+    Failed(ProcessError),
+}
+
+impl Inspection<'_> {
+    /// Has the server's program read the configuration, while the inspection goes on.
+    pub(super) fn begin_configuration_trial(&self, expectations: &Expectations) -> Trial {
+        // The program of another major version knows other parameters.
+        let programs = expectations.programs.as_ref().filter(|programs| Some(programs.version) == self.major);
+        let (Some(programs), Ok(Some(_))) = (programs, self.root.facts(MAIN_FILE)) else {
+            return Trial::NotNeeded;
+        };
+        if Fingerprint::take(self.root, programs).is_some_and(|fingerprint| fingerprint.is_noted(self.root)) {
+            return Trial::NotNeeded;
+        }
+        let tool = Tool::new(programs.program("postgres"))
+            .arguments(["-C", "hba_file", "-D"])
+            .argument(self.root.path())
+            .without_variable("PGDATA")
+            .without_variable("PGPORT")
+            .variable("LC_ALL", "C");
+        match tool.start() {
+            Ok(running) => Trial::Running(Box::new(running)),
+            Err(error) => Trial::Failed(error),
+        }
+    }
+
+    /// Reports what the trial came to, and checks `pg_hba.conf`, wherever it is.
+    pub(super) fn check_configuration(&mut self, trial: Trial, expectations: &Expectations) {
+        if matches!(self.facts(MAIN_FILE), Looked::Missing) {
+            self.report_missing(MAIN_FILE);
+        }
+        let outcome = match trial {
+            Trial::NotNeeded => None,
+            Trial::Running(running) => Some(running.finish()),
+            Trial::Failed(error) => Some(Err(error)),
+        };
+        if let (Some(Ok(_)), Some(programs)) = (&outcome, &expectations.programs) {
+            self.check_libraries(programs);
+        }
+        let hba_file = match outcome {
+            None => None,
+            Some(Ok(output)) => Some(PathBuf::from(output.stdout.trim_end_matches('\n'))),
+            Some(Err(ProcessError::Failed { stderr, .. })) => {
+                self.report_broken(file_in(&stderr), &messages(&stderr));
+                None
+            }
+            Some(Err(error)) => {
+                let evidence = format!("it could not be tried: {error}");
+                self.report("configuration-unchecked", Severity::Notice, MAIN_FILE, evidence);
+                None
+            }
+        };
+        match hba_file.filter(|path| path.parent() != Some(self.root.path())) {
+            Some(elsewhere) if elsewhere.is_absolute() => self.check_foreign_hba(&elsewhere),
+            _ => self.check_own_hba(),
+        }
+    }
+
+    fn check_own_hba(&mut self) {
+        match self.facts(HBA_FILE) {
+            Looked::There => {}
+            Looked::Missing => return self.report_missing(HBA_FILE),
+            Looked::Unknown => return,
+        }
+        let Some(major) = self.major else { return };
+        let content = match self.root.read_bounded(HBA_FILE, HBA_LIMIT_BYTES) {
+            Ok(content) => content,
+            // A link to a file elsewhere is the server's to follow.
+            Err(_) if self.root.read_link(HBA_FILE).is_ok() => return,
+            Err(error) => return self.report_unreadable(HBA_FILE, &error),
+        };
+        if let Err(error) = hba::check(&content, major) {
+            self.report_broken(HBA_FILE, &error.to_string());
+        }
+    }
+
+    /// One that the configuration has elsewhere, as Debian's clusters have it, is not ours to put right.
+    fn check_foreign_hba(&mut self, path: &std::path::Path) {
+        if path.exists() {
+            return;
+        }
+        let evidence = format!("the configuration names '{}', which is not there", path.display());
+        self.report("configuration-missing", Severity::Warning, MAIN_FILE, evidence);
+    }
+
+    fn report_missing(&mut self, name: &'static str) {
+        let finding = Finding::new("configuration-missing", Severity::Error, name, "it is not there");
+        self.report_with(finding.with_remedy(Remedy::RestoreConfiguration));
+    }
+
+    fn report_broken(&mut self, name: &'static str, evidence: &str) {
+        let finding = Finding::new("configuration-broken", Severity::Warning, name, evidence);
+        self.report_with(finding.with_remedy(Remedy::RestoreConfiguration));
+    }
+}
+
+/// The file that the server's messages are about; what it includes is taken in by the main one.
+fn file_in(stderr: &str) -> &'static str {
+    if stderr.contains(AUTO_FILE) { AUTO_FILE } else { MAIN_FILE }
+}
+
+/// What the server said, without the times before it.
+fn messages(stderr: &str) -> String {
+    let words = |line: &str| {
+        let levels = ["LOG:", "FATAL:", "ERROR:", "PANIC:"];
+        let begin = levels.iter().find_map(|level| line.find(level).map(|place| place + level.len()));
+        line.get(begin.unwrap_or(0)..).unwrap_or(line).trim().to_owned()
+    };
+    let lines: Vec<String> = stderr.lines().filter(|line| !line.trim().is_empty()).map(words).collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_words_are_told_without_their_times() {
+        let stderr = "2026-11-20 16:19:24.055 GMT [15104] LOG:  syntax error in file \"/d/postgresql.auto.conf\" line 3\n\
+            2026-11-20 16:19:24.055 GMT [15104] FATAL:  configuration file \"postgresql.auto.conf\" contains errors\n";
+
+        let expected = "syntax error in file \"/d/postgresql.auto.conf\" line 3; \
+            configuration file \"postgresql.auto.conf\" contains errors";
+        assert_eq!(messages(stderr), expected);
+        assert_eq!(file_in(stderr), AUTO_FILE);
+        assert_eq!(file_in("could not open configuration file \"/d/x.conf\""), MAIN_FILE);
+    }
+}

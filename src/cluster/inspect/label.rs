@@ -1,0 +1,85 @@
+//! A `backup_label` that no server can read, which keeps every server from starting.
+//!
+//! What wrote it was no backup: each writes its label whole (xlogbackup.c, `build_backup_content()`). But it may be
+//! what is left of one, in a restored backup, and to start that without its label corrupts it silently. So it is moved
+//! only where the control file proves that this is no restored backup.
+
+use super::Inspection;
+use crate::pg::backup_label::BackupLabel;
+use crate::pg::control_file::ClusterState;
+use crate::plan::{Finding, Remedy, Severity};
+use std::io;
+
+const LABEL: &str = "backup_label";
+const LIMIT_BYTES: u64 = 64 * 1024;
+
+impl Inspection<'_> {
+    /// Checks that the label, if there is one, can be read.
+    pub(super) fn check_backup_label(&mut self) {
+        let evidence = match self.root.read_text(LABEL, LIMIT_BYTES) {
+            Ok(None) => return,
+            Ok(Some(text)) => match BackupLabel::parse(&text) {
+                Ok(_) => return,
+                Err(error) => error.to_string(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => error.to_string(),
+            Err(error) => return self.report_unreadable(LABEL, &error),
+        };
+        let finding = Finding::new("backup-label-garbage", Severity::Warning, LABEL, evidence);
+        self.report_with(if self.was_stopped_cleanly() {
+            let evidence = format!(
+                "{}; the server had stopped cleanly, which no backup of a running server says of itself",
+                finding.evidence
+            );
+            Finding { evidence, ..finding.with_remedy(Remedy::SetAsideFile) }
+        } else {
+            let hint = "if this is a restored backup, put the label of that backup in its place, or restore it again; \
+                        only if it is none, move the file out of the data directory";
+            Finding { severity: Severity::Error, ..finding.with_remedy(Remedy::SeeToIt(hint.to_owned())) }
+        });
+    }
+
+    /// Whether the control file on the disk is that of a server that stopped. A base backup has the one of a server
+    /// that runs, be it a primary or a standby (xlog.c, `UpdateControlFile()` when each starts).
+    fn was_stopped_cleanly(&self) -> bool {
+        let control = self.control.as_ref().filter(|_| !self.is_control_rebuilt);
+        control.is_some_and(|control| control.state == ClusterState::ShutDown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::control_file::ControlFile;
+    use crate::sys::ReadRoot;
+
+    const CONTROL: &[u8] = include_bytes!("../../../tests/fixtures/postgres/15/pg_control");
+
+    fn found(label: &str, state: ClusterState) -> Option<Remedy> {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::write(data.path().join(LABEL), label).unwrap();
+        let root = ReadRoot::open(data.path()).unwrap();
+        let mut inspection = Inspection::of(&root);
+        inspection.control = Some(ControlFile { state, ..ControlFile::parse(CONTROL).unwrap() });
+        inspection.check_backup_label();
+        inspection.findings.pop().map(|finding| finding.remedy)
+    }
+
+    #[test]
+    fn a_label_that_no_server_reads_is_moved_after_a_clean_stop_and_else_left_to_a_person() {
+        for garbage in ["", "half a la", "START WAL LOCATION: 0/2000028"] {
+            assert_eq!(found(garbage, ClusterState::ShutDown), Some(Remedy::SetAsideFile), "{garbage}");
+            for state in [ClusterState::InProduction, ClusterState::InArchiveRecovery] {
+                assert!(matches!(found(garbage, state), Some(Remedy::SeeToIt(_))), "{garbage}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_that_a_server_reads_is_left_alone() {
+        let label =
+            "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2000060\n";
+        assert_eq!(found(label, ClusterState::ShutDown), None);
+        assert_eq!(found(label, ClusterState::InProduction), None);
+    }
+}

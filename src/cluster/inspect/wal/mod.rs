@@ -1,0 +1,15 @@
+//! The WAL that recovery needs: whether it is there and whole, and what it says.
+//!
+//! It is read before every start, so only from the redo point on; all of it is read only where something else is
+//! already known to be wrong.
+
+mod chain;
+mod checkpoints;
+mod control;
+mod files;
+mod touches;
+
+pub(super) use chain::WalState;
+pub(crate) use checkpoints::{FoundCheckpoint, find_checkpoint_at, find_checkpoints, last_relation_map};
+pub(crate) use files::WalDirectory;
+pub(crate) use touches::WalTouches;
