@@ -4,7 +4,7 @@ use super::backups::BackupName;
 use crate::pg::control_file::ClusterState;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
-use crate::pg::{Lsn, MajorVersion, SystemIdentifier, TimelineId};
+use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -27,6 +27,25 @@ pub struct Diagnosis {
     pub set_aside: Vec<BackupName>,
     /// Whole segments in `pg_wal` that belong to this cluster, in order.
     pub wal_segments: Vec<WalFileName>,
+    /// Where the last valid WAL record ends, up to which recovery would replay; `None` if that is not known.
+    pub wal_end: Option<Lsn>,
+    /// The repository that the last backup of the cluster went to, by its id.
+    pub backed_up_to: Option<String>,
+    /// How much was looked at.
+    pub extent: Extent,
+}
+
+/// How much an inspection looked at, so that "nothing found" can be told from "hardly looked".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Extent {
+    /// Databases of `pg_database`.
+    pub databases: usize,
+    /// Relations that must have files.
+    pub relations: usize,
+    /// Data pages whose header and checksum were verified.
+    pub pages: u64,
+    /// Index entries that were followed to their row.
+    pub index_entries: u64,
 }
 
 /// The state of a data directory.
@@ -57,6 +76,20 @@ pub enum ClusterCondition {
         /// Some of the names in it.
         examples: Vec<String>,
     },
+}
+
+impl ClusterCondition {
+    /// The verdict over what was found in a cluster.
+    pub fn of_findings(findings: &[Finding]) -> Self {
+        let cannot_be_repaired = |finding: &Finding| {
+            let needs_more = finding.remedy == Remedy::Replace || finding.remedy.needs_a_person();
+            finding.severity == Severity::Error && needs_more
+        };
+        if findings.iter().any(cannot_be_repaired) {
+            return Self::Damaged;
+        }
+        if findings.iter().any(Finding::asks_for_repair) { Self::Repairable } else { Self::Sound }
+    }
 }
 
 /// Who uses the data directory.
@@ -104,6 +137,28 @@ pub enum Severity {
     Error,
     /// Unexpected; the cluster can be served from, perhaps after a repair that loses nothing.
     Warning,
+    /// Worth knowing, and no reason to do anything.
+    Notice,
+}
+
+/// A relation, as people and SQL name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RelationName {
+    /// Its database; for a shared catalog any that can be connected to, by convention `template1`.
+    pub database: String,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The exact content that a file must have, worked out by an inspection that proved it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileContent {
+    /// What it is, for people: `rebuilt from the checkpoint at 0/1528F98`.
+    pub description: String,
+    /// The content: small, a few pages at the most.
+    pub bytes: Vec<u8>,
 }
 
 /// What would put a finding right.
@@ -114,6 +169,18 @@ pub enum Remedy {
     RecreateDirectory,
     /// Move the file out of the way.
     SetAsideFile,
+    /// Put this content in the place of the file, which is set aside.
+    WriteFile(FileContent),
+    /// Take the configuration file from the last backup that has it, else write a fresh one; keep the broken one.
+    RestoreConfiguration,
+    /// Build the index anew from its table.
+    Reindex(RelationName),
+    /// Replay the WAL from the checkpoint record at this LSN, older than the last one, on a copy of the cluster.
+    ReplayFrom(Lsn),
+    /// Begin a new WAL: nothing is left to replay, and only the WAL is gone.
+    ResetWal,
+    /// Make the pristine template database anew from the other: nobody can have kept anything in it.
+    RecreateTemplate0,
     /// Set these permission bits.
     SetMode(u32),
     /// Give the entries to this user; only root can.
@@ -122,10 +189,34 @@ pub enum Remedy {
     MakeReadable,
     /// Link the tablespace to its directory again, which only a person knows.
     LinkTablespace,
-    /// Nothing in place: the cluster must come from a backup, or be made anew.
+    /// Mount what `pg_wal` leads to, or link it again, which only a person can.
+    LinkWal,
+    /// Make room on the disk, which only a person can.
+    FreeSpace,
+    /// What only a person can do or decide, in these words.
+    SeeToIt(String),
+    /// Nothing in place: the cluster must come from a backup, be salvaged, or be made anew.
     Replace,
     /// Nothing needs to be done.
     Nothing,
+}
+
+impl Remedy {
+    /// Whether only a person can carry it out.
+    pub fn needs_a_person(&self) -> bool {
+        matches!(
+            self,
+            Self::MakeReadable | Self::LinkTablespace | Self::LinkWal | Self::FreeSpace | Self::SeeToIt(_)
+        )
+    }
+
+    /// Whether it is right only if the finding is not one that replay puts right by itself.
+    pub fn rests_on_finality(&self) -> bool {
+        matches!(
+            self,
+            Self::Reindex(_) | Self::ResetWal | Self::RecreateTemplate0 | Self::ReplayFrom(_) | Self::Replace
+        )
+    }
 }
 
 /// One thing that an inspection found.
@@ -137,13 +228,99 @@ pub struct Finding {
     pub severity: Severity,
     /// The file or directory, below the data directory.
     pub place: String,
+    /// The relation that the file belongs to, where that is known.
+    pub relation: Option<RelationName>,
+    /// The blocks that are bad, counted over the whole relation; none where it is not about blocks.
+    pub blocks: Vec<BlockNumber>,
+    /// The LSN since which no WAL record touches the relation, the WAL from there to its end being whole: a copy of
+    /// its files of then is what they must be now.
+    pub untouched_since: Option<Lsn>,
     /// What was expected and what is there.
     pub evidence: String,
     /// What would put it right.
     pub remedy: Remedy,
 }
 
+impl Finding {
+    /// A finding about a file, for which an error needs a replacement of the cluster and all else nothing.
+    pub fn new(
+        code: &'static str,
+        severity: Severity,
+        place: impl Into<String>,
+        evidence: impl Into<String>,
+    ) -> Self {
+        let remedy = if severity == Severity::Error { Remedy::Replace } else { Remedy::Nothing };
+        let (place, evidence) = (place.into(), evidence.into());
+        Self {
+            code,
+            severity,
+            place,
+            relation: None,
+            blocks: Vec::new(),
+            untouched_since: None,
+            evidence,
+            remedy,
+        }
+    }
+
+    /// The same finding with another remedy.
+    #[must_use]
+    pub fn with_remedy(self, remedy: Remedy) -> Self {
+        Self { remedy, ..self }
+    }
+
+    /// The same finding about a relation that is known.
+    #[must_use]
+    pub fn of_relation(self, relation: Option<RelationName>) -> Self {
+        Self { relation, ..self }
+    }
+
+    /// The same finding about these blocks.
+    #[must_use]
+    pub fn at_blocks(self, blocks: Vec<BlockNumber>) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// Whether something is to be done about it before the server starts.
+    pub fn asks_for_repair(&self) -> bool {
+        match self.severity {
+            Severity::Error => self.remedy != Remedy::Nothing,
+            Severity::Warning => self.remedy != Remedy::Nothing && !self.remedy.rests_on_finality(),
+            Severity::Notice => false,
+        }
+    }
+
+    /// The finding in one line.
+    pub fn summary(&self) -> String {
+        match &self.relation {
+            Some(relation) => format!("{} of {relation} ({}): {}", self.place, self.code, self.evidence),
+            None => format!("{} ({}): {}", self.place, self.code, self.evidence),
+        }
+    }
+}
+
 impl Diagnosis {
+    /// A diagnosis with nothing found yet, of a directory of which nothing but its condition is known.
+    pub fn blank(
+        data_directory: impl Into<PathBuf>,
+        condition: ClusterCondition,
+        presence: Presence,
+    ) -> Self {
+        Self {
+            data_directory: data_directory.into(),
+            condition,
+            presence,
+            identity: ClusterIdentity::default(),
+            findings: Vec::new(),
+            journal: None,
+            set_aside: Vec::new(),
+            wal_segments: Vec::new(),
+            wal_end: None,
+            backed_up_to: None,
+            extent: Extent::default(),
+        }
+    }
+
     /// Whether any finding stands in the way of serving.
     pub fn has_errors(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
@@ -163,6 +340,15 @@ pub struct Journal {
     pub aside: Option<BackupName>,
     /// How far it got.
     pub phase: Phase,
+    /// What was wrong with the former cluster, for the history.
+    #[serde(default)]
+    pub findings: Vec<String>,
+    /// What will have been done once it is over, for the history: whoever finishes it was not there.
+    #[serde(default)]
+    pub done: Vec<String>,
+    /// The backup that the new cluster comes from.
+    #[serde(default)]
+    pub restored_from: Option<BackupName>,
 }
 
 /// The phases of a replacement, each of which can be entered again after a crash.

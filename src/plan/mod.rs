@@ -14,6 +14,9 @@ mod words;
 pub use backups::{
     BackupFormat, BackupKind, BackupName, BackupSummary, Condition, DamagedPage, ParseBackupNameError,
 };
-pub use diagnosis::{ClusterCondition, Diagnosis, Finding, Journal, Phase, Presence, Remedy, Severity};
+pub use diagnosis::{
+    ClusterCondition, Diagnosis, Extent, FileContent, Finding, Journal, Phase, Presence, RelationName,
+    Remedy, Severity,
+};
 pub use policy::RecoveryPolicy;
 pub use retention::{Decision, RetentionPlan, RetentionPolicy, Verdict, retention};

@@ -42,7 +42,13 @@ pub fn restore(
     };
     steps.push(Step { action: Action::Start, reason: reason.to_owned(), effect: Effect::Starts });
     let purpose = format!("restore {}", backup.name);
-    Ok(Plan { purpose, belief: Belief::default(), steps, remarks: remarks(backup, aside.is_some()) })
+    Ok(Plan {
+        purpose,
+        belief: Belief::default(),
+        steps,
+        passed_over: Vec::new(),
+        remarks: remarks(backup, aside.is_some()),
+    })
 }
 
 fn refuse(backup: &BackupSummary, diagnosis: &Diagnosis, installed: MajorVersion) -> Result<(), Refusal> {

@@ -1,6 +1,8 @@
 //! A plan in words, for a person and for the log.
 
+use super::diagnosis::{FileContent, RelationName, Remedy};
 use super::recovery::{Action, Effect, Plan, Replacement, Source, Step};
+use serde::Serialize;
 use std::fmt;
 
 impl Plan {
@@ -8,6 +10,7 @@ impl Plan {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("plan: {}", self.purpose)];
         lines.extend(self.steps.iter().enumerate().map(|(index, step)| format!("  {}. {step}", index + 1)));
+        lines.extend(self.passed_over.iter().map(|rung| format!("  not '{}': {}", rung.rung, rung.reason)));
         lines.extend(self.remarks.iter().map(|remark| format!("  {remark}")));
         lines
     }
@@ -19,6 +22,8 @@ impl fmt::Display for Effect {
             Self::Adds => "adds",
             Self::Adjusts => "adjusts",
             Self::SetsAside => "sets aside",
+            Self::Repairs => "repairs",
+            Self::Reads => "reads",
             Self::Replaces => "replaces",
             Self::Stops => "stops",
             Self::Starts => "starts",
@@ -40,6 +45,31 @@ impl fmt::Display for Action {
             Self::SetMode { place, mode } => write!(formatter, "set the mode of '{place}' to {mode:04o}"),
             Self::RecreateDirectory { place } => write!(formatter, "make the directory '{place}' anew"),
             Self::SetAsideFile { place } => write!(formatter, "move '{place}' out of the way"),
+            Self::WriteFile { place, content } => {
+                write!(formatter, "write '{place}': {}", content.description)
+            }
+            Self::RestoreConfiguration { place } => {
+                write!(
+                    formatter,
+                    "put a sound '{place}' in place, from the last backup that has one, else a fresh one"
+                )
+            }
+            Self::HealFromBackup { backup, place } => {
+                write!(formatter, "put the relation of '{place}' in place as it is in {backup}")
+            }
+            Self::ResetWal => formatter.write_str("begin a new WAL after the last checkpoint (pg_resetwal)"),
+            Self::RecreateTemplate0 => formatter.write_str("make template0 anew from template1"),
+            Self::Reindex { indexes, .. } => match indexes.as_slice() {
+                [only] => write!(formatter, "build the index {only} anew"),
+                several => {
+                    let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                    write!(formatter, "build {} indexes anew ({})", several.len(), names.join(", "))
+                }
+            },
+            Self::RecoverFirst => {
+                formatter.write_str("let the server replay the WAL with nobody connected, and stop it")
+            }
+            Self::LookAgain => formatter.write_str("inspect the cluster again"),
             Self::Stop { pid } => write!(formatter, "stop the server (process {pid}) by a fast shutdown"),
             Self::Replace(replacement) => write!(formatter, "{replacement}"),
             Self::Start => formatter.write_str("start the server and verify it by two connections"),
@@ -68,6 +98,10 @@ impl fmt::Display for Source {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fresh => formatter.write_str("make a new cluster"),
+            Self::Salvage => formatter.write_str("dump what reads and load it into a new cluster"),
+            Self::Replayed { checkpoint } => {
+                write!(formatter, "replay the WAL from the checkpoint at {checkpoint} on a copy")
+            }
             Self::Backup { name, replay } => match replay.segments.len() {
                 0 => write!(formatter, "restore {name}"),
                 count => {
@@ -76,5 +110,62 @@ impl fmt::Display for Source {
                 }
             },
         }
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RecreateDirectory => formatter.write_str("make the directory anew, empty"),
+            Self::SetAsideFile => formatter.write_str("move it out of the way; the server makes it anew"),
+            Self::WriteFile(content) => {
+                write!(formatter, "set it aside and write it anew: {}", content.description)
+            }
+            Self::RestoreConfiguration => {
+                formatter.write_str("take it from the last backup that has it, else write a fresh one")
+            }
+            Self::Reindex(index) => write!(formatter, "build the index {index} anew from its table"),
+            Self::ReplayFrom(checkpoint) => {
+                write!(
+                    formatter,
+                    "replay the WAL from the older checkpoint at {checkpoint}, on a copy of the cluster"
+                )
+            }
+            Self::ResetWal => formatter.write_str("begin a new WAL: nothing is left to replay"),
+            Self::RecreateTemplate0 => {
+                formatter.write_str("make it anew from template1; nobody can have kept anything in it")
+            }
+            Self::SetMode(mode) => write!(formatter, "set its mode to {mode:04o}"),
+            Self::SetOwner(uid) => write!(formatter, "give every entry to user {uid}"),
+            Self::MakeReadable => formatter.write_str("let the server's user read it"),
+            Self::LinkTablespace => formatter
+                .write_str("link the tablespace to its directory again; only a person knows where that is"),
+            Self::LinkWal => formatter.write_str("mount the disk that it is on; only a person knows which"),
+            Self::FreeSpace => formatter.write_str("make room on the disk"),
+            Self::SeeToIt(words) => formatter.write_str(words),
+            Self::Replace => {
+                formatter.write_str("restore the cluster from a backup, or save what can still be read")
+            }
+            Self::Nothing => formatter.write_str("none is needed"),
+        }
+    }
+}
+
+impl fmt::Display for RelationName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}.{}", self.database, self.schema, self.name)
+    }
+}
+
+impl fmt::Debug for FileContent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "FileContent({}, {} bytes)", self.description, self.bytes.len())
+    }
+}
+
+/// The content itself would say nothing to a reader of the JSON.
+impl Serialize for FileContent {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.description)
     }
 }

@@ -1,9 +1,12 @@
-//! The properties that every plan must have, whatever the diagnosis.
+//! Which backups, WAL and sources a plan chooses; what it makes of remedies is in `properties`.
 
-use super::recovery::{Action, Circumstances, Effect, Plan, Replay, Source, recovery};
+mod properties;
+
+use super::recovery::{Action, Circumstances, Effect, Plan, Replay, Source, Tried, recovery};
 use super::restore::restore;
 use super::selection::{newest_first, surviving_replay};
 use super::*;
+use crate::pg::control_file::ClusterState;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
 use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
@@ -47,34 +50,26 @@ fn identity(timeline: u32) -> ClusterIdentity {
 }
 
 fn finding(severity: Severity, remedy: Remedy) -> Finding {
-    Finding {
-        code: "a-code",
-        severity,
-        place: "global/2671".into(),
-        evidence: "it is not there".into(),
-        remedy,
-    }
+    Finding::new("a-code", severity, "global/2671", "it is not there").with_remedy(remedy)
 }
 
 fn diagnosis(condition: ClusterCondition, findings: Vec<Finding>) -> Diagnosis {
-    Diagnosis {
-        data_directory: "/data".into(),
-        condition,
-        presence: Presence::Free,
-        identity: identity(1),
-        findings,
-        journal: None,
-        set_aside: Vec::new(),
-        wal_segments: Vec::new(),
-    }
+    let blank = Diagnosis::blank("/data", condition, Presence::Free);
+    Diagnosis { identity: identity(1), findings, ..blank }
 }
 
 fn damaged() -> Diagnosis {
     diagnosis(ClusterCondition::Damaged, vec![finding(Severity::Error, Remedy::Replace)])
 }
 
+/// With these backups, everything allowed and nothing tried.
+fn first_try(backups: &[BackupSummary]) -> Circumstances<'_> {
+    let policy = RecoveryPolicy::Auto;
+    Circumstances { backups, repository: None, policy, tried: Tried::default(), now: now() }
+}
+
 fn decide(diagnosis: &Diagnosis, backups: &[BackupSummary]) -> Result<Plan, recovery::Refusal> {
-    recovery(diagnosis, &Circumstances { backups, policy: RecoveryPolicy::Auto, now: now() })
+    recovery(diagnosis, &first_try(backups))
 }
 
 fn sources(plan: &Plan) -> Vec<Source> {
@@ -107,14 +102,17 @@ fn the_newest_good_backup_of_the_cluster_is_restored_and_the_others_stand_by() {
     let backups = [of_another, with_damage.clone(), older.clone(), newer.clone()];
     let plan = decide(&damaged(), &backups).unwrap();
 
-    let names: Vec<_> = sources(&plan)
-        .into_iter()
-        .map(|source| match source {
-            Source::Backup { name, .. } => name,
-            Source::Fresh => panic!("an empty cluster, with backups there"),
+    let all = sources(&plan);
+    let names: Vec<_> = all
+        .iter()
+        .filter_map(|source| match source {
+            Source::Backup { name, .. } => Some(*name),
+            _ => None,
         })
         .collect();
     assert_eq!(names, [newer.name, older.name, with_damage.name]);
+    // An empty cluster does not stand by, with backups there.
+    assert_eq!(all.last(), Some(&Source::Salvage));
 }
 
 #[test]
@@ -196,7 +194,7 @@ fn wal_that_ends_before_the_last_checkpoint_does_not_reach_the_end() {
 
 #[test]
 fn what_cannot_be_read_or_belongs_to_another_never_leads_to_a_replacement() {
-    for remedy in [Remedy::MakeReadable, Remedy::LinkTablespace, Remedy::SetOwner(999)] {
+    for remedy in [Remedy::MakeReadable, Remedy::LinkTablespace, Remedy::LinkWal, Remedy::SetOwner(999)] {
         let findings = vec![finding(Severity::Error, Remedy::Replace), finding(Severity::Error, remedy)];
         let decided = decide(&diagnosis(ClusterCondition::Damaged, findings), &[backup(1, 1, 3)]);
         let replaces = decided.is_ok_and(|plan| !sources(&plan).is_empty());
@@ -207,7 +205,7 @@ fn what_cannot_be_read_or_belongs_to_another_never_leads_to_a_replacement() {
 #[test]
 fn a_restore_by_name_sets_aside_what_is_there_and_replays_nothing() {
     let taken = backup(1, 1, 3);
-    let circumstances = Circumstances { backups: &[], policy: RecoveryPolicy::Auto, now: now() };
+    let circumstances = first_try(&[]);
     let mut present = diagnosis(ClusterCondition::Sound, Vec::new());
     present.wal_segments = vec![segment(1, 2), segment(1, 3)];
 
@@ -224,84 +222,4 @@ fn is_set_aside_first(plan: &Plan) -> bool {
         Action::Replace(replacement) => replacement.aside.is_some() == (step.effect == Effect::Replaces),
         _ => step.effect != Effect::Replaces,
     })
-}
-
-fn conditions() -> impl Strategy<Value = ClusterCondition> {
-    prop_oneof![
-        Just(ClusterCondition::Absent),
-        Just(ClusterCondition::Empty),
-        Just(ClusterCondition::InterruptedInitdb),
-        Just(ClusterCondition::Sound),
-        Just(ClusterCondition::Repairable),
-        Just(ClusterCondition::Damaged),
-        Just(ClusterCondition::OtherMajorVersion { found: MajorVersion(14), wanted: None }),
-        Just(ClusterCondition::NotPostgres { examples: vec!["letter.txt".into()] }),
-    ]
-}
-
-fn findings() -> impl Strategy<Value = Vec<Finding>> {
-    let remedy = prop_oneof![
-        Just(Remedy::RecreateDirectory),
-        Just(Remedy::SetAsideFile),
-        Just(Remedy::SetMode(0o700)),
-        Just(Remedy::SetOwner(999)),
-        Just(Remedy::MakeReadable),
-        Just(Remedy::LinkTablespace),
-        Just(Remedy::Replace),
-        Just(Remedy::Nothing),
-    ];
-    let severity = prop_oneof![Just(Severity::Error), Just(Severity::Warning)];
-    proptest::collection::vec(
-        (severity, remedy).prop_map(|(severity, remedy)| finding(severity, remedy)),
-        0..4,
-    )
-}
-
-fn presences() -> impl Strategy<Value = Presence> {
-    prop_oneof![Just(Presence::Free), Just(Presence::Locked { holder: None })]
-}
-
-fn policies() -> impl Strategy<Value = RecoveryPolicy> {
-    prop_oneof![Just(RecoveryPolicy::Auto), Just(RecoveryPolicy::Repair), Just(RecoveryPolicy::Never)]
-}
-
-proptest! {
-    #[test]
-    fn no_plan_loses_anything_or_goes_further_than_allowed(
-        condition in conditions(),
-        findings in findings(),
-        presence in presences(),
-        policy in policies(),
-        ages in proptest::collection::vec(1..10_000_i64, 0..4),
-    ) {
-        let backups: Vec<_> = ages.iter().map(|age| backup(*age, 1, 3)).collect();
-        let mut diagnosis = diagnosis(condition.clone(), findings.clone());
-        diagnosis.presence = presence.clone();
-        let circumstances = Circumstances { backups: &backups, policy, now: now() };
-
-        let Ok(plan) = recovery(&diagnosis, &circumstances) else { return Ok(()) };
-
-        // In use elsewhere, another version's or not PostgreSQL's: there is no plan at all.
-        prop_assert_eq!(presence, Presence::Free);
-        let is_foreign = matches!(
-            condition,
-            ClusterCondition::OtherMajorVersion { .. } | ClusterCondition::NotPostgres { .. }
-        );
-        prop_assert!(!is_foreign);
-        // Nothing is replaced that is not kept, and nothing on account of what could not be read.
-        prop_assert!(is_set_aside_first(&plan));
-        let unknown = findings.iter().any(|found| {
-            matches!(found.remedy, Remedy::MakeReadable | Remedy::LinkTablespace | Remedy::SetOwner(_))
-        });
-        prop_assert!(!unknown || sources(&plan).is_empty());
-        // An empty cluster is made only where there is no other, or nothing to restore.
-        let is_new = matches!(
-            condition,
-            ClusterCondition::Absent | ClusterCondition::Empty | ClusterCondition::InterruptedInitdb
-        );
-        prop_assert!(is_new || backups.is_empty() || !sources(&plan).contains(&Source::Fresh));
-        // A policy is kept.
-        let touches = plan.steps.iter().any(|step| !matches!(step.effect, Effect::Starts | Effect::Adds));
-        prop_assert!(policy != RecoveryPolicy::Never || !touches);
-    }
 }

@@ -1,0 +1,173 @@
+//! From a diagnosis to what is to be done, so that a server can start.
+//!
+//! Pure. The first rung that suffices is taken: start as it is; put right in place what can be without loss;
+//! replace the cluster by a copy that replayed its own WAL, else by the newest good backup with the WAL that
+//! survives, else by what could be salvaged; make a new one. Whatever is replaced is set aside whole first. What is
+//! not PostgreSQL's, or of another version, or in use, is refused.
+//!
+//! An empty cluster never takes the place of one that has a backup, even if no backup can be used. The refused
+//! alternative, to begin anew whenever nothing else worked, would hide the rows behind a server that looks well,
+//! for a reason that may pass: a disk that is not mounted, a port that is taken.
+
+mod healing;
+mod refusals;
+mod repairs;
+mod replacement;
+mod step;
+
+pub use repairs::Tried;
+pub use step::{Action, Belief, Effect, PassedOver, Plan, Refusal, Replacement, Replay, Source, Step};
+
+use super::backups::{BackupKind, BackupSummary};
+use super::diagnosis::{ClusterCondition, Diagnosis, Finding, Journal, Remedy};
+use super::policy::RecoveryPolicy;
+use super::selection::{free_name, newest_first};
+use chrono::{DateTime, Utc};
+use healing::heal;
+use refusals::{allow, refuse_what_is_not_ours, refuse_what_needs_a_person};
+use repairs::{
+    control_file_step, look_again_after, look_again_step, mode_steps, needed_remedies, ownership_step,
+    recover_first, repair,
+};
+use replacement::{replace, replay};
+
+/// Everything the decision rests on besides the diagnosis.
+#[derive(Clone, Debug)]
+pub struct Circumstances<'a> {
+    /// The backups there are.
+    pub backups: &'a [BackupSummary],
+    /// The repository that they are in, by its id; `None` where there is none.
+    pub repository: Option<&'a str>,
+    /// What is allowed.
+    pub policy: RecoveryPolicy,
+    /// What was tried already and did not help.
+    pub tried: Tried,
+    /// The time, for names.
+    pub now: DateTime<Utc>,
+}
+
+/// Decides what to do so that a server can start on the diagnosed directory.
+///
+/// A sound cluster gives a plan whose only step is to start it.
+///
+/// # Errors
+/// A [`Refusal`] where nothing may be done; the directory stays as it is.
+pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
+    const IN_PLACE: [RecoveryPolicy; 2] = [RecoveryPolicy::Auto, RecoveryPolicy::Repair];
+    let policy = circumstances.policy;
+    refuse_what_is_not_ours(diagnosis)?;
+    if let Some(journal) = &diagnosis.journal {
+        return Ok(finish_replacement(diagnosis, journal));
+    }
+    if let Some(step) = ownership_step(diagnosis) {
+        allow(policy, &IN_PLACE, diagnosis)?;
+        return Ok(plan("give the cluster to the server's user, then look again", diagnosis, vec![step]));
+    }
+    let mut modes = mode_steps(diagnosis, &circumstances.tried);
+    if !modes.is_empty() {
+        allow(policy, &IN_PLACE, diagnosis)?;
+        modes.push(look_again_step());
+        return Ok(plan("let the server's user read its files, then look again", diagnosis, modes));
+    }
+    refuse_what_needs_a_person(diagnosis)?;
+    match &diagnosis.condition {
+        ClusterCondition::Absent | ClusterCondition::Empty => {
+            return Ok(begin_first(diagnosis, circumstances));
+        }
+        ClusterCondition::InterruptedInitdb => {
+            allow(policy, &IN_PLACE, diagnosis)?;
+            return Ok(begin_again(diagnosis, circumstances));
+        }
+        // The others were refused above, or are told apart by what they need.
+        _ => {}
+    }
+    let needed = needed_remedies(diagnosis, &circumstances.tried);
+    if needed.is_empty() {
+        if let Some(plan) = recover_first(diagnosis) {
+            return Ok(plan);
+        }
+        return Ok(plan("start", diagnosis, vec![start_step("the cluster is sound")]));
+    }
+    // A server clears the pid file of one that was killed by itself, where the number is nobody's.
+    let is_stale_pid = |(finding, _): &Needed| finding.code == "pid-file-stale";
+    if needed.iter().all(is_stale_pid) {
+        return Ok(repair(diagnosis, &needed));
+    }
+    let needs = |sort: fn(&Remedy) -> bool| needed.iter().any(|(_, remedy)| sort(remedy));
+    if needs(|remedy| matches!(remedy, Remedy::Replace)) {
+        if let Some(step) = control_file_step(&needed) {
+            allow(policy, &IN_PLACE, diagnosis)?;
+            return Ok(look_again_after(step, diagnosis));
+        }
+        if let Some(plan) = heal(diagnosis, &needed, circumstances) {
+            allow(policy, &IN_PLACE, diagnosis)?;
+            return Ok(plan);
+        }
+        allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
+        return replace(diagnosis, &needed, circumstances);
+    }
+    allow(policy, &IN_PLACE, diagnosis)?;
+    if needs(|remedy| matches!(remedy, Remedy::ReplayFrom(_))) {
+        return Ok(replay(diagnosis, &needed, circumstances));
+    }
+    Ok(repair(diagnosis, &needed))
+}
+
+/// A finding with what is to be done about it now, which may be more than what it asked for at first.
+type Needed<'a> = (&'a Finding, Remedy);
+
+fn plan(purpose: impl Into<String>, diagnosis: &Diagnosis, steps: Vec<Step>) -> Plan {
+    Plan {
+        purpose: purpose.into(),
+        belief: Belief::of(&diagnosis.identity),
+        steps,
+        passed_over: Vec::new(),
+        remarks: Vec::new(),
+    }
+}
+
+fn passed_over(rung: &'static str, reason: impl Into<String>) -> PassedOver {
+    PassedOver { rung, reason: reason.into() }
+}
+
+fn start_step(reason: &str) -> Step {
+    Step { action: Action::Start, reason: reason.into(), effect: Effect::Starts }
+}
+
+fn finish_replacement(diagnosis: &Diagnosis, journal: &Journal) -> Plan {
+    let reason = format!("'{}' was cut short", journal.operation);
+    let action = Action::FinishReplacement(journal.clone());
+    let steps = vec![
+        Step { action, reason, effect: Effect::Replaces },
+        start_step("the new cluster has to be seen to serve"),
+    ];
+    Plan { belief: Belief::default(), ..plan(format!("finish {}", journal.operation), diagnosis, steps) }
+}
+
+fn begin_first(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
+    let replacement = Replacement { sources: vec![Source::Fresh], aside: None };
+    let step = Step {
+        action: Action::Replace(replacement),
+        reason: "there is no cluster yet".into(),
+        effect: Effect::Adds,
+    };
+    let mut plan = plan("make a new cluster", diagnosis, vec![step, start_step("the cluster is sound then")]);
+    if let Some(newest) = newest_first(circumstances.backups, None).first() {
+        plan.remarks.push(format!(
+            "the backups of an earlier cluster are still there; `backup-postgresql restore {}` brings its rows back",
+            newest.name
+        ));
+    }
+    plan
+}
+
+fn begin_again(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
+    let aside = free_name(BackupKind::Damaged, diagnosis, circumstances);
+    let replacement = Replacement { sources: vec![Source::Fresh], aside: Some(aside) };
+    let step = Step {
+        action: Action::Replace(replacement),
+        reason: "an initdb was cut short in it, before there was any row".into(),
+        effect: Effect::Replaces,
+    };
+    plan("make the cluster anew", diagnosis, vec![step, start_step("the cluster is sound then")])
+}

@@ -1,0 +1,123 @@
+//! What is refused, with nothing changed: what is in use, not PostgreSQL's, of another version, what only a person
+//! can put right, and what `RECOVERY` does not allow.
+
+use super::step::Refusal;
+use crate::plan::backups::BackupSummary;
+use crate::plan::diagnosis::{ClusterCondition, Diagnosis, Finding, Presence, Remedy, Severity};
+use crate::plan::policy::RecoveryPolicy;
+
+pub(super) fn refuse_what_is_not_ours(diagnosis: &Diagnosis) -> Result<(), Refusal> {
+    let path = diagnosis.data_directory.display();
+    if let Presence::Locked { holder } = &diagnosis.presence {
+        let holder = holder.as_deref().unwrap_or("another process");
+        return Err(Refusal {
+            reason: format!("'{path}' is in use by {holder}"),
+            hint: "stop it first, or give this one a data directory of its own. Nothing was changed.".into(),
+            is_busy: true,
+        });
+    }
+    let (reason, hint) = match &diagnosis.condition {
+        ClusterCondition::OtherMajorVersion { found, wanted: Some(wanted) } => (
+            format!("'{path}' was made by PostgreSQL {found}, and version {wanted} was asked for"),
+            format!(
+                "set POSTGRES_VERSION={found}, or move the data with pg_upgrade or a dump. Nothing was changed."
+            ),
+        ),
+        ClusterCondition::OtherMajorVersion { found, wanted: None } => (
+            format!("'{path}' was made by PostgreSQL {found}, which is not installed"),
+            format!(
+                "install postgresql-{found}, or move the data with pg_upgrade or a dump. Nothing was changed."
+            ),
+        ),
+        ClusterCondition::NotPostgres { examples } => (
+            format!("'{path}' is not a data directory of PostgreSQL: it holds {}", examples.join(", ")),
+            "set PGDATA to an empty directory, or to the cluster. Nothing was changed.".into(),
+        ),
+        _ => return Ok(()),
+    };
+    Err(Refusal { reason, hint, is_busy: false })
+}
+
+/// What cannot be read is not known to be damaged, and what is elsewhere is not lost: neither must ever lead to a
+/// replacement, nor to a start that hides it.
+pub(super) fn refuse_what_needs_a_person(diagnosis: &Diagnosis) -> Result<(), Refusal> {
+    let needs_a_person = |finding: &&Finding| finding.remedy.needs_a_person();
+    let Some(finding) = diagnosis.findings.iter().find(needs_a_person) else { return Ok(()) };
+    let path = diagnosis.data_directory.display();
+    let (what, hint) = match &finding.remedy {
+        Remedy::LinkTablespace => (
+            "is not whole",
+            format!(
+                "mount the disk that it is on, or link it again: `ln -sfn DIRECTORY '{path}/{}'`. Nothing was changed.",
+                link_of(&finding.place)
+            ),
+        ),
+        Remedy::LinkWal => (
+            "is not whole",
+            "mount the disk that it is on. If that is lost for good, put an empty directory in the place of the link, \
+             and run this again. Nothing was changed."
+                .into(),
+        ),
+        Remedy::FreeSpace => (
+            "has too little room for recovery",
+            "free space outside the data directory, never in pg_wal. Nothing was changed.".into(),
+        ),
+        Remedy::SeeToIt(words) => ("cannot be started as it is", format!("{words}. Nothing was changed.")),
+        _ => (
+            "could not be inspected whole",
+            "see to it that the server's user can read it, and that the disk is sound. Nothing was changed."
+                .into(),
+        ),
+    };
+    Err(Refusal { reason: format!("'{path}' {what}: {}", finding.summary()), hint, is_busy: false })
+}
+
+/// The link of a tablespace: `pg_tblspc/16400`, of whatever is below it.
+fn link_of(place: &str) -> &str {
+    let end = place.match_indices('/').nth(1).map(|(end, _)| end);
+    end.and_then(|end| place.get(..end)).unwrap_or(place)
+}
+
+pub(super) fn allow(
+    policy: RecoveryPolicy,
+    allowed: &[RecoveryPolicy],
+    diagnosis: &Diagnosis,
+) -> Result<(), Refusal> {
+    if allowed.contains(&policy) {
+        return Ok(());
+    }
+    let found: Vec<String> = diagnosis.findings.iter().take(3).map(Finding::summary).collect();
+    let enough: Vec<String> = allowed.iter().rev().map(|policy| format!("RECOVERY={policy}")).collect();
+    Err(Refusal {
+        reason: format!("'{}' is not sound: {}", diagnosis.data_directory.display(), found.join("; ")),
+        hint: format!("allow more with {}. Nothing was changed.", enough.join(" or ")),
+        is_busy: false,
+    })
+}
+
+/// Backups that are there and cannot be read may hold the rows, so that no empty cluster takes their place.
+pub(super) fn refuse_to_forget(
+    diagnosis: &Diagnosis,
+    unreadable: &[(&BackupSummary, &str)],
+) -> Result<(), Refusal> {
+    let Some((newest, reason)) = unreadable.first() else { return Ok(()) };
+    let worst: Vec<String> = diagnosis
+        .findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .take(1)
+        .map(Finding::summary)
+        .collect();
+    Err(Refusal {
+        reason: format!(
+            "'{}' is damaged ({}), and none of its backups can be read; the newest, {}: {reason}",
+            diagnosis.data_directory.display(),
+            worst.join("; "),
+            newest.name
+        ),
+        hint: "`backup-postgresql list` shows them. To begin with an empty cluster all the same, move them out of the \
+               backup directory. Nothing was changed."
+            .into(),
+        is_busy: false,
+    })
+}

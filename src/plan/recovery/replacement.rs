@@ -1,0 +1,165 @@
+//! What is put in the place of a cluster that cannot be repaired where it is.
+
+use super::refusals::refuse_to_forget;
+use super::repairs::{irreparable, look_again_step, not_as_it_is, repair_steps, template0_step};
+use super::step::{Action, Effect, PassedOver, Plan, Refusal, Replacement, Source, Step};
+use super::{Circumstances, Needed, passed_over, plan, start_step};
+use crate::plan::backups::{BackupKind, BackupSummary};
+use crate::plan::diagnosis::{Diagnosis, Finding, Remedy};
+use crate::plan::policy::RecoveryPolicy;
+use crate::plan::selection::{free_name, newest_first, source_of, unreadable};
+
+/// How many findings a reason names.
+const NAMED_FINDINGS: usize = 5;
+
+/// Puts a backup, what can be salvaged, or a new cluster in the place of the present one.
+pub(super) fn replace(
+    diagnosis: &Diagnosis,
+    needed: &[Needed],
+    circumstances: &Circumstances,
+) -> Result<Plan, Refusal> {
+    let usable = newest_first(circumstances.backups, Some(&diagnosis.identity));
+    let unreadable: Vec<_> = circumstances.backups.iter().filter_map(unreadable).collect();
+    if usable.is_empty() {
+        // That a backup cannot be used may be for a reason that will pass; an empty cluster would hide it.
+        refuse_to_forget(diagnosis, &unreadable)?;
+    }
+    let sources = sources(diagnosis, &usable, circumstances);
+    let mut remarks = vec![loss(usable.first().copied(), sources.first(), needed)];
+    let is_newer =
+        |other: &BackupSummary| usable.first().is_some_and(|chosen| other.created_at > chosen.created_at);
+    remarks.extend(unreadable.iter().filter(|(other, _)| is_newer(other)).map(|(other, reason)| {
+        format!("{} is newer, and is passed over because it cannot be read: {reason}", other.name)
+    }));
+    remarks.extend(repository_elsewhere(diagnosis, circumstances));
+    let purpose = match usable.first() {
+        Some(newest) => format!("restore {}", newest.name),
+        None => "salvage what reads into a new cluster".to_owned(),
+    };
+    let steps = vec![
+        replace_step(diagnosis, sources, &irreparable(needed), circumstances),
+        start_step("the cluster is sound then"),
+    ];
+    let passed_over = rungs_passed_over(needed, &usable);
+    Ok(Plan { passed_over, remarks, ..plan(purpose, diagnosis, steps) })
+}
+
+/// What to say where the cluster was backed up to a repository that is not here: a disk that is not mounted, most likely.
+fn repository_elsewhere(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Option<String> {
+    let id = diagnosis.backed_up_to.as_deref().filter(|id| circumstances.repository != Some(*id))?;
+    Some(format!(
+        "the backups of this cluster are in a repository that is not here ({id}): if its disk is only not mounted, stop, \
+         mount it, and restore; what is set aside is kept until then"
+    ))
+}
+
+/// Every backup that fits, the best first, with the WAL that survives; then what reads of the present cluster. An
+/// empty cluster only where there never was a backup.
+fn sources(diagnosis: &Diagnosis, usable: &[&BackupSummary], circumstances: &Circumstances) -> Vec<Source> {
+    let mut sources: Vec<Source> = usable.iter().map(|backup| source_of(backup, diagnosis)).collect();
+    sources.push(Source::Salvage);
+    if usable.is_empty() && repository_elsewhere(diagnosis, circumstances).is_none() {
+        sources.push(Source::Fresh);
+    }
+    sources
+}
+
+/// Lets a copy of the cluster replay its WAL from an older checkpoint, after what can be repaired in place is; where
+/// that fails and more is allowed, the cluster is replaced as though its pages were lost for good.
+pub(super) fn replay(diagnosis: &Diagnosis, needed: &[Needed], circumstances: &Circumstances) -> Plan {
+    let bad = || needed.iter().filter(|(_, remedy)| matches!(remedy, Remedy::ReplayFrom(_)));
+    let checkpoints = bad().filter_map(|(_, remedy)| match remedy {
+        Remedy::ReplayFrom(checkpoint) => Some(*checkpoint),
+        _ => None,
+    });
+    let mut sources: Vec<Source> =
+        checkpoints.min().map(|checkpoint| Source::Replayed { checkpoint }).into_iter().collect();
+    if circumstances.policy == RecoveryPolicy::Auto {
+        let usable = newest_first(circumstances.backups, Some(&diagnosis.identity));
+        let is_unreadable = |backup: &BackupSummary| unreadable(backup).is_some();
+        // As in `replace`: what cannot be read now may hold more than what would be salvaged.
+        if !usable.is_empty() || !circumstances.backups.iter().any(is_unreadable) {
+            sources.extend(
+                self::sources(diagnosis, &usable, circumstances)
+                    .into_iter()
+                    .filter(|source| *source != Source::Fresh),
+            );
+        }
+    }
+    let mut steps = repair_steps(needed);
+    steps.extend(template0_step(needed));
+    let mut remarks =
+        vec!["no committed row is lost: the WAL that is kept has every damaged page whole".into()];
+    if steps.is_empty() {
+        let findings: Vec<&Finding> = bad().map(|(finding, _)| *finding).collect();
+        steps.push(replace_step(diagnosis, sources, &findings, circumstances));
+        steps.push(start_step("the cluster is sound then"));
+    } else {
+        // The copy must be of a cluster whose small things are right.
+        steps.push(look_again_step());
+        remarks.push(
+            "then a copy that replays the WAL takes the place of this cluster, which is set aside".into(),
+        );
+    }
+    let passed_over = vec![not_as_it_is(needed)];
+    Plan { passed_over, remarks, ..plan("heal damaged pages from the WAL", diagnosis, steps) }
+}
+
+fn replace_step(
+    diagnosis: &Diagnosis,
+    sources: Vec<Source>,
+    findings: &[&Finding],
+    circumstances: &Circumstances,
+) -> Step {
+    let aside = free_name(BackupKind::Damaged, diagnosis, circumstances);
+    let mut named: Vec<String> =
+        findings.iter().take(NAMED_FINDINGS).map(|finding| finding.summary()).collect();
+    if findings.len() > NAMED_FINDINGS {
+        named.push(format!("and {} more", findings.len() - NAMED_FINDINGS));
+    }
+    Step {
+        action: Action::Replace(Replacement { sources, aside: Some(aside) }),
+        reason: named.join("; "),
+        effect: Effect::Replaces,
+    }
+}
+
+fn rungs_passed_over(needed: &[Needed], usable: &[&BackupSummary]) -> Vec<PassedOver> {
+    let worst = irreparable(needed).first().map(|finding| finding.summary()).unwrap_or_default();
+    let mut rungs = vec![
+        not_as_it_is(needed),
+        passed_over("repair in place", format!("nothing in place can bring this back: {worst}")),
+    ];
+    if usable.is_empty() {
+        rungs.push(passed_over("restore a backup", "there is none of this cluster"));
+    }
+    rungs
+}
+
+fn loss(backup: Option<&BackupSummary>, source: Option<&Source>, needed: &[Needed]) -> String {
+    // Pages that are newer than the end of the WAL say that this is not where it ended.
+    let is_end_lost = needed.iter().any(|(finding, _)| finding.code == "page-beyond-wal");
+    match (backup, source) {
+        (Some(_), Some(Source::Backup { replay, .. })) if replay.reaches_the_end && !is_end_lost => {
+            "no committed row is lost: the WAL since the backup is there to be replayed".into()
+        }
+        (Some(backup), _) => format!(
+            "rows committed after {} are lost, unless they are in what is set aside: the WAL since then is not whole",
+            backup.created_at.format("%Y-%m-%d %H:%M:%S UTC")
+        ),
+        (None, _) => {
+            let places: Vec<String> = irreparable(needed)
+                .iter()
+                .take(NAMED_FINDINGS)
+                .map(|finding| {
+                    finding.relation.as_ref().map_or_else(|| finding.place.clone(), ToString::to_string)
+                })
+                .collect();
+            format!(
+                "there is no backup to restore: what only these held is lost, unless it reads all the same: {}; the \
+                 damaged directory is kept",
+                places.join(", ")
+            )
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What a plan is made of. Plain data.
+
+use crate::pg::wal::WalFileName;
+use crate::pg::{Lsn, SystemIdentifier, TimelineId};
+use crate::plan::backups::BackupName;
+use crate::plan::diagnosis::{ClusterIdentity, FileContent, Journal, RelationName};
+use serde::Serialize;
+
+/// What is to be done to a data directory, and what was believed when that was decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// What it is for, in a few words: `start`, `restore data_20261120_114010`.
+    pub purpose: String,
+    /// What must still be true when it is carried out.
+    pub belief: Belief,
+    /// What to do, in order.
+    pub steps: Vec<Step>,
+    /// Why no better rung of recovery will do, the best first.
+    pub passed_over: Vec<PassedOver>,
+    /// What a person should know about the outcome.
+    pub remarks: Vec<String>,
+}
+
+/// A rung of recovery that is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PassedOver {
+    /// What it would have been.
+    pub rung: &'static str,
+    /// Why it is not taken.
+    pub reason: String,
+}
+
+/// What a plan believes of the cluster; checked again before the first step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Belief {
+    /// Which cluster it is.
+    pub system_identifier: Option<SystemIdentifier>,
+    /// The control file's checksum.
+    pub control_crc: Option<u32>,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What is done.
+    pub action: Action,
+    /// Why.
+    pub reason: String,
+    /// What it does to what is there.
+    pub effect: Effect,
+}
+
+/// What a step does to what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// Something is added; nothing changes.
+    Adds,
+    /// An attribute is changed; no content is.
+    Adjusts,
+    /// Something is moved out of the way and kept.
+    SetsAside,
+    /// Something is put right in place; what it was before is kept.
+    Repairs,
+    /// Something is read.
+    Reads,
+    /// The whole cluster is replaced, and kept.
+    Replaces,
+    /// A server is stopped.
+    Stops,
+    /// A server is started.
+    Starts,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Finish a replacement that was cut short.
+    FinishReplacement(Journal),
+    /// Give all entries to this user.
+    SetOwner {
+        /// The user.
+        uid: u32,
+    },
+    /// Set the permission bits of an entry; `.` is the data directory.
+    SetMode {
+        /// The entry.
+        place: String,
+        /// The bits.
+        mode: u32,
+    },
+    /// Make a directory.
+    RecreateDirectory {
+        /// The directory.
+        place: String,
+    },
+    /// Move a file to `.pgbox/aside`.
+    SetAsideFile {
+        /// The file.
+        place: String,
+    },
+    /// Put this content in the place of a file.
+    WriteFile {
+        /// The file.
+        place: String,
+        /// What it must hold.
+        content: FileContent,
+    },
+    /// Put a sound configuration file in the place of a missing or broken one.
+    RestoreConfiguration {
+        /// The file.
+        place: String,
+    },
+    /// Put a relation's files of a backup in the place of the present ones: nothing was written to it since.
+    HealFromBackup {
+        /// The backup.
+        backup: BackupName,
+        /// One of the relation's files.
+        place: String,
+    },
+    /// Begin a new WAL after the last checkpoint.
+    ResetWal,
+    /// Build indexes anew from their tables, with a server that nobody can connect to.
+    Reindex {
+        /// The database to work in.
+        database: String,
+        /// The indexes.
+        indexes: Vec<RelationName>,
+    },
+    /// Make template0 anew from template1, with a server that nobody can connect to.
+    RecreateTemplate0,
+    /// Let the server replay the WAL, with nobody connected to it, and stop it again.
+    RecoverFirst,
+    /// Inspect again: every repair is to be seen to hold.
+    LookAgain,
+    /// Stop the server that runs.
+    Stop {
+        /// Its process id.
+        pid: i32,
+    },
+    /// Put another cluster in place of this one.
+    Replace(Replacement),
+    /// Start the server and verify that it serves.
+    Start,
+}
+
+/// A cluster to put in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Replacement {
+    /// Where it comes from: the first source that can be read whole and serves.
+    pub sources: Vec<Source>,
+    /// The name under which the present one is kept; `None` when there is none.
+    pub aside: Option<BackupName>,
+}
+
+/// Where a cluster comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A backup, and then WAL that survived in the present `pg_wal`.
+    Backup {
+        /// The backup.
+        name: BackupName,
+        /// The segments to replay after it.
+        replay: Replay,
+    },
+    /// A copy of the present cluster that replays its own WAL from an older checkpoint, which brings back every
+    /// page that the WAL has whole.
+    Replayed {
+        /// Where the checkpoint's record is.
+        checkpoint: Lsn,
+    },
+    /// Whatever reads of the present cluster, loaded into a new one.
+    Salvage,
+    /// A new, empty cluster.
+    Fresh,
+}
+
+/// The surviving WAL that can be replayed after a backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Replay {
+    /// The segments, without a gap, from the backup on.
+    pub segments: Vec<WalFileName>,
+    /// The timeline on which they end, where it is another than the backup's.
+    pub timeline: Option<TimelineId>,
+    /// Whether they reach to the very end, so that no committed row is lost.
+    pub reaches_the_end: bool,
+}
+
+/// Why nothing is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// What stands in the way.
+    pub reason: String,
+    /// What a person can do.
+    pub hint: String,
+    /// Whether it is because somebody uses it now.
+    pub is_busy: bool,
+}
+
+impl Belief {
+    /// What to believe of a cluster from now on.
+    ///
+    /// Where the control file on the disk was not believed, its identifier cannot be compared either: that of the
+    /// diagnosis was read from the WAL, and says which backups fit.
+    pub fn of(identity: &ClusterIdentity) -> Self {
+        let system_identifier = identity.control_crc.and(identity.system_identifier);
+        Self { system_identifier, control_crc: identity.control_crc }
+    }
+}
