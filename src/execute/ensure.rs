@@ -4,21 +4,24 @@
 //! Safe to run any number of times at once: one does the work, the others wait for it, signalled by the
 //! kernel, and find the server running.
 
-use super::Tools;
+use super::attempt::Attempt;
 use super::recover::{self, Outcome};
+use super::salvage;
 use super::start::superuser_login;
+use super::stop::stop_meanwhile;
 use super::takeover;
 use super::takeover::STAGING;
+use super::{Backups, Tools};
 use crate::cluster::history::{self, Event};
-use crate::cluster::inspect::running_server;
+use crate::cluster::inspect::{Depth, running_server};
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::server;
 use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
-use crate::error::{Failure, Kind};
-use crate::plan::recovery::{Action, Circumstances, Plan, Refusal, recovery};
+use crate::error::{Failure, Kind, kind_of};
+use crate::plan::recovery::{Action, Circumstances, Plan, Refusal, Tried, recovery};
 use crate::plan::restore::restore;
-use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Presence};
+use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Journal, Presence, Severity};
 use crate::sys::{
     ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, clear_stop_marker, effective_identity,
     is_alive, is_writable_directory,
@@ -42,22 +45,33 @@ pub struct Ensured {
 }
 
 /// How often a directory is looked at again after a replacement was taken back.
-const MOST_ROUNDS: usize = 5;
+const MOST_ROUNDS: usize = 8;
 /// How long a lock may outlive the server that held it: backends of a killed postmaster end within moments.
 const DYING_SERVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Inspects the data directory as the server's user would.
 pub fn diagnose(tools: &Tools) -> anyhow::Result<Diagnosis> {
-    diagnose_for(tools, effective_identity().uid)
+    diagnose_to(tools, Depth::Structure)
+}
+
+/// Inspects the data directory as the server's user would, as far as is asked for.
+pub fn diagnose_to(tools: &Tools, depth: Depth) -> anyhow::Result<Diagnosis> {
+    diagnose_as(tools, effective_identity().uid, depth)
 }
 
 /// Inspects the data directory for a server that will run as user `server_uid`.
 pub fn diagnose_for(tools: &Tools, server_uid: u32) -> anyhow::Result<Diagnosis> {
+    diagnose_as(tools, server_uid, Depth::Structure)
+}
+
+fn diagnose_as(tools: &Tools, server_uid: u32, depth: Depth) -> anyhow::Result<Diagnosis> {
     let wanted = tools.settings.postgres_version.map(crate::pg::MajorVersion);
     let expectations = Expectations {
         wanted_version: wanted,
         installed_versions: vec![tools.installation.version],
         server_uid,
+        depth,
+        programs: Some(tools.installation.clone()),
     };
     let path = &tools.settings.data_directory;
     inspect(path, &expectations).with_context(|| format!("inspect '{}'", path.display()))
@@ -65,14 +79,31 @@ pub fn diagnose_for(tools: &Tools, server_uid: u32) -> anyhow::Result<Diagnosis>
 
 /// Decides what to do about a diagnosis.
 pub fn decide(tools: &Tools, diagnosis: &Diagnosis) -> anyhow::Result<Result<Plan, Refusal>> {
+    decide_after(tools, diagnosis, &Tried::default())
+}
+
+/// Decides what to do about a diagnosis, knowing what did not help.
+fn decide_after(
+    tools: &Tools,
+    diagnosis: &Diagnosis,
+    tried: &Tried,
+) -> anyhow::Result<Result<Plan, Refusal>> {
+    let is_first_try = *tried == Tried::default();
     let backups = match diagnosis.condition {
         // A repository that cannot be read keeps no sound cluster from starting.
-        ClusterCondition::Sound | ClusterCondition::Repairable => Vec::new(),
-        // Only a remark rests on them.
+        ClusterCondition::Sound if is_first_try => Vec::new(),
+        // Only a remark, or what comes after a first try, rests on them.
         ClusterCondition::Absent | ClusterCondition::Empty => listed_backups(tools).unwrap_or_default(),
+        ClusterCondition::Repairable if is_first_try => listed_backups(tools).unwrap_or_default(),
         _ => listed_backups(tools)?,
     };
-    let circumstances = Circumstances { backups: &backups, policy: tools.settings.recovery, now: Utc::now() };
+    let circumstances = Circumstances {
+        backups: &backups,
+        repository: repository_id(tools),
+        policy: tools.settings.recovery,
+        tried: tried.clone(),
+        now: Utc::now(),
+    };
     Ok(recovery(diagnosis, &circumstances))
 }
 
@@ -84,9 +115,18 @@ pub(super) fn decide_restore(
     now: DateTime<Utc>,
 ) -> anyhow::Result<Plan> {
     let backups = listed_backups(tools)?;
-    let circumstances = Circumstances { backups: &backups, policy: tools.settings.recovery, now };
+    let policy = tools.settings.recovery;
+    let repository = repository_id(tools);
+    let circumstances = Circumstances { backups: &backups, repository, policy, tried: Tried::default(), now };
     let decided = restore(backup, diagnosis, tools.installation.version, &circumstances);
     decided.map_err(|refusal| Failure::from(refusal).into())
+}
+
+fn repository_id<'a>(tools: &'a Tools) -> Option<&'a str> {
+    match tools.backups {
+        Backups::Open(repository) => repository.identity().map(|identity| identity.id.as_str()),
+        Backups::None | Backups::Unusable(_) => None,
+    }
 }
 
 fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
@@ -120,15 +160,67 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
             .with_context(|| format!("make '{}'", path.display()))?;
     }
     ensure_writable(path)?;
-    let _operation = enter(tools, activity)?;
+    let operation = enter(tools, activity)?;
+    bring_up(tools, activity, Depth::Structure, &operation)
+}
+
+/// What a person says to a plan that they have been shown.
+pub type Consent<'a> = dyn Fn(&Diagnosis, &Plan) -> anyhow::Result<()> + 'a;
+
+/// Stops the server, inspects everything, repairs whatever is found and starts the server again.
+///
+/// `consent` is asked once everything is known; where it says no, by an error, the server is started as it was, and
+/// that error is returned.
+///
+/// # Errors
+/// Those of [`ensure_running`].
+pub fn repair(tools: &Tools, activity: &str, consent: &Consent) -> anyhow::Result<Ensured> {
+    let path = &tools.settings.data_directory;
+    ensure_writable(path)?;
+    let operation = enter(tools, activity)?;
+    let was_running = stop_meanwhile(tools, &operation)?.is_some();
+    wait_for_release(path)?;
+    let agreed = diagnose_to(tools, Depth::Deep).and_then(|diagnosis| {
+        let plan = decide(tools, &diagnosis)?.map_err(Failure::from)?;
+        consent(&diagnosis, &plan)
+    });
+    if let Err(error) = agreed {
+        if was_running && let Err(start) = bring_up(tools, activity, Depth::Structure, &operation) {
+            tools.progress.note(&format!("the server could not be started again: {start:#}"));
+        }
+        return Err(error);
+    }
+    bring_up(tools, activity, Depth::Deep, &operation)
+}
+
+/// Goes round by round: look, decide, carry out; until a server serves or nothing is left to try.
+fn bring_up(
+    tools: &Tools,
+    activity: &str,
+    depth: Depth,
+    _operation: &OperationLock,
+) -> anyhow::Result<Ensured> {
+    let mut attempt = Attempt { depth, ..Attempt::default() };
+    let ensured = go_round(tools, activity, &mut attempt);
+    if ensured.is_err() {
+        // What was done is done, whatever came after it.
+        attempt.done.iter().for_each(|done| tools.progress.note(done));
+    }
+    ensured
+}
+
+fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Result<Ensured> {
+    let path = &tools.settings.data_directory;
     for _ in 0..MOST_ROUNDS {
-        let diagnosis = diagnose(tools)?;
+        let diagnosis = attempt.judge(diagnose_to(tools, attempt.depth)?)?;
         if let Presence::Running { pid } = diagnosis.presence {
             match wait_for_running(tools, pid)? {
-                Some(ensured) => {
-                    if diagnosis.journal.is_some() {
+                Some(mut ensured) => {
+                    if let Some(journal) = &diagnosis.journal {
                         // Whoever put this cluster in place was killed before it could say so.
+                        history::record(path, &event_of(journal)).context("record what was done")?;
                         takeover::accept(path)?;
+                        ensured.remarks.extend(journal.done.iter().cloned());
                     }
                     return Ok(ensured);
                 }
@@ -139,10 +231,27 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
         if matches!(diagnosis.presence, Presence::Locked { .. }) && wait_for_release(path)? {
             continue;
         }
-        let plan = decide(tools, &diagnosis)?.map_err(Failure::from)?;
-        tell_plan(&diagnosis, &plan, tools);
-        if let Some(ensured) = carry_out(plan, &diagnosis, tools, activity)? {
-            return Ok(ensured);
+        let plan = decide_after(tools, &diagnosis, &attempt.tried)?.map_err(Failure::from)?;
+        attempt.tell_findings(&diagnosis, tools);
+        tell_plan(&plan, tools);
+        let replaces = plan.steps.iter().any(|step| matches!(step.action, Action::Replace(_)));
+        let steps = plan.steps.clone();
+        let replays = plan.steps.iter().any(|step| step.action == Action::RecoverFirst);
+        match carry_out(plan, &diagnosis, tools, activity) {
+            Ok(Carried::Serving(mut ensured)) => {
+                attempt.conclude(&mut ensured);
+                return Ok(*ensured);
+            }
+            Ok(Carried::LookAgain(done)) => {
+                attempt.note(&diagnosis, &steps, done);
+                if replays {
+                    attempt.depth = attempt.depth.max(Depth::Catalogs);
+                }
+            }
+            Err(error) if kind_of(&error) == Kind::ServerFailed && !replaces => {
+                attempt.note_failed_start(error, tools)?;
+            }
+            Err(error) => return Err(error),
         }
     }
     Err(Failure::new(Kind::Failed, format!("could not bring '{}' to a state that serves", path.display()))
@@ -177,13 +286,15 @@ fn enter(tools: &Tools, activity: &str) -> anyhow::Result<OperationLock> {
 
 /// Waits a moment for a lock whose server has died. Returns whether it is free now.
 ///
-/// The caller is the one command at work here, so that a server in staging is of one that was killed: it would hold
-/// the lock for ever, and nobody else would stop it.
+/// The caller is the one command at work here, so that a server in staging, or on the copy of a salvage, is of one that
+/// was killed: it would hold the lock for ever, and nobody else would stop it.
 pub(super) fn wait_for_release(path: &Path) -> anyhow::Result<bool> {
-    if let Ok(staging) = ReadRoot::open(&path.join(STAGING))
-        && let Some(pid) = running_server(&staging)
-    {
-        server::stop(pid, DYING_SERVER_PATIENCE).context("stop the server that a killed command left")?;
+    for private in [STAGING, salvage::COPY] {
+        if let Ok(root) = ReadRoot::open(&path.join(private))
+            && let Some(pid) = running_server(&root)
+        {
+            server::stop(pid, DYING_SERVER_PATIENCE).context("stop the server that a killed command left")?;
+        }
     }
     let deadline = Instant::now() + DYING_SERVER_PATIENCE;
     while Instant::now() < deadline {
@@ -196,23 +307,41 @@ pub(super) fn wait_for_release(path: &Path) -> anyhow::Result<bool> {
     Ok(false)
 }
 
+/// What carrying out one plan came to.
+pub(super) enum Carried {
+    /// A server serves.
+    Serving(Box<Ensured>),
+    /// The directory must be looked at again; what was done.
+    LookAgain(Vec<String>),
+}
+
 pub(super) fn carry_out(
     plan: Plan,
     diagnosis: &Diagnosis,
     tools: &Tools,
     activity: &str,
-) -> anyhow::Result<Option<Ensured>> {
+) -> anyhow::Result<Carried> {
     let path = &tools.settings.data_directory;
     let identifier = plan.belief.system_identifier.map(|identifier| identifier.0);
     let root = WriteRoot::claim(path, identifier, activity)
         .with_context(|| format!("take the data directory '{}'", path.display()))?;
-    let (purpose, remarks) = (plan.purpose.clone(), plan.remarks.clone());
-    let outcome = recover::run(plan, &root, tools)?;
+    root.discard(salvage::SALVAGE).context("remove what a killed salvage left")?;
+    let (purpose, mut remarks) = (plan.purpose.clone(), plan.remarks.clone());
+    let outcome = recover::run(plan, diagnosis, &root, tools)?;
+    if outcome.fell_back {
+        remarks = vec![
+            "what was planned could not be used, and with it falls what was said of the outcome; see what was done instead"
+                .to_owned(),
+        ];
+        for remark in &remarks {
+            tools.progress.note(remark);
+        }
+    }
     if !outcome.done.is_empty() {
         let event = Event {
             time: Utc::now(),
             purpose,
-            findings: diagnosis.findings.iter().map(Finding::summary).collect(),
+            findings: findings_of(diagnosis),
             done: outcome.done.clone(),
             remarks: remarks.clone(),
             restored_from: outcome.restored_from,
@@ -222,20 +351,45 @@ pub(super) fn carry_out(
     }
     clear_stop_marker(path).context("clear the note that the server was stopped")?;
     let Some(server) = &outcome.server else {
-        for done in &outcome.done {
-            tools.progress.note(done);
-        }
-        return Ok(None);
+        return Ok(Carried::LookAgain(outcome.done));
     };
     let pid = i32::try_from(server.process.pid()).context("read the server's process id")?;
-    Ok(Some(Ensured { address: server.address.clone(), pid, outcome: Some(outcome), remarks }))
+    let address = server.address.clone();
+    Ok(Carried::Serving(Box::new(Ensured { address, pid, outcome: Some(outcome), remarks })))
 }
 
-/// Says what was found and what will be done, before it is done. A plain start is not worth a word.
-fn tell_plan(diagnosis: &Diagnosis, plan: &Plan, tools: &Tools) {
-    for finding in &diagnosis.findings {
-        tools.progress.note(&format!("found: {}", finding.summary()));
+/// What was wrong, for the history. Half-way between two clusters, the journal knows it, not the inspection.
+fn findings_of(diagnosis: &Diagnosis) -> Vec<String> {
+    match &diagnosis.journal {
+        Some(journal) => journal.findings.clone(),
+        None => diagnosis
+            .findings
+            .iter()
+            .filter(|finding| is_worth_a_word(finding))
+            .map(Finding::summary)
+            .collect(),
     }
+}
+
+pub(super) fn is_worth_a_word(finding: &Finding) -> bool {
+    finding.severity != Severity::Notice
+}
+
+/// A replacement that somebody else carried out, as far as the journal knows of it.
+fn event_of(journal: &Journal) -> Event {
+    Event {
+        time: Utc::now(),
+        purpose: journal.operation.clone(),
+        findings: journal.findings.clone(),
+        done: journal.done.clone(),
+        remarks: Vec::new(),
+        restored_from: journal.restored_from,
+        set_aside: journal.aside,
+    }
+}
+
+/// Says what will be done, before it is done. A plain start is not worth a word.
+fn tell_plan(plan: &Plan, tools: &Tools) {
     if plan.steps.iter().any(|step| step.action != Action::Start) {
         for line in plan.lines() {
             tools.progress.note(&line);

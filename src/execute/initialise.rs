@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Appended to the new cluster's `postgresql.conf`, where a person can change it.
-const CONFIGURATION: &str = "
+pub(super) const CONFIGURATION: &str = "
 # ---- set by pgbox when it made this cluster ----
 # Keeps enough WAL that damaged pages can be healed by replaying it, and that a backup can be caught up.
 wal_keep_size = 512MB
 ";
 
 /// Lets every host that the server listens to in, by password.
-const HOST_ACCESS: &str = "
+pub(super) const HOST_ACCESS: &str = "
 # Added by pgbox: whoever reaches an address that the server listens on, by password.
 host all all all scram-sha-256
 ";
@@ -33,21 +33,37 @@ host all all all scram-sha-256
 /// # Errors
 /// What initdb, the server or a script said. Nothing was put in place.
 pub(super) fn build_fresh(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
-    clear_staging(root)?;
-    let settings = tools.settings;
-    let staging = root.path().join(STAGING);
     tools.progress.begin("making a new cluster", None);
-    let options = InitdbOptions { superuser: &settings.superuser, arguments: &settings.initdb_arguments };
-    initdb(tools.installation, root, &staging, &options).context("make a new cluster")?;
-    append(root, "postgresql.conf", CONFIGURATION)?;
-    append(root, "pg_hba.conf", HOST_ACCESS)?;
-    complete(tools, root, &staging)?;
+    stage_empty_cluster(tools, root)?;
+    complete(tools, root, &root.path().join(STAGING))?;
     root.sync_file_system().context("write the new cluster to disk")?;
     tools.progress.end();
     Ok(())
 }
 
-fn append(root: &WriteRoot, name: &str, text: &str) -> anyhow::Result<()> {
+/// A configuration file as a new cluster has it.
+///
+/// # Errors
+/// What initdb said: it is asked, since what it writes depends on the machine and on its arguments.
+pub(super) fn fresh_configuration(tools: &Tools, root: &WriteRoot, name: &str) -> anyhow::Result<Vec<u8>> {
+    stage_empty_cluster(tools, root)?;
+    let bytes =
+        root.read_bounded(Path::new(STAGING).join(name), 1 << 20).with_context(|| format!("read {name}"))?;
+    root.discard(STAGING).context("clear the staging directory")?;
+    Ok(bytes)
+}
+
+/// Runs initdb in the staging directory, and adds what pgbox's clusters have in their configuration.
+fn stage_empty_cluster(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
+    clear_staging(root)?;
+    let settings = tools.settings;
+    let options = InitdbOptions { superuser: &settings.superuser, arguments: &settings.initdb_arguments };
+    initdb(tools.installation, root, &root.path().join(STAGING), &options).context("make a new cluster")?;
+    append(root, "postgresql.conf", CONFIGURATION)?;
+    append(root, "pg_hba.conf", HOST_ACCESS)
+}
+
+pub(super) fn append(root: &WriteRoot, name: &str, text: &str) -> anyhow::Result<()> {
     let path = PathBuf::from(STAGING).join(name);
     let mut content = root.read_bounded(&path, 1 << 20).with_context(|| format!("read {name}"))?;
     content.extend_from_slice(text.as_bytes());
@@ -76,7 +92,7 @@ fn complete(tools: &Tools, root: &WriteRoot, staging: &Path) -> anyhow::Result<(
     stopped
 }
 
-fn stop_private(server: &mut RunningServer) -> anyhow::Result<()> {
+pub(super) fn stop_private(server: &mut RunningServer) -> anyhow::Result<()> {
     let pid = i32::try_from(server.process.pid()).context("stop the private server")?;
     // Our own child: as a zombie it would look alive for ever, so it is waited for, not only signalled.
     server.process.signal(crate::sys::Signal::INT).context("stop the private server")?;

@@ -1,15 +1,24 @@
 //! Carries plans out. Nothing here decides; nothing here prints.
 
+mod attempt;
 pub mod backup;
 pub mod cleanup;
+mod configuration;
 pub mod ensure;
 mod from_backup;
+mod healing;
 mod init_scripts;
 mod initialise;
+mod private_recovery;
 pub mod recover;
+mod repairs;
+mod replay;
+mod replay_unlogged;
 pub mod restore;
 pub mod restore_files;
+mod salvage;
 pub mod set_aside;
+mod single_user;
 pub mod start;
 pub mod stop;
 pub mod takeover;
@@ -81,8 +90,12 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
             "see the server's log above for the cause; `maintenance health` tells more".to_owned()
         }
     };
+    let kind = match error {
+        StartError::Ended { .. } | StartError::NoProgress { .. } => Kind::ServerFailed,
+        _ => Kind::Failed,
+    };
     let message = format!("could not {action}: {error}{}", shown_log(error.log()));
-    Failure::new(Kind::Failed, message).hint(hint).into()
+    Failure::new(kind, message).hint(hint).into()
 }
 
 /// The last lines of the server's log, as the end of a message.

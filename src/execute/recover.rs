@@ -3,19 +3,22 @@
 use super::Tools;
 use super::from_backup::build_from_backup;
 use super::initialise::build_fresh;
+use super::private_recovery::recover_in_place;
+use super::repairs::repair;
+use super::replay::build_from_replay;
+use super::salvage::build_from_salvage;
 use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
 use super::takeover::{self, STAGING};
-use crate::cluster::inspect::{self, ASIDE_DIRECTORY, Expectations, JOURNAL_FILE};
+use crate::cluster::inspect::{self, Depth, Expectations, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, kind_of};
 use crate::format::counted;
 use crate::pg::control_file::ControlFile;
 use crate::plan::recovery::{Action, Belief, Plan, Replacement, Source};
-use crate::plan::{BackupName, Journal};
-use crate::sys::{WriteRoot, effective_identity};
+use crate::plan::{BackupName, Diagnosis, Finding, Journal, Phase};
+use crate::sys::{ProcessError, WriteRoot, effective_identity, step_point};
 use anyhow::{Context, anyhow};
 use std::io;
-use std::path::Path;
 
 /// What carrying out a plan came to.
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub struct Outcome {
     pub restored_from: Option<BackupName>,
     /// The name under which the former cluster is kept.
     pub set_aside: Option<BackupName>,
+    /// Whether the cluster comes from another source than the one that the plan spoke of.
+    pub fell_back: bool,
     /// Whether an earlier replacement was taken back, so that the directory must be looked at again.
     pub must_look_again: bool,
 }
@@ -37,11 +42,14 @@ pub struct Outcome {
 /// # Errors
 /// Of the first step that failed. Whatever the error, the data directory holds either the old cluster or the
 /// new one, or a journal from which the next run goes on; nothing that was there is lost.
-pub fn run(plan: Plan, root: &WriteRoot, tools: &Tools) -> anyhow::Result<Outcome> {
+pub fn run(plan: Plan, diagnosis: &Diagnosis, root: &WriteRoot, tools: &Tools) -> anyhow::Result<Outcome> {
     ensure_still_believed(&plan.belief, root)?;
-    let mut recovery = Recovery { purpose: plan.purpose, root, tools, outcome: Outcome::default() };
+    let purpose = plan.purpose;
+    let mut recovery = Recovery { purpose, diagnosis, root, tools, outcome: Outcome::default() };
     for step in plan.steps {
+        step_point("before a step");
         recovery.take(step.action)?;
+        step_point("after a step");
         if recovery.outcome.must_look_again {
             break;
         }
@@ -64,6 +72,7 @@ fn ensure_still_believed(belief: &Belief, root: &WriteRoot) -> anyhow::Result<()
 /// A plan being carried out.
 struct Recovery<'a> {
     purpose: String,
+    diagnosis: &'a Diagnosis,
     root: &'a WriteRoot,
     tools: &'a Tools<'a>,
     outcome: Outcome,
@@ -77,51 +86,33 @@ impl Recovery<'_> {
             Action::Start if self.outcome.server.is_none() => {
                 self.outcome.server = Some(start_and_verify(self.tools, self.root, Start::AsItIs)?);
             }
+            Action::RecoverFirst => {
+                recover_in_place(self.tools, self.root)?;
+                self.done("replayed the WAL before anybody could connect");
+            }
+            Action::LookAgain => self.outcome.must_look_again = true,
             // A server that was in the way had to be stopped before the directory could be claimed.
             Action::Start | Action::Stop { .. } => {}
-            Action::SetMode { place, mode } => self.set_mode(&place, mode)?,
-            Action::RecreateDirectory { place } => self.recreate_directory(&place)?,
-            Action::SetAsideFile { place } => self.set_aside_file(&place)?,
-            Action::SetOwner { uid } => return Err(self.cannot_change_owners(uid)),
+            action => self.repair(&action)?,
+        }
+        Ok(())
+    }
+
+    /// A repair that PostgreSQL's own programs refuse is told and passed over: the next inspection finds what is
+    /// left, and the next plan knows that this did not help.
+    fn repair(&mut self, action: &Action) -> anyhow::Result<()> {
+        match repair(action, self.root, self.tools) {
+            Ok(done) => self.outcome.done.extend(done),
+            Err(error) if is_refused_by_postgresql(&error) => {
+                self.tools.progress.note(&format!("could not {action}: {error:#}"));
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
 
     fn done(&mut self, text: impl Into<String>) {
         self.outcome.done.push(text.into());
-    }
-
-    fn set_mode(&mut self, place: &str, mode: u32) -> anyhow::Result<()> {
-        self.root.set_mode(place, mode).with_context(|| format!("set the mode of '{place}'"))?;
-        self.done(format!("set the mode of '{place}' to {mode:04o}"));
-        Ok(())
-    }
-
-    fn recreate_directory(&mut self, place: &str) -> anyhow::Result<()> {
-        self.root
-            .create_directories(place, 0o700)
-            .with_context(|| format!("make the directory '{place}'"))?;
-        let parent = Path::new(place).parent().filter(|parent| *parent != Path::new(""));
-        self.root.sync_directory(parent.unwrap_or(Path::new("."))).context("sync a directory")?;
-        self.done(format!("made the directory '{place}' anew"));
-        Ok(())
-    }
-
-    fn set_aside_file(&mut self, place: &str) -> anyhow::Result<()> {
-        // One place for each: the pid file of a killed server is worth no more than a look at the last one.
-        let target = Path::new(ASIDE_DIRECTORY).join(place.replace('/', "_"));
-        move_durably(self.root, Path::new(place), &target).with_context(|| format!("set '{place}' aside"))?;
-        self.done(format!("moved '{place}' to '{}'", target.display()));
-        Ok(())
-    }
-
-    fn cannot_change_owners(&self, uid: u32) -> anyhow::Error {
-        let path = self.root.path().display();
-        let message =
-            format!("entries of '{path}' belong to others than user {uid}, as whom the server runs");
-        Failure::new(Kind::Refused, message)
-            .hint("run `init-postgresql` as root, who can change owners. Nothing was changed.")
-            .into()
     }
 
     fn finish(&mut self, journal: Journal) -> anyhow::Result<()> {
@@ -136,14 +127,14 @@ impl Recovery<'_> {
         // Only a cluster that has not been through its first start may be taken back: any other may have served,
         // and taken rows. The server removes the signal file when it ends recovery.
         if self.root.facts(RECOVERY_SIGNAL)?.is_none() {
+            self.tell_finished(&journal);
             takeover::accept(self.root.path())?;
-            self.done(format!("finished '{operation}', which was cut short"));
             self.outcome.must_look_again = true;
             return Ok(());
         }
         let had_former = journal.aside.is_some();
-        match self.prove(journal) {
-            Ok(()) => self.done(format!("finished '{operation}', which was cut short")),
+        match self.prove(journal.clone()) {
+            Ok(()) => self.tell_finished(&journal),
             Err(error) if !had_former => return Err(error),
             Err(error) => {
                 self.tools.progress.note(&format!("'{operation}' was taken back: {error:#}"));
@@ -153,6 +144,14 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// What was done before it was cut short is told now: whoever did it could not.
+    fn tell_finished(&mut self, journal: &Journal) {
+        self.done(format!("finished '{}', which was cut short", journal.operation));
+        self.outcome.done.extend(journal.done.iter().cloned());
+        self.outcome.restored_from = journal.restored_from;
+        self.outcome.set_aside = journal.aside;
+    }
+
     fn replace(&mut self, replacement: &Replacement) -> anyhow::Result<()> {
         let mut last_error: Option<(&Source, anyhow::Error)> = None;
         for source in &replacement.sources {
@@ -160,9 +159,18 @@ impl Recovery<'_> {
                 self.tools.progress.note(&format!("{} could not be used: {error:#}", describe(former)));
             }
             match self.replace_from(source, replacement.aside) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.outcome.fell_back = replacement.sources.first() != Some(source);
+                    return Ok(());
+                }
                 // The former cluster is not back in place: another source would be built on sand.
                 Err(error) if self.root.facts(JOURNAL_FILE)?.is_some() => return Err(error),
+                // What failed for want of room, leave or a program says nothing about the source, and may pass: a worse
+                // one is no answer to it.
+                Err(error) if is_for_a_person(&error) => {
+                    last_error = Some((source, error));
+                    break;
+                }
                 Err(error) => last_error = Some((source, error)),
             }
         }
@@ -177,31 +185,49 @@ impl Recovery<'_> {
 
     /// Builds, inspects, puts in place and proves one source. On any error the former cluster is in place.
     fn replace_from(&mut self, source: &Source, aside: Option<BackupName>) -> anyhow::Result<()> {
-        match source {
-            Source::Fresh => build_fresh(self.tools, self.root)?,
-            Source::Backup { name, replay } => build_from_backup(self.tools, self.root, *name, replay)?,
-        }
+        let mut done = self.build(source)?;
+        step_point("built in staging");
         self.inspect_staging()?;
-        let journal = takeover::take_over(self.root, &self.purpose, aside)?;
+        done.extend(aside.map(|aside| format!("set the former cluster aside as {aside}")));
+        let restored_from = match source {
+            Source::Backup { name, .. } => Some(*name),
+            _ => None,
+        };
+        let phase = Phase::SettingAside;
+        let operation = self.purpose.clone();
+        let findings = self.diagnosis.findings.iter().map(Finding::summary).collect();
+        let journal = Journal { operation, aside, phase, findings, done: done.clone(), restored_from };
+        let journal = takeover::take_over(self.root, journal)?;
+        step_point("taken over");
         self.prove(journal)?;
+        step_point("proven");
+        self.outcome.done.extend(done);
+        self.outcome.restored_from = restored_from;
+        self.outcome.set_aside = aside;
+        Ok(())
+    }
+
+    /// Builds a cluster in staging, whole and on disk. Returns what that will have been, once it is in place.
+    fn build(&self, source: &Source) -> anyhow::Result<Vec<String>> {
+        let (tools, root) = (self.tools, self.root);
         match source {
-            Source::Fresh => self.done("made a new cluster"),
+            Source::Fresh => {
+                build_fresh(tools, root)?;
+                Ok(vec!["made a new cluster".to_owned()])
+            }
+            Source::Salvage => Ok(build_from_salvage(tools, root, self.diagnosis)?.lines()),
+            Source::Replayed { checkpoint } => build_from_replay(tools, root, *checkpoint),
             Source::Backup { name, replay } => {
-                self.outcome.restored_from = Some(*name);
-                self.done(match replay.segments.len() {
+                build_from_backup(tools, root, *name, replay)?;
+                Ok(vec![match replay.segments.len() {
                     0 => format!("restored {name}"),
                     count => format!(
                         "restored {name} and replayed the WAL since, as far as it is whole ({})",
                         counted(count, "segment")
                     ),
-                });
+                }])
             }
         }
-        if let Some(aside) = aside {
-            self.outcome.set_aside = Some(aside);
-            self.done(format!("set the former cluster aside as {aside}"));
-        }
-        Ok(())
     }
 
     /// The same inspection that a cluster in place gets.
@@ -210,6 +236,8 @@ impl Recovery<'_> {
             wanted_version: None,
             installed_versions: vec![self.tools.installation.version],
             server_uid: effective_identity().uid,
+            depth: Depth::Structure,
+            programs: None,
         };
         let staging = self.root.path().join(STAGING);
         let diagnosis = inspect::inspect(&staging, &expectations).context("inspect what was built")?;
@@ -225,6 +253,7 @@ impl Recovery<'_> {
         let start = Start::of_replacement(self.root)?;
         match start_and_verify(self.tools, self.root, start) {
             Ok(server) => {
+                step_point("serves, not accepted yet");
                 takeover::accept(self.root.path())?;
                 self.outcome.server = Some(server);
                 Ok(())
@@ -238,16 +267,27 @@ impl Recovery<'_> {
     }
 }
 
-fn move_durably(root: &WriteRoot, from: &Path, to: &Path) -> io::Result<()> {
-    root.create_directories(ASIDE_DIRECTORY, 0o700)?;
-    root.rename(from, to)?;
-    root.sync_directory(ASIDE_DIRECTORY)?;
-    root.sync_directory(".")
+fn is_for_a_person(error: &anyhow::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::PermissionDenied,
+    ];
+    let is_of_machine = |cause: &io::Error| kinds.contains(&cause.kind());
+    matches!(kind_of(error), Kind::Refused | Kind::ProgramMissing)
+        || error.chain().filter_map(|cause| cause.downcast_ref()).any(is_of_machine)
+}
+
+fn is_refused_by_postgresql(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(ProcessError::Failed { .. })))
 }
 
 fn describe(source: &Source) -> String {
     match source {
         Source::Backup { name, .. } => format!("the backup {name}"),
+        Source::Replayed { checkpoint } => format!("the WAL since the checkpoint at {checkpoint}"),
+        Source::Salvage => "what reads of the present cluster".to_owned(),
         Source::Fresh => "a new cluster".to_owned(),
     }
 }

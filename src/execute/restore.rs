@@ -1,6 +1,6 @@
 //! Puts a backup that a person chose in the place of the present data.
 
-use super::ensure::{carry_out, decide_restore, diagnose, ensure_running};
+use super::ensure::{Carried, carry_out, decide_restore, diagnose, ensure_running};
 use super::stop::stop_meanwhile;
 use super::{Tools, ensure::Ensured};
 use crate::error::{Failure, Kind};
@@ -44,8 +44,10 @@ pub fn restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> any
     let was_running = stop_meanwhile(tools, &operation)?.is_some();
     super::ensure::wait_for_release(path)?;
     match carry_out(plan, &diagnosis, tools, ACTIVITY) {
-        Ok(Some(ensured)) => Ok(ensured),
-        Ok(None) => Err(Failure::new(Kind::Failed, "the restored cluster was not started").into()),
+        Ok(Carried::Serving(ensured)) => Ok(*ensured),
+        Ok(Carried::LookAgain(_)) => {
+            Err(Failure::new(Kind::Failed, "the restored cluster was not started").into())
+        }
         Err(error) => {
             drop(operation);
             if was_running {

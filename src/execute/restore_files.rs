@@ -18,8 +18,8 @@ use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, EntryContent, TableEntry
 use crate::sys::WriteRoot;
 
 /// Where the server keeps what `ALTER SYSTEM` set; it is read after all other configuration.
-const AUTO_CONFIGURATION: &str = "postgresql.auto.conf";
-const MAXIMUM_CONFIGURATION_SIZE_BYTES: u64 = 1024 * 1024;
+pub(super) const AUTO_CONFIGURATION: &str = "postgresql.auto.conf";
+pub(super) const MAXIMUM_CONFIGURATION_SIZE_BYTES: u64 = 1024 * 1024;
 /// Recovery from a backup refuses a tablespace that is a directory in `pg_tblspc`, unless this is on (PostgreSQL:
 /// `CheckTablespaceDirectory()` in xlogrecovery.c).
 const IN_PLACE_SETTING: &str = "allow_in_place_tablespaces";
@@ -52,6 +52,16 @@ impl fmt::Display for RestoredTablespace {
         let Self { path, former } = self;
         write!(formatter, "the tablespace that was in '{former}' is now in the data directory, as '{path}'")
     }
+}
+
+/// The text of a `postgresql.auto.conf`, with the setting without which a cluster with tablespaces inside the data
+/// directory would not recover.
+pub(super) fn with_tablespaces_in_place(mut text: Vec<u8>) -> Vec<u8> {
+    if text.last().is_some_and(|byte| *byte != b'\n') {
+        text.push(b'\n');
+    }
+    text.extend_from_slice(format!("{IN_PLACE_SETTING} = 'on'\n").as_bytes());
+    text
 }
 
 /// Writes the files of a backup below `into`, a path within `root` that must not hold any of them yet. When this
@@ -123,11 +133,7 @@ impl Restore<'_> {
             return Ok(());
         }
         let former = self.reader.read_file(AUTO_CONFIGURATION, MAXIMUM_CONFIGURATION_SIZE_BYTES)?;
-        let mut text = former.unwrap_or_default();
-        if text.last().is_some_and(|byte| *byte != b'\n') {
-            text.push(b'\n');
-        }
-        text.extend_from_slice(format!("{IN_PLACE_SETTING} = 'on'\n").as_bytes());
+        let text = with_tablespaces_in_place(former.unwrap_or_default());
         self.root
             .write_durably(self.into.join(AUTO_CONFIGURATION), &text, 0o600)
             .with_context(|| format!("restore '{AUTO_CONFIGURATION}'"))

@@ -1,12 +1,15 @@
 //! Starting the server of a claimed cluster, with retries, and verifying that it serves.
 
 use super::{Tools, shown_log, start_failure};
+use crate::cluster::configuration::Fingerprint;
 use crate::cluster::readiness::verify_by_two_connections;
+use crate::cluster::seal;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::session::Login;
 use crate::error::{Failure, Kind};
 use crate::pg::TimelineId;
 use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory};
+use anyhow::Context;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -72,8 +75,12 @@ impl Start {
 /// The last attempt's, with the last lines of the server's log. No server is left running.
 pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
     let log_begins_at = server::log_size(&tools.log_file());
+    // Before, and not after: a server that is killed before its first checkpoint leaves the control file as it was.
+    seal::remove(root).context("remove the seal of the last stop")?;
+    let configuration = Fingerprint::take(root, tools.installation);
     let mut server = start_with_retries(tools, root, start)?;
     let Err(error) = verify_by_two_connections(&server.address, &superuser_login(tools)) else {
+        note_configuration(tools, root, configuration);
         return Ok(server);
     };
     // Its `pg_hba.conf` keeps us out. To stop it for that would keep everybody out.
@@ -85,9 +92,22 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow
     }
     server.process.signal(crate::sys::Signal::INT)?;
     server.process.wait()?;
+    if let Err(error) = seal::write(root) {
+        tools.progress.note(&format!("the stopped cluster was not sealed: {error}"));
+    }
     let log = server::log_tail(&tools.log_file(), log_begins_at, server::SHOWN_LOG_LINES);
     let message = format!("the server started, but does not serve: {error}{}", shown_log(&log));
-    Err(Failure::new(Kind::Failed, message).into())
+    Err(Failure::new(Kind::ServerFailed, message).into())
+}
+
+/// Notes that the configuration is good, so that the next inspection need not try it.
+fn note_configuration(tools: &Tools, root: &WriteRoot, configuration: Option<Fingerprint>) {
+    let Some(configuration) = configuration.filter(|configuration| !configuration.is_noted(root)) else {
+        return;
+    };
+    if let Err(error) = configuration.note(root.path()) {
+        tools.progress.note(&format!("could not note that the configuration is good: {error}"));
+    }
 }
 
 fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
@@ -96,7 +116,7 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::
         data_directory: root.path().to_path_buf(),
         port: tools.settings.port,
         listen_addresses: tools.settings.listen_addresses.clone(),
-        socket_directory: socket_directory(),
+        socket_directory: tools.settings.socket_directory.clone().or_else(socket_directory),
         settings: start.settings(),
         accepts_standby: start == Start::AsItIs,
         log_file: tools.log_file(),

@@ -19,7 +19,7 @@
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::error::{Failure, Kind};
 use crate::plan::{BackupName, Journal, Phase};
-use crate::sys::{OWN_DIRECTORY, OwnDirectory, WriteRoot};
+use crate::sys::{OWN_DIRECTORY, OwnDirectory, WriteRoot, step_point};
 use anyhow::Context;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,9 +42,9 @@ pub fn clear_staging(root: &WriteRoot) -> anyhow::Result<()> {
 ///
 /// Everything in staging must be on disk already. When this returns, the new cluster is in place and the
 /// journal says that it has yet to be proven: call [`accept`] or [`undo`].
-pub fn take_over(root: &WriteRoot, operation: &str, aside: Option<BackupName>) -> anyhow::Result<Journal> {
-    let journal = Journal { operation: operation.to_owned(), aside, phase: Phase::SettingAside };
+pub fn take_over(root: &WriteRoot, journal: Journal) -> anyhow::Result<Journal> {
     write_journal(root, &journal)?;
+    step_point("journal begun");
     advance(root, journal)
 }
 
@@ -58,6 +58,7 @@ fn set_aside(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> 
         put_back(root, journal).context("put back what had been set aside")?;
         return Err(error.context("set the present cluster aside"));
     }
+    step_point("all set aside");
     journal.phase = Phase::MovingUp;
     write_journal(root, &journal)?;
     Ok(journal)
@@ -78,6 +79,7 @@ fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
     }
     if journal.phase == Phase::MovingUp {
         move_entries(root, Path::new(STAGING), Path::new(".")).context("move the new cluster into place")?;
+        step_point("all moved up");
         root.set_own_mode(0o700).context("set the mode of the data directory")?;
         journal.phase = Phase::Proving;
         write_journal(root, &journal)?;
@@ -92,6 +94,7 @@ fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
 pub fn accept(data_directory: &Path) -> anyhow::Result<()> {
     let own = OwnDirectory::open(data_directory).context("open pgbox's own directory")?;
     own.discard("journal.json").context("remove the journal")?;
+    step_point("journal removed");
     own.sync().context("sync the journal's directory")?;
     own.discard("new").context("remove the staging directory")
 }
@@ -106,12 +109,14 @@ pub fn undo(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
 fn put_back(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
     if journal.phase == Phase::TakingDown {
         move_entries(root, Path::new("."), Path::new(FAILED)).context("take the new cluster down")?;
+        step_point("taken down");
         journal.phase = Phase::PuttingBack;
         write_journal(root, &journal)?;
     }
     if let Some(name) = journal.aside {
         let aside = aside_path(name);
         move_entries(root, &aside, Path::new(".")).context("put the old cluster back")?;
+        step_point("put back");
         root.discard(&aside).context("remove the empty directory")?;
     }
     root.discard(JOURNAL_FILE).context("remove the journal")?;
@@ -138,6 +143,7 @@ fn move_entries(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> 
     if root.facts(from)?.is_none() {
         return Ok(());
     }
+    let mut has_begun = false;
     for entry in root.entries(from)? {
         if STAYING.contains(&entry.name.as_str()) {
             continue;
@@ -145,6 +151,9 @@ fn move_entries(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> 
         let target = to.join(&entry.name);
         root.rename(from.join(&entry.name), &target)
             .map_err(|error| cannot_move(root, &entry.name, &error))?;
+        if !std::mem::replace(&mut has_begun, true) {
+            step_point("some entries moved");
+        }
     }
     root.sync_directory(from).context("sync a directory")?;
     root.sync_directory(to).context("sync a directory")

@@ -19,7 +19,7 @@ const MAXIMUM_DEPTH: usize = 32;
 
 /// What is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rules {
+pub(in crate::execute) enum Rules {
     /// What no backup of a running server needs; files that vanish meanwhile are none.
     Hot,
     /// Only what is pgbox's own; what cannot be read is set down.
@@ -28,7 +28,7 @@ pub(super) enum Rules {
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ItemKind {
+pub(in crate::execute) enum ItemKind {
     File,
     Directory,
     Symlink { target: String },
@@ -37,26 +37,26 @@ pub(super) enum ItemKind {
 
 /// One entry of the data directory.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
+pub(in crate::execute) struct Item {
     /// Where it is in the backup.
-    pub(super) path: TablePath,
+    pub(in crate::execute) path: TablePath,
     /// What it is.
-    pub(super) kind: ItemKind,
+    pub(in crate::execute) kind: ItemKind,
     /// What `stat` said when it was listed.
-    pub(super) facts: FileFacts,
+    pub(in crate::execute) facts: FileFacts,
     root: usize,
     source: PathBuf,
 }
 
 /// All entries of a data directory.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(in crate::execute) struct Listing {
     /// Each directory before what is in it.
-    pub(super) items: Vec<Item>,
+    pub(in crate::execute) items: Vec<Item>,
     /// What could not be listed, in words.
-    pub(super) unreadable: Vec<String>,
+    pub(in crate::execute) unreadable: Vec<String>,
     /// The permission bits of the data directory itself.
-    pub(super) directory_mode: u32,
+    pub(in crate::execute) directory_mode: u32,
     roots: Vec<ReadRoot>,
     rules: Rules,
 }
@@ -89,7 +89,7 @@ impl Place {
 
 impl Listing {
     /// Lists a data directory.
-    pub(super) fn read(data: &ReadRoot, rules: Rules) -> anyhow::Result<Self> {
+    pub(in crate::execute) fn read(data: &ReadRoot, rules: Rules) -> anyhow::Result<Self> {
         let directory_mode = data.own_facts()?.mode;
         let roots = vec![data.subroot(".")?];
         let mut listing = Self { items: Vec::new(), unreadable: Vec::new(), directory_mode, roots, rules };
@@ -101,17 +101,17 @@ impl Listing {
     }
 
     /// The size of all files.
-    pub(super) fn size_bytes(&self) -> u64 {
+    pub(in crate::execute) fn size_bytes(&self) -> u64 {
         self.files().map(|item| item.facts.size_bytes).sum()
     }
 
     /// The regular files.
-    pub(super) fn files(&self) -> impl Iterator<Item = &Item> {
+    pub(in crate::execute) fn files(&self) -> impl Iterator<Item = &Item> {
         self.items.iter().filter(|item| item.kind == ItemKind::File)
     }
 
     /// Opens a file for reading.
-    pub(super) fn open(&self, item: &Item) -> io::Result<std::fs::File> {
+    pub(in crate::execute) fn open(&self, item: &Item) -> io::Result<std::fs::File> {
         self.roots.get(item.root).ok_or(io::ErrorKind::NotFound)?.open_file(&item.source)
     }
 
@@ -239,7 +239,8 @@ impl Listing {
     }
 }
 
-fn relation_of(item: &Item) -> Option<(&str, RelationFile)> {
+/// The directory and the name of a file of data pages.
+pub(in crate::execute) fn relation_of(item: &Item) -> Option<(&str, RelationFile)> {
     if item.kind != ItemKind::File || !has_data_pages(item.path.as_str()) {
         return None;
     }

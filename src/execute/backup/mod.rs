@@ -8,7 +8,7 @@
 
 mod cold;
 mod copying;
-mod listing;
+pub(super) mod listing;
 mod pages;
 mod session;
 mod space;
@@ -30,13 +30,14 @@ use self::copying::{Copied, Copier};
 use self::listing::{Listing, Rules};
 use self::pages::PageRules;
 use self::session::{BackupSession, Stopped};
+use crate::cluster::inspect::backed_up_to;
 use crate::error::{Failure, Kind};
 use crate::pg::Lsn;
 use crate::pg::control_file::ControlFile;
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary};
 use crate::progress::Progress;
 use crate::repository::{BackupWriter, Baseline, Repository, TableEntry, TableHeader};
-use crate::sys::ReadRoot;
+use crate::sys::{OwnDirectory, ReadRoot};
 
 /// Where the control file is.
 const CONTROL_FILE: &str = "global/pg_control";
@@ -113,6 +114,7 @@ pub fn create(
         && pool.install(|| unchanged::is_unchanged(newest, &listing, &control))?
     {
         session.stop()?;
+        remember(data, repository)?;
         return Ok(CreateOutcome::Unchanged { newest: newest.summary().name });
     }
 
@@ -124,7 +126,24 @@ pub fn create(
         TableHeader::new(listing.directory_mode, Some(Baseline { listed_at_ns, next_xid, next_multi }));
     let note = options.note.clone();
     let summary = BackupSummary { created_at: options.time, finished_at: Some(Utc::now()), note, ..summary };
-    Ok(CreateOutcome::Created(writer.finish(header, entries, summary).context("finish the backup")?))
+    let summary = writer.finish(header, entries, summary).context("finish the backup")?;
+    remember(data, repository)?;
+    Ok(CreateOutcome::Created(summary))
+}
+
+/// Notes in the data directory where its backups are, so that a repository that is not mounted is missed.
+fn remember(data: &ReadRoot, repository: &Repository) -> anyhow::Result<()> {
+    let Some(identity) = repository.identity() else { return Ok(()) };
+    if backed_up_to(data).as_deref() == Some(&identity.id) {
+        return Ok(());
+    }
+    let own = match OwnDirectory::open(data.path()) {
+        Ok(own) => own,
+        // A server that pgbox never had anything to do with.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).context("open pgbox's own directory"),
+    };
+    own.write_durably("repository", identity.id.as_bytes()).context("note where the backups are")
 }
 
 /// Copying, stopping, and the WAL: the part of a hot backup that writes to the repository.

@@ -53,15 +53,15 @@ impl PageFile<'_> {
     /// Checks the whole pages in `bytes`, which were read at `offset`, and returns the damaged ones. A page that
     /// was torn is replaced by what a later read found.
     pub(super) fn check(&self, offset: u64, bytes: &mut [u8]) -> Vec<DamagedPage> {
-        let mut damaged = Vec::new();
         let (pages, _) = bytes.as_chunks_mut::<SIZE_BYTES>();
-        for (page, page_offset) in pages.iter_mut().zip((offset..).step_by(SIZE_BYTES)) {
-            let Some(block) = self.block_at(page_offset) else { continue };
-            if !page::verify(page, block, Checksums::Enabled).is_acceptable() {
-                damaged.extend(self.judge(page, page_offset, block));
-            }
-        }
-        damaged
+        let Some(first) = self.block_at(offset) else { return Vec::new() };
+        let refused = page::verify_run(pages, first, Checksums::Enabled);
+        let damaged = refused.into_iter().filter_map(|(block, _)| {
+            let index = block.0.checked_sub(first.0)?;
+            let page = pages.get_mut(usize::try_from(index).ok()?)?;
+            self.judge(page, offset + u64::from(index) * SIZE_BYTES as u64, block)
+        });
+        damaged.collect()
     }
 
     fn block_at(&self, offset: u64) -> Option<BlockNumber> {

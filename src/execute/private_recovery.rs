@@ -1,0 +1,70 @@
+//! Replaying the WAL with nobody connected, and a clean stop after it, so that an inspection can have the last word.
+//!
+//! In place it is a server in single-user mode, which ends with its input, so also when we are killed: one that went on
+//! in the background would be taken for the one that serves, and nobody could reach it.
+
+use super::initialise::stop_private;
+use super::single_user::run_single_user;
+use super::{Tools, start_failure};
+use crate::cluster::seal;
+use crate::cluster::server::{self, StartOptions};
+use crate::error::{Failure, Kind};
+use crate::pg::control_file::{ClusterState, ControlFile};
+use crate::sys::{PrivateDirectory, WriteRoot, step_point};
+use anyhow::Context;
+use std::path::Path;
+
+/// Lets the cluster in place replay its WAL, and stops it cleanly.
+///
+/// No WAL is thrown away, for a restore may need it after all. A crash leaves what any start leaves: a cluster that has
+/// replayed some of its WAL, and goes on with it.
+///
+/// # Errors
+/// [`Kind::ServerFailed`] with the server's words: then replay has not put right what was found.
+pub(super) fn recover_in_place(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
+    seal::remove(root).context("remove the seal of the last stop")?;
+    tools.progress.begin("replaying the WAL", None);
+    let ran = run_single_user(tools, root.path(), "template1", &[]);
+    tools.progress.end();
+    step_point("replayed in place");
+    let bytes = root.read_bounded("global/pg_control", 64 * 1024).context("read the control file")?;
+    let control = ControlFile::parse(&bytes).context("read the control file")?;
+    match ran {
+        // It replays before it looks for its database; that this cannot be found is for the inspection to tell.
+        _ if control.state == ClusterState::ShutDown => Ok(()),
+        Ok(()) => {
+            Err(Failure::new(Kind::ServerFailed, "the server replayed the WAL and did not stop cleanly")
+                .into())
+        }
+        Err(error) => {
+            Err(Failure::new(Kind::ServerFailed, format!("could not replay the WAL: {error}")).into())
+        }
+    }
+}
+
+/// Lets a copy of the cluster, in staging, replay its WAL, and stops it cleanly.
+///
+/// # Errors
+/// What the server said.
+pub(super) fn recover_copy(tools: &Tools, root: &WriteRoot, copy: &Path) -> anyhow::Result<()> {
+    let socket = PrivateDirectory::new().context("make a directory for a private socket")?;
+    let options = StartOptions {
+        installation: tools.installation.clone(),
+        data_directory: copy.to_path_buf(),
+        port: 5432,
+        listen_addresses: String::new(),
+        socket_directory: Some(socket.path().to_path_buf()),
+        // What it does must not reach an archive before it is in place.
+        settings: vec![("archive_mode", "off".to_owned()), ("autovacuum", "off".to_owned())],
+        accepts_standby: false,
+        log_file: tools.log_file(),
+        patience: tools.settings.startup_timeout,
+    };
+    tools.progress.begin("replaying the WAL on a copy", None);
+    let started = server::start(root, &options, tools.progress);
+    let stopped = started
+        .map_err(|error| start_failure(error, "replay the WAL on a copy"))
+        .and_then(|mut server| stop_private(&mut server));
+    tools.progress.end();
+    stopped
+}

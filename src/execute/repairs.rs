@@ -1,0 +1,220 @@
+//! Repairs in place. Each keeps what was there, below `.pgbox/aside`, can be cut short at any moment and carried
+//! out again, and takes the proof that it loses nothing from the inspection that asked for it.
+
+use super::Tools;
+use super::configuration::sound_configuration;
+use super::healing::heal_from_backup;
+use super::single_user::run_single_user;
+use crate::cluster::inspect::{ASIDE_DIRECTORY, follow};
+use crate::cluster::seal;
+use crate::cluster::session::quote_identifier;
+use crate::error::{Failure, Kind};
+use crate::pg::wal;
+use crate::plan::recovery::Action;
+use crate::plan::{FileContent, RelationName};
+use crate::sys::{EntryKind, OWN_DIRECTORY, Tool, WriteRoot, step_point};
+use anyhow::Context;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Carries a repair out and returns what was done, in the past tense; `None` for an action that is no repair.
+///
+/// # Errors
+/// What could not be done. What was there is there still, or below `.pgbox/aside`.
+pub(super) fn repair(action: &Action, root: &WriteRoot, tools: &Tools) -> anyhow::Result<Option<String>> {
+    unseal(action, root).context("take what is repaired out of the seal of the last stop")?;
+    let done = match action {
+        Action::SetMode { place, mode } => set_mode(root, place, *mode)?,
+        Action::RecreateDirectory { place } => recreate_directory(root, place)?,
+        Action::SetAsideFile { place } => set_aside_file(root, place)?,
+        Action::WriteFile { place, content } => write_file(root, place, content)?,
+        Action::RestoreConfiguration { place } => restore_configuration(root, tools, place)?,
+        Action::HealFromBackup { backup, place } => heal_from_backup(root, tools, *backup, place)?,
+        Action::ResetWal => reset_wal(root, tools)?,
+        Action::RecreateTemplate0 => recreate_template0(root, tools)?,
+        Action::Reindex { database, indexes } => reindex(root, tools, database, indexes)?,
+        Action::SetOwner { uid } => return Err(cannot_change_owners(root, *uid)),
+        _ => return Ok(None),
+    };
+    Ok(Some(done))
+}
+
+/// What is changed here would otherwise count as damage, were we killed before the server starts.
+fn unseal(action: &Action, root: &WriteRoot) -> io::Result<()> {
+    match action {
+        Action::SetAsideFile { place } => seal::pass_over(root, place, None),
+        Action::WriteFile { place, content } => seal::pass_over(root, place, Some(&content.bytes)),
+        // A server, or as good as one, is at work on all files.
+        Action::ResetWal | Action::RecreateTemplate0 | Action::Reindex { .. } => seal::remove(root),
+        _ => Ok(()),
+    }
+}
+
+fn set_mode(root: &WriteRoot, place: &str, mode: u32) -> anyhow::Result<String> {
+    root.set_mode(place, mode).with_context(|| format!("set the mode of '{place}'"))?;
+    Ok(format!("set the mode of '{place}' to {mode:04o}"))
+}
+
+fn recreate_directory(root: &WriteRoot, place: &str) -> anyhow::Result<String> {
+    // A link that leads nowhere, or a file: nothing can be made under that name before it is out of the way.
+    let in_the_way = root.facts(place).with_context(|| format!("look at '{place}'"))?;
+    let moved = match in_the_way.filter(|facts| facts.kind != EntryKind::Directory) {
+        Some(_) => format!(", and {} before", set_aside_file(root, place)?),
+        None => String::new(),
+    };
+    root.create_directories(place, 0o700).with_context(|| format!("make the directory '{place}'"))?;
+    root.sync_directory(parent_of(place)).context("sync a directory")?;
+    Ok(format!("made the directory '{place}' anew{moved}"))
+}
+
+fn parent_of(place: &str) -> &Path {
+    let parent = Path::new(place).parent().filter(|parent| *parent != Path::new(""));
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Where a single file is kept. One place for each name: a file that is broken again in the same way is worth no
+/// more than a look at the last one.
+fn aside_of(place: &str) -> PathBuf {
+    Path::new(ASIDE_DIRECTORY).join(place.replace('/', "_"))
+}
+
+fn set_aside_file(root: &WriteRoot, place: &str) -> anyhow::Result<String> {
+    let target = aside_of(place);
+    let moved = || -> io::Result<()> {
+        root.create_directories(ASIDE_DIRECTORY, 0o700)?;
+        root.rename(place, &target)?;
+        root.sync_directory(ASIDE_DIRECTORY)?;
+        root.sync_directory(parent_of(place))
+    };
+    moved().with_context(|| format!("set '{place}' aside"))?;
+    Ok(format!("moved '{place}' to '{}'", target.display()))
+}
+
+/// Copies a file aside, so that its name is never without a file while it is replaced.
+fn keep_copy(root: &WriteRoot, place: &str) -> anyhow::Result<Option<PathBuf>> {
+    if root.facts(place)?.is_none() {
+        return Ok(None);
+    }
+    let target = aside_of(place);
+    root.create_directories(ASIDE_DIRECTORY, 0o700)?;
+    root.discard(&target)?;
+    let mut copy = root.create_file(&target, 0o600)?;
+    io::copy(&mut root.open_file(place)?, &mut copy)?;
+    copy.sync_all()?;
+    root.sync_directory(ASIDE_DIRECTORY)?;
+    Ok(Some(target))
+}
+
+fn write_file(root: &WriteRoot, place: &str, content: &FileContent) -> anyhow::Result<String> {
+    let kept = keep_copy(root, place).with_context(|| format!("keep a copy of '{place}'"))?;
+    step_point("a copy kept");
+    root.write_durably(place, &content.bytes, 0o600).with_context(|| format!("write '{place}'"))?;
+    let kept = kept.map(|kept| format!("; what it held is in '{}'", kept.display())).unwrap_or_default();
+    Ok(format!("wrote '{place}', {}{kept}", content.description))
+}
+
+fn restore_configuration(root: &WriteRoot, tools: &Tools, place: &str) -> anyhow::Result<String> {
+    let sound = sound_configuration(root, tools, place)?;
+    let kept = keep_copy(root, place).with_context(|| format!("keep a copy of '{place}'"))?;
+    step_point("a copy kept");
+    root.write_durably(place, &sound.bytes, 0o600).with_context(|| format!("write '{place}'"))?;
+    let kept = kept.map(|kept| format!("; the broken one is in '{}'", kept.display())).unwrap_or_default();
+    Ok(format!("wrote '{place}' {}{kept}", sound.description))
+}
+
+/// Begins a new WAL. What is left of the old one is kept: `pg_resetwal` removes it (`pg_resetwal.c`,
+/// `KillExistingXLOG()`).
+fn reset_wal(root: &WriteRoot, tools: &Tools) -> anyhow::Result<String> {
+    root.create_directories("pg_wal/archive_status", 0o700).context("make the WAL directory")?;
+    let kept = keep_wal(root).context("keep what is left of the WAL")?;
+    step_point("WAL kept");
+    Tool::new(tools.installation.program("pg_resetwal"))
+        .argument("-D")
+        .argument(root.path())
+        .run()
+        .context("begin a new WAL")?;
+    step_point("WAL begun anew");
+    root.sync_file_system().context("write the new WAL to disk")?;
+    Ok(match kept {
+        0 => "began a new WAL after the last checkpoint".to_owned(),
+        _ => format!(
+            "began a new WAL after the last checkpoint; what was left of the old one is in '{ASIDE_DIRECTORY}/pg_wal'"
+        ),
+    })
+}
+
+fn keep_wal(root: &WriteRoot) -> anyhow::Result<usize> {
+    let directory = follow(root, "pg_wal")?;
+    let kept = Path::new(ASIDE_DIRECTORY).join("pg_wal");
+    root.create_directories(&kept, 0o700)?;
+    let entries = directory.entries(".")?;
+    let segments = entries.iter().filter(|entry| wal::is_segment_name(&entry.name));
+    let mut count = 0;
+    for segment in segments {
+        let target = kept.join(&segment.name);
+        root.discard(&target)?;
+        let mut copy = root.create_file(&target, 0o600)?;
+        io::copy(&mut directory.open_file(&segment.name)?, &mut copy)?;
+        copy.sync_all()?;
+        count += 1;
+    }
+    root.sync_directory(&kept)?;
+    Ok(count)
+}
+
+/// The statements that build indexes anew.
+pub(super) fn reindex_statements(indexes: &[RelationName]) -> Vec<String> {
+    let statement = |index: &RelationName| {
+        format!("REINDEX INDEX {}.{};", quote_identifier(&index.schema), quote_identifier(&index.name))
+    };
+    indexes.iter().map(statement).collect()
+}
+
+fn reindex(
+    root: &WriteRoot,
+    tools: &Tools,
+    database: &str,
+    indexes: &[RelationName],
+) -> anyhow::Result<String> {
+    tools.progress.begin("building indexes anew", None);
+    let ran = run_single_user(tools, root.path(), database, &reindex_statements(indexes));
+    tools.progress.end();
+    ran.with_context(|| format!("build indexes of database '{database}' anew"))?;
+    let names: Vec<String> = indexes.iter().map(ToString::to_string).collect();
+    Ok(format!("built {} anew", names.join(", ")))
+}
+
+/// The statements that make template0 anew, as initdb makes it (initdb.c, `make_template0()`).
+///
+/// At no moment is there none: the new one takes the name of the old at once, and what is left if this is cut short
+/// has a name of ours, and is removed by the next time.
+const TEMPLATE0: [&str; 11] = [
+    "DROP DATABASE IF EXISTS pgbox_template0_lost;",
+    "DROP DATABASE IF EXISTS pgbox_template0_new;",
+    "CREATE DATABASE pgbox_template0_new TEMPLATE template1 ALLOW_CONNECTIONS false;",
+    "COMMENT ON DATABASE pgbox_template0_new IS 'unmodifiable empty database';",
+    "REVOKE CREATE, TEMPORARY ON DATABASE pgbox_template0_new FROM public;",
+    "BEGIN;",
+    "UPDATE pg_database SET datname = 'pgbox_template0_lost', datistemplate = false WHERE datname = 'template0';",
+    "UPDATE pg_database SET datname = 'template0', datistemplate = true WHERE datname = 'pgbox_template0_new';",
+    "COMMIT;",
+    "DROP DATABASE IF EXISTS pgbox_template0_lost;",
+    "CHECKPOINT;",
+];
+
+fn recreate_template0(root: &WriteRoot, tools: &Tools) -> anyhow::Result<String> {
+    tools.progress.begin("making template0 anew", None);
+    let ran = run_single_user(tools, root.path(), "template1", &TEMPLATE0.map(str::to_owned));
+    tools.progress.end();
+    ran.context("make template0 anew")?;
+    Ok("made template0 anew from template1".to_owned())
+}
+
+fn cannot_change_owners(root: &WriteRoot, uid: u32) -> anyhow::Error {
+    let path = root.path().display();
+    let message = format!("entries of '{path}' belong to others than user {uid}, as whom the server runs");
+    let own = format!("{OWN_DIRECTORY} apart, nothing was changed");
+    Failure::new(Kind::Refused, message)
+        .hint(format!("run `init-postgresql` as root, who can change owners; {own}."))
+        .into()
+}

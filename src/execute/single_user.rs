@@ -1,0 +1,46 @@
+//! A server without connections, for repairs that only a server can make: `postgres --single`.
+//!
+//! It recovers the cluster first, as any start does, and with `-P` uses no system index, so that it works where
+//! even the index by which databases are found is gone (PostgreSQL: `-P` in postgres(1)).
+
+use super::Tools;
+use crate::sys::{ProcessError, Tool};
+use std::path::Path;
+
+/// Runs statements, each on a line of its own, in one database of a stopped cluster.
+///
+/// The server ends at the first error, and at the end of its input: also when we are killed.
+///
+/// # Errors
+/// [`ProcessError::Failed`] with the server's own words, if it did not start or a statement failed; those before
+/// it have been carried out.
+pub(super) fn run_single_user(
+    tools: &Tools,
+    data_directory: &Path,
+    database: &str,
+    statements: &[String],
+) -> Result<(), ProcessError> {
+    let mut input = statements.join("\n");
+    input.push('\n');
+    Tool::new(tools.installation.program("postgres"))
+        .arguments(["--single", "-P", "-D"])
+        .argument(data_directory)
+        // Its own log may be anywhere; what it says must come to us.
+        .arguments(["-c", "exit_on_error=on", "-c", "log_destination=stderr", "-c", "logging_collector=off"])
+        // Its checkpoint must not throw away WAL that a restore may yet need.
+        .arguments(["-c", "wal_keep_size=2147483647"])
+        // A setting of the user's for every session could stop the repair half-way.
+        .arguments([
+            "-c",
+            "statement_timeout=0",
+            "-c",
+            "lock_timeout=0",
+            "-c",
+            "default_transaction_read_only=off",
+        ])
+        .argument(database)
+        .without_variable("PGPORT")
+        .input(input)
+        .run()
+        .map(|_| ())
+}
