@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Kind {
     /// The attempt failed, or a health check found an issue.
     Failed,
+    /// A server that was started did not come up, or did not serve.
+    ServerFailed,
     /// The command line or a setting makes no sense.
     Usage,
     /// There is no backup of that name.
@@ -25,7 +27,7 @@ impl Kind {
     /// The exit status of a command that ends with this failure.
     pub fn exit_status(self) -> u8 {
         match self {
-            Self::Failed => 1,
+            Self::Failed | Self::ServerFailed => 1,
             Self::Usage => 2,
             Self::NoSuchBackup => 3,
             Self::VerificationFailed => 4,

@@ -7,6 +7,7 @@ use super::privileges::{Directories, drop_privileges};
 use anyhow::Context;
 use clap::{ArgMatches, Command};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use pgbox::cluster::inspect::Depth;
 use pgbox::cluster::session::ServerAddress;
 use pgbox::cluster::setup::{Role, ensure_role};
 use pgbox::cluster::{Expectations, inspect};
@@ -15,7 +16,7 @@ use pgbox::execute::Tools;
 use pgbox::execute::ensure::{self, Ensured};
 use pgbox::execute::start::superuser_login;
 use pgbox::format;
-use pgbox::plan::{Presence, RecoveryPolicy, Remedy};
+use pgbox::plan::{Presence, RecoveryPolicy, Remedy, Severity};
 use pgbox::settings::Settings;
 use pgbox::sys::{effective_identity, find_user, fix_ownership};
 use pgbox::ui::Ui;
@@ -95,7 +96,8 @@ fn give_cluster_to_its_user(settings: &Settings, ui: &Ui, is_dry_run: bool) -> a
     }
     let Ok(owner) = find_user("postgres") else { return Ok(()) };
     let path = &settings.data_directory;
-    let expectations = Expectations { server_uid: owner.uid, ..Expectations::default() };
+    let expectations =
+        Expectations { server_uid: owner.uid, depth: Depth::Owners, ..Expectations::default() };
     let Ok(diagnosis) = inspect(path, &expectations) else { return Ok(()) };
     let has_wrong_owner =
         diagnosis.findings.iter().any(|finding| matches!(finding.remedy, Remedy::SetOwner(_)));
@@ -126,7 +128,7 @@ pub(super) fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         ui.info(&format!("a server (process {pid}) is running already; there is nothing to do"));
         return Ok(0);
     }
-    for finding in &diagnosis.findings {
+    for finding in diagnosis.findings.iter().filter(|finding| finding.severity != Severity::Notice) {
         ui.info(&format!("found: {}", finding.summary()));
     }
     let plan = ensure::decide(tools, &diagnosis)?.map_err(Failure::from)?;
@@ -137,6 +139,8 @@ pub(super) fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
 /// Tells what was done. What was found and planned was told before.
 pub(super) fn tell(ensured: &Ensured, ui: &Ui) {
     let Some(outcome) = &ensured.outcome else {
+        // What was done by somebody who was killed before they could say it.
+        ensured.remarks.iter().for_each(|remark| ui.info(remark));
         return ui.info(&format!("PostgreSQL is running already (process {})", ensured.pid));
     };
     outcome.done.iter().for_each(|done| ui.info(done));

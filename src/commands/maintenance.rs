@@ -3,7 +3,7 @@
 use super::arguments::{dry_run, even_if_unchanged, is_given, json, note, subcommand, switch};
 use super::context::Workplace;
 use super::privileges::{Directories, drop_privileges};
-use super::{backing_up, init_postgresql, status};
+use super::{backing_up, check, init_postgresql, repairing, status};
 use anyhow::Context;
 use chrono::Utc;
 use clap::{ArgMatches, Command};
@@ -19,6 +19,12 @@ const HEALTH: &str = "Checks the server, its data, disks and backups.
 
 Exit status 1 means that there is an issue; warnings alone end with 0.";
 
+const CHECK: &str = "Inspects the data directory, reading only: the control file, relation maps, catalogs and the \
+files that they name, and the WAL.
+
+With --deep also every data page and every index entry. It works while a server runs, and then tells what it could \
+not check. Exit status 1 means that something is damaged or is to be repaired.";
+
 /// The command line.
 pub(super) fn command() -> Command {
     Command::new("maintenance")
@@ -26,12 +32,22 @@ pub(super) fn command() -> Command {
         .subcommand(subcommand("status", "Shows how the server, its data and its backups stand"))
         .subcommand(subcommand("health", "Checks the server, its data, disks and backups").long_about(HEALTH))
         .subcommand(
+            subcommand("check", "Inspects the data directory for damage")
+                .long_about(CHECK)
+                .arg(switch("deep", "Look at every data page and every index entry, too")),
+        )
+        .subcommand(
             subcommand("backup", "Makes a backup while the server runs")
                 .arg(note())
                 .arg(even_if_unchanged())
                 .arg(dry_run()),
         )
         .subcommand(subcommand("list-backups", "Lists the backups"))
+        .subcommand(repairing::command())
+        .subcommand(subcommand(
+            "acknowledge",
+            "Notes that you have read what was repaired, so that `status` leaves it out",
+        ))
         .subcommand(
             subcommand("start", "Starts the server")
                 .arg(switch("no-backup", "Make no backup after the start"))
@@ -49,6 +65,8 @@ pub(super) fn command() -> Command {
             subcommand("cleanup", "Removes backups beyond MAX_BACKUPS, and says why each goes or stays")
                 .arg(dry_run()),
         )
+        // What start-services runs as the server's user when it has stopped the server; of no use to a person.
+        .subcommand(subcommand("seal", "Notes the files of a server that has just stopped").hide(true))
         .arg(json())
 }
 
@@ -56,13 +74,20 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow::Result<u8> {
     drop_privileges(settings, ui, Directories::unless_dry_run(matches))?;
     let (name, arguments) = matches.subcommand().unwrap_or(("status", matches));
+    if name == "seal" {
+        stop::seal_after_stop(&settings.data_directory).context("seal the stopped cluster")?;
+        return Ok(0);
+    }
     let workplace = Workplace::open(settings, ui)?;
     let tools = workplace.tools();
     match name {
         "status" => status::show(&tools, ui),
         "health" => show_health(&tools, ui),
+        "check" => check::run(arguments, &tools, ui),
         "backup" => backing_up::create(arguments, &tools, ui),
         "list-backups" => backing_up::list(&tools, ui),
+        "acknowledge" => status::acknowledge(&tools, ui),
+        "repair" => repairing::run(arguments, &tools, ui),
         "start" => start(arguments, &tools, ui),
         "stop" => stop(arguments, &tools, ui),
         "restart" => restart(arguments, &tools, ui),

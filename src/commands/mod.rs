@@ -6,6 +6,7 @@
 mod arguments;
 mod backing_up;
 mod backup_postgresql;
+mod check;
 mod context;
 mod init_postgresql;
 mod install;
@@ -13,6 +14,7 @@ mod maintenance;
 mod manual;
 mod own;
 mod privileges;
+mod repairing;
 mod start_services;
 mod status;
 

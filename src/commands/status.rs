@@ -13,6 +13,9 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
 
+/// How many repairs the text shows; the JSON has all.
+const SHOWN_EVENTS: usize = 5;
+
 #[derive(Serialize)]
 struct Status<'a> {
     server: Server,
@@ -23,6 +26,7 @@ struct Status<'a> {
     newest_backup: Option<String>,
     backup_count: usize,
     last_events: Vec<Event>,
+    unacknowledged: Vec<Event>,
 }
 
 #[derive(Serialize)]
@@ -57,12 +61,27 @@ pub(super) fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         newest_backup: points().next().map(|backup| backup.name.to_string()),
         backup_count: points().count(),
         last_events: events.into_iter().rev().take(3).collect(),
+        unacknowledged: history::unacknowledged(&settings.data_directory).unwrap_or_default(),
     };
     if ui.is_json() {
         ui.json(&status)?;
         return Ok(0);
     }
     ui.data(&lines(&status).join("\n"))?;
+    Ok(0)
+}
+
+/// Notes that a person has read what was repaired.
+pub(super) fn acknowledge(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    let count = history::acknowledge(&tools.settings.data_directory)?;
+    if ui.is_json() {
+        ui.json(&serde_json::json!({ "acknowledged": count }))?;
+        return Ok(0);
+    }
+    match count {
+        0 => ui.info("there is nothing to acknowledge"),
+        count => ui.info(&format!("acknowledged {}", format::counted(count, "repair"))),
+    }
     Ok(0)
 }
 
@@ -98,9 +117,17 @@ fn lines(status: &Status) -> Vec<String> {
         None => "none yet".to_owned(),
     };
     lines.push(format!("backups         {newest}, in {}", status.backup_directory.display()));
-    for event in &status.last_events {
-        lines.push(format!("{}  {}", format::time(event.time), event.done.join("; ")));
-        lines.extend(event.remarks.iter().map(|remark| format!("{:20}  {remark}", "")));
+    for event in status.unacknowledged.iter().rev().take(SHOWN_EVENTS) {
+        lines.push(String::new());
+        lines.push(format!("{}  {}", format::time(event.time), event.purpose));
+        lines.extend(event.findings.iter().map(|finding| format!("  found: {finding}")));
+        lines.extend(event.done.iter().map(|done| format!("  {done}")));
+        lines.extend(event.remarks.iter().map(|remark| format!("  {remark}")));
+    }
+    if !status.unacknowledged.is_empty() {
+        let count = format::counted(status.unacknowledged.len(), "repair");
+        lines.push(String::new());
+        lines.push(format!("{count} to acknowledge: `maintenance acknowledge`, once you have read of it"));
     }
     lines
 }

@@ -4,6 +4,7 @@
 //! An issue is what a person must act on; a warning is what will become one.
 
 mod backups;
+mod collations;
 mod data;
 mod disks;
 mod server;
@@ -73,6 +74,7 @@ pub fn examine(tools: &Tools, now: DateTime<Utc>) -> Report {
     disks::check(tools.settings, &mut checks);
     if let Some(mut session) = session {
         server::check_long_queries(&mut session, &mut checks);
+        collations::check(&mut session, &mut checks);
     }
     backups::check(tools, now, &mut checks);
     let level = checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok);

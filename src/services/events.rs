@@ -38,6 +38,8 @@ pub enum Child {
     Command,
     /// A backup.
     Backup,
+    /// What seals the cluster after a stop.
+    Seal,
 }
 
 /// What a person, or the container engine, asks for with a signal.

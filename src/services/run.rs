@@ -211,6 +211,7 @@ impl Runner<'_> {
         match child {
             Child::Init => Some(myself("init-postgresql", "--no-backup")),
             Child::Backup => Some(myself("backup-postgresql", "create")),
+            Child::Seal => Some(myself("maintenance", "seal")),
             Child::Service(index) => {
                 let program = &self.services.get(index)?.program;
                 Some(spec(program.clone(), program.clone().into(), Vec::new()))

@@ -44,6 +44,17 @@ enum Backup {
     Off,
 }
 
+/// How far the seal of a cluster is, once all is being stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sealing {
+    /// The server has not been seen alive since the stop began: what was found stopped may have been changed.
+    NotDue,
+    /// It has, and will be gone.
+    Due,
+    /// The seal is being written.
+    Running,
+}
+
 /// The supervisor's mind.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -58,6 +69,7 @@ pub struct Supervisor {
     stop: Option<Stop>,
     /// The server had to be shut down at once because a fast shutdown took too long.
     was_cut_short: bool,
+    sealing: Sealing,
     /// The command's, once it has ended.
     exit_status: Option<u8>,
 }
@@ -80,6 +92,7 @@ impl Supervisor {
             looked_at: now,
             stop: None,
             was_cut_short: false,
+            sealing: Sealing::NotDue,
             exit_status: None,
         }
     }
@@ -180,6 +193,7 @@ impl Supervisor {
                 self.command_ended(&format!("the command ended with {how}"), status, now)
             }
             Child::Backup => self.backup_ended(how, now),
+            Child::Seal => self.sealing_is_over(),
         }
     }
 
@@ -207,6 +221,7 @@ impl Supervisor {
                 self.schedule_backup(now, BACKUP_RETRY);
                 vec![say(Level::Warning, format!("could not start a backup: {reason}"))]
             }
+            Child::Seal => self.sealing_is_over(),
         }
     }
 
@@ -310,7 +325,13 @@ impl Supervisor {
         let services = self.running_services.iter().map(|index| Child::Service(*index));
         let init = self.is_init_running().then_some(Child::Init);
         let backup = matches!(self.backup, Backup::Running(_)).then_some(Child::Backup);
-        init.into_iter().chain(backup).chain(services).map(|child| Action::Signal(child, signal)).collect()
+        let seal = (self.sealing == Sealing::Running).then_some(Child::Seal);
+        init.into_iter()
+            .chain(backup)
+            .chain(seal)
+            .chain(services)
+            .map(|child| Action::Signal(child, signal))
+            .collect()
     }
 
     fn looked(&mut self, view: View, now: Instant) -> Vec<Action> {
@@ -319,13 +340,35 @@ impl Supervisor {
         if let Some(stop) = &self.stop {
             // Told again each time: it may be one that came up only now. The server heeds the first alone.
             let signal = if stop.urgency() == Urgency::Fast { Signal::INT } else { Signal::QUIT };
-            return if self.is_server_alive { vec![Action::SignalServer(signal)] } else { Vec::new() };
+            let seal = self.seal_when_stopped(view.server);
+            return if self.is_server_alive { vec![Action::SignalServer(signal)] } else { seal };
         }
         let mut actions = self.keep(|keeper| keeper.looked(view, now));
         if !self.is_init_running() {
             actions.extend(self.server_is_settled(now));
         }
         actions
+    }
+
+    /// Has the cluster sealed as soon as its server, which was seen to stop, is gone.
+    ///
+    /// By a child: this process may be root, and whatever touches the cluster runs as the server's user.
+    fn seal_when_stopped(&mut self, server: Seen) -> Vec<Action> {
+        match (server, self.sealing) {
+            (Seen::Alive, Sealing::NotDue) => self.sealing = Sealing::Due,
+            (Seen::Gone, Sealing::Due) if !self.was_cut_short => {
+                self.sealing = Sealing::Running;
+                return vec![Action::Start(Child::Seal)];
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    /// Whether it came to a seal or not, nothing depends on it.
+    fn sealing_is_over(&mut self) -> Vec<Action> {
+        self.sealing = Sealing::NotDue;
+        Vec::new()
     }
 
     fn backup_ended(&mut self, how: Ended, now: Instant) -> Vec<Action> {
@@ -414,6 +457,7 @@ impl Supervisor {
             && !self.is_init_running()
             && !matches!(self.backup, Backup::Running(_))
             && self.running_services.is_empty()
+            && self.sealing != Sealing::Running
             && !self.is_server_alive
     }
 }

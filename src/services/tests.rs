@@ -153,6 +153,31 @@ fn a_clean_stop_without_a_command_ends_with_0() {
 }
 
 #[test]
+fn a_server_that_was_seen_to_stop_is_sealed_whatever_becomes_of_the_seal() {
+    for end in [Event::Ended(Child::Seal, Ended::Status(1)), Event::NotStarted(Child::Seal, failure(126))] {
+        let mut scene = Scene::up(configuration());
+        scene.event(Event::Ended(Child::Backup, DONE));
+        scene.stop(Signal::TERM);
+        scene.event(Event::Looked(ALIVE));
+
+        assert_eq!(scene.event(Event::Looked(GONE)), [Action::Start(Child::Seal)]);
+        assert_eq!(scene.event(Event::Looked(GONE)), []);
+        assert_eq!(scene.event(end), [Action::Exit(0)]);
+    }
+}
+
+#[test]
+fn a_server_that_had_to_be_shut_down_at_once_is_not_sealed() {
+    let mut scene = Scene::up(configuration());
+    scene.event(Event::Ended(Child::Backup, DONE));
+    scene.stop(Signal::TERM);
+    scene.event(Event::Looked(ALIVE));
+    scene.after(6);
+
+    assert_eq!(scene.event(Event::Looked(GONE)), [Action::Exit(1)]);
+}
+
+#[test]
 fn nothing_ends_before_the_server_has_been_looked_at() {
     // `init-postgresql` has just ended, and the look at its server is still to come.
     let mut scene = Scene::new(configuration());
@@ -161,7 +186,8 @@ fn nothing_ends_before_the_server_has_been_looked_at() {
 
     assert_eq!(scene.stop(Signal::TERM), [Action::SignalServer(Signal::INT)]);
     assert_eq!(scene.event(Event::Looked(ALIVE)), [Action::SignalServer(Signal::INT)]);
-    assert_eq!(scene.event(Event::Looked(GONE)), [Action::Exit(0)]);
+    assert_eq!(scene.event(Event::Looked(GONE)), [Action::Start(Child::Seal)]);
+    assert_eq!(scene.event(Event::Ended(Child::Seal, DONE)), [Action::Exit(0)]);
 }
 
 #[test]
@@ -214,7 +240,8 @@ fn a_stop_during_the_start_is_for_init_postgresql_and_for_what_it_leaves_behind(
     assert_eq!(scene.event(Event::Looked(GONE)), []);
     assert_eq!(scene.event(Event::Ended(Child::Init, Ended::Signal(15))), []);
     assert_eq!(scene.event(Event::Looked(ALIVE)), [Action::SignalServer(Signal::INT)]);
-    assert_eq!(scene.event(Event::Looked(GONE)), [Action::Exit(0)]);
+    assert_eq!(scene.event(Event::Looked(GONE)), [Action::Start(Child::Seal)]);
+    assert_eq!(scene.event(Event::Ended(Child::Seal, DONE)), [Action::Exit(0)]);
 }
 
 #[test]

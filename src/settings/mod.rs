@@ -15,7 +15,7 @@ mod values;
 pub use secret::Secret;
 pub use table::{Empty, SETTINGS, Setting, contract_table};
 
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::plan::RecoveryPolicy;
 use source::Source;
 use std::ffi::OsString;
@@ -74,6 +74,9 @@ pub struct Settings {
     pub retry_delay: Duration,
     /// How long stopping may take.
     pub stop_timeout: Duration,
+    /// Where the server puts its socket, if not where PostgreSQL's own default or `/tmp` is; empty is nowhere. Only a
+    /// program that embeds pgbox sets it.
+    pub socket_directory: Option<PathBuf>,
 }
 
 impl Settings {
@@ -132,6 +135,7 @@ impl Settings {
             start_retries: source.value(&table::START_RETRIES, values::start_retries)?,
             retry_delay: source.value(&table::RETRY_DELAY, values::delay)?,
             stop_timeout: source.value(&table::STOP_TIMEOUT, values::timeout)?,
+            socket_directory: None,
         })
     }
 
@@ -144,6 +148,14 @@ impl Settings {
             Some(flag)
         };
         SETTINGS.iter().filter_map(given).collect()
+    }
+
+    /// [`Settings::resolve`] with flags alone, each as `--flag=value`: nothing of the environment counts.
+    pub fn from_flags(flags: &[OsString]) -> Result<Self, Failure> {
+        let command = Self::arguments(clap::Command::new("pgbox").no_binary_name(true));
+        let matches = command.try_get_matches_from(flags);
+        let matches = matches.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+        Self::resolve(&matches, &|_| None)
     }
 
     /// [`Settings::resolve`] with the environment of this process.

@@ -232,6 +232,7 @@ fn sentence(error: &anyhow::Error) -> String {
 fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Failed => "failed",
+        Kind::ServerFailed => "server-failed",
         Kind::Usage => "usage",
         Kind::NoSuchBackup => "no-such-backup",
         Kind::VerificationFailed => "verification-failed",
