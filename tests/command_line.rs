@@ -56,7 +56,7 @@ fn list_names_every_applet_and_version_is_told() {
 
 #[test]
 fn install_makes_every_link_once_and_overwrites_nothing_of_others() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::support::directory::make();
     let install = || {
         output_of(process::Command::new(env!("CARGO_BIN_EXE_pgbox")).arg("--install").arg(directory.path()))
     };
@@ -81,7 +81,7 @@ fn install_makes_every_link_once_and_overwrites_nothing_of_others() {
 
 #[test]
 fn completions_and_manual_pages_cover_every_applet() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::support::directory::make();
     pgbox().arg("man").arg(directory.path()).assert().success();
     let completions = pgbox().args(["completions", "bash"]).output().unwrap().stdout;
     let completions = String::from_utf8(completions).unwrap();

@@ -2,6 +2,7 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
@@ -9,10 +10,16 @@
 )]
 
 mod command_line;
+mod corpus;
 mod docker;
+mod embedded;
+mod faults;
 mod init;
+mod inspect;
+mod lost_files;
 mod readme;
 mod repository;
+mod salvage;
 mod structure;
 mod supervisor;
 mod support;

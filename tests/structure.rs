@@ -16,11 +16,12 @@ fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("error", vec!["repository", "sys"]),
         ("plan", vec!["format", "pg"]),
         ("settings", vec!["error", "plan"]),
-        ("cluster", lower.to_vec()),
+        ("cluster", with(&["format"])),
         ("repository", with(&["format"])),
         ("execute", with(&["cluster", "format", "repository", "settings"])),
         ("health", with(&["cluster", "execute", "format", "repository", "settings"])),
         ("services", with(&["cluster", "execute", "format", "health", "repository", "settings"])),
+        ("embed", with(&["cluster", "execute", "repository", "settings"])),
         ("ui", vec!["error", "format", "pg", "plan", "progress"]),
     ])
 }

@@ -23,7 +23,7 @@ struct Supervisor {
 
 /// Directories that the user `postgres` can reach, with services as `(file name, script)`.
 fn directories(services: &[(&str, &str)]) -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = super::support::directory::make();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(directory.path().join("services.d")).unwrap();
     for (name, script) in services {

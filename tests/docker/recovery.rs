@@ -3,7 +3,29 @@
 use crate::support::docker::{Container, Volumes};
 
 #[test]
-fn a_missing_system_catalog_comes_back_with_its_rows_from_the_backup() {
+fn what_nothing_in_place_brings_back_comes_from_the_backup_with_its_rows() {
+    // Damage: pg_xact/0000, which tells what was committed, is removed from a cleanly stopped cluster.
+    let Some(volumes) = Volumes::new() else { return };
+    let container = start_with_a_backup(&volumes);
+    container.stop();
+    volumes.shell("rm \"$PGDATA/pg_xact/0000\"");
+
+    container.start();
+    container.wait_until_ready();
+
+    assert_eq!(container.sql("SELECT count(*) FROM kept"), "100");
+    assert!(
+        container.log().contains("pg_xact/0000"),
+        "the log does not say what was missing: {}",
+        container.log()
+    );
+    let aside = volumes
+        .shell("find \"$PGDATA/.pgbox\" /var/lib/postgresql-backup -maxdepth 3 -name 'damaged_*' -print");
+    assert!(!aside.trim().is_empty(), "the damaged data was not kept");
+}
+
+#[test]
+fn a_missing_index_of_a_system_catalog_is_built_anew() {
     // Damage: global/2671 (an index of pg_database) is removed from a cleanly stopped cluster.
     let Some(volumes) = Volumes::new() else { return };
     let container = start_with_a_backup(&volumes);
@@ -15,9 +37,6 @@ fn a_missing_system_catalog_comes_back_with_its_rows_from_the_backup() {
 
     assert_eq!(container.sql("SELECT count(*) FROM kept"), "100");
     assert!(container.log().contains("2671"), "the log does not say what was missing: {}", container.log());
-    let aside = volumes
-        .shell("find \"$PGDATA/.pgbox\" /var/lib/postgresql-backup -maxdepth 3 -name 'damaged_*' -print");
-    assert!(!aside.trim().is_empty(), "the damaged data was not kept");
 }
 
 #[test]

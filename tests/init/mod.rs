@@ -1,7 +1,10 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
+mod environment;
 mod fresh;
+mod healing;
 mod interrupted;
 mod recovery;
 mod refusals;
 mod restore;
+mod seal;

@@ -140,7 +140,7 @@ struct SmallDisk(TempDir);
 impl SmallDisk {
     /// `None` where we may not mount.
     fn new(size: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::support::directory::make();
         let size = format!("size={size}");
         let mount =
             Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();

@@ -55,7 +55,7 @@ pub(crate) fn give_to_server(path: &Path) {
 
 /// A directory that the server's user can reach and write.
 pub(crate) fn directory() -> TempDir {
-    let directory = tempfile::Builder::new().prefix("pgbox-").tempdir().unwrap();
+    let directory = crate::support::directory::make();
     give_to_server(directory.path());
     directory
 }

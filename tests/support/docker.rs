@@ -29,7 +29,7 @@ impl Volumes {
     pub(crate) fn new() -> Option<Self> {
         let image = docker(&["image", "inspect", "--format", "{{.Id}}", IMAGE]);
         if image.is_ok_and(|output| output.status.success()) {
-            let root = tempfile::Builder::new().prefix("pgbox-volumes-").tempdir().unwrap();
+            let root = super::directory::make();
             return Some(Self { root });
         }
         let message = format!("no Docker engine with the image '{IMAGE}' (scripts/test makes both)");
@@ -46,6 +46,11 @@ impl Volumes {
         ]
         .map(|(name, target)| format!("--volume={}:{target}", self.root.path().join(name).display()))
         .to_vec()
+    }
+
+    /// The data directory, as the host sees it.
+    pub(crate) fn data_directory(&self) -> std::path::PathBuf {
+        self.root.path().join("data/pgdata")
     }
 
     /// A container on these volumes, started as the image says.
@@ -73,7 +78,8 @@ impl Volumes {
     pub(crate) fn shell(&self, script: &str) -> String {
         let environment = format!("--env=PGDATA={DATA_DIRECTORY}");
         let mounts = self.mounts();
-        let mut arguments = vec!["run", "--rm", "--network=none", &environment, "--entrypoint=sh"];
+        let label = format!("--label=pgbox-test={}", std::process::id());
+        let mut arguments = vec!["run", "--rm", "--network=none", &label, &environment, "--entrypoint=sh"];
         arguments.extend(mounts.iter().map(String::as_str));
         arguments.extend([IMAGE, "-euc", script]);
         succeed(&arguments)

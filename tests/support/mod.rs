@@ -1,5 +1,9 @@
 //! What the integration tests share.
+pub(crate) mod directory;
 pub(crate) mod docker;
+pub(crate) mod extent;
+pub(crate) mod remains;
 pub(crate) mod sandbox;
 pub(crate) mod terminal;
+pub(crate) mod versions;
 pub(crate) mod wait;

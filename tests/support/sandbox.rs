@@ -1,9 +1,11 @@
 //! A data directory, a backup directory and a log directory of a test's own, and pgbox run on them.
 
+use super::directory;
+use super::remains::Remains;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use tempfile::TempDir;
 
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
@@ -25,6 +27,8 @@ pub(crate) fn has_postgresql() -> bool {
 pub(crate) struct Sandbox {
     directory: TempDir,
     variables: Vec<(String, String)>,
+    /// Of servers that were killed.
+    remains: Mutex<Vec<Remains>>,
 }
 
 /// A cluster with the table `kept` of 100 rows, cleanly stopped, and one backup; made once, copied for each test.
@@ -38,7 +42,7 @@ fn template() -> &'static Path {
         sandbox.succeed(&["backup-postgresql", "create"]);
         sandbox.succeed(&["maintenance", "stop"]);
         std::fs::remove_file(sandbox.data().join(".pgbox/stopped")).unwrap();
-        let copy = tempfile::Builder::new().prefix("pgbox-template-").tempdir().unwrap();
+        let copy = directory::make();
         let source = format!("{}/.", sandbox.directory.path().display());
         assert!(Command::new("cp").arg("-a").arg(source).arg(copy.path()).status().unwrap().success());
         copy
@@ -49,25 +53,44 @@ fn template() -> &'static Path {
 impl Sandbox {
     /// Nothing in it: no data directory, no backups.
     pub(crate) fn empty() -> Self {
-        let directory = tempfile::Builder::new().prefix("pgbox-test-").tempdir().unwrap();
+        Self::empty_in(&std::env::temp_dir())
+    }
+
+    /// The same below another directory than the usual one.
+    pub(crate) fn empty_in(parent: &Path) -> Self {
+        let directory = directory::make_in(parent);
         // The server's user must be able to pass through.
         run(Command::new("chmod").arg("755").arg(directory.path()));
-        Self { directory, variables: Vec::new() }
+        Self { directory, variables: Vec::new(), remains: Mutex::default() }
     }
 
     /// A stopped cluster with the table `kept` of 100 rows, and a backup of it.
     pub(crate) fn with_backup() -> Self {
-        let sandbox = Self::empty();
-        let source = format!("{}/.", template().display());
-        run(Command::new("cp").arg("-a").arg(source).arg(sandbox.directory.path()));
+        Self::copy_of(template(), &std::env::temp_dir())
+    }
+
+    /// What is in another sandbox's directory, where no server runs, below a directory.
+    pub(crate) fn copy_of(directory: &Path, parent: &Path) -> Self {
+        let sandbox = Self::empty_in(parent);
+        let source = format!("{}/.", directory.display());
+        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(source).arg(sandbox.directory.path()));
         sandbox
     }
 
     /// A stopped cluster with the table `kept` of 100 rows, and no backup.
     pub(crate) fn without_backup() -> Self {
         let sandbox = Self::with_backup();
-        std::fs::remove_dir_all(sandbox.backups()).unwrap();
+        sandbox.forget_backups();
         sandbox
+    }
+
+    /// Makes it a cluster that never was backed up.
+    pub(crate) fn forget_backups(&self) {
+        std::fs::remove_dir_all(self.backups()).unwrap();
+        let noted = self.data().join(".pgbox/repository");
+        if noted.exists() {
+            std::fs::remove_file(noted).unwrap();
+        }
     }
 
     /// Sets a variable for every command from now on.
@@ -128,9 +151,19 @@ impl Sandbox {
         text.lines().next()?.trim().parse().ok()
     }
 
-    fn port(&self) -> String {
+    fn pid_file_line(&self, number: usize) -> String {
         let text = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
-        text.lines().nth(3).unwrap().to_owned()
+        text.lines().nth(number).unwrap().to_owned()
+    }
+
+    /// The port that the server's pid file names.
+    pub(crate) fn port(&self) -> String {
+        self.pid_file_line(3)
+    }
+
+    /// The directory of the server's socket, which each build of PostgreSQL has a default of its own for.
+    pub(crate) fn socket_directory(&self) -> String {
+        self.pid_file_line(4)
     }
 
     /// Runs SQL as the superuser, through the socket.
@@ -173,12 +206,19 @@ impl Sandbox {
 
     /// Kills the postmaster the hard way, and waits until all of the server is gone.
     pub(crate) fn kill_server(&self) {
+        let pid_file = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
         let pid = self.postmaster().unwrap();
+        self.remains.lock().unwrap().push(Remains::of(pid, &pid_file));
         signal(pid, Signal::KILL).unwrap();
         super::wait::wait_until("the lock is free", || {
             let lock = self.data().join(".pgbox/lock");
             Command::new("flock").args(["-n"]).arg(lock).arg("true").status().unwrap().success()
         });
+    }
+
+    /// Removes what killed servers left outside their data directory, as the end of a container does.
+    pub(crate) fn remove_remains(&self) {
+        self.remains.lock().unwrap().clear();
     }
 
     /// The names of all backups, newest first.
