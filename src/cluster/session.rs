@@ -67,6 +67,18 @@ impl SessionError {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Connect(error) if is_refusal(error))
     }
+
+    /// Whether the server is on its way up, or ends all sessions because one of its processes crashed: a moment later
+    /// it may take the connection (postmaster.c, `canAcceptConnections()`; postgres.c, `quickdie()`).
+    pub fn is_passing(&self) -> bool {
+        let states = [SqlState::CANNOT_CONNECT_NOW, SqlState::CRASH_SHUTDOWN];
+        matches!(self, Self::Connect(error) if error.code().is_some_and(|code| states.contains(code)))
+    }
+
+    /// Whether the session ended before it began, without a word of the server.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Connect(error) if error.is_closed())
+    }
 }
 
 /// A name that does not exist is refused as a wrong password where one is asked for (auth.c, `auth_failed()`).

@@ -1,7 +1,7 @@
 //! What is known after several rounds of looking, deciding and carrying out: what was tried, done and told.
 
 use super::Tools;
-use super::ensure::{Ensured, is_worth_a_word};
+use super::ensure::{Ensured, diagnose_to, is_worth_a_word};
 use crate::cluster::inspect::Depth;
 use crate::plan::recovery::{Step, Tried};
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Severity};
@@ -12,17 +12,38 @@ pub(super) struct Attempt {
     pub(super) depth: Depth,
     pub(super) tried: Tried,
     pub(super) done: Vec<String>,
-    pub(super) failed_start: Option<anyhow::Error>,
+    /// What is known already of the directory, for the first round.
+    known: Option<Diagnosis>,
+    failed_start: Option<anyhow::Error>,
     /// Whether anything was repaired since a start failed.
-    pub(super) repaired_since: bool,
+    repaired_since: bool,
     /// The findings that were told.
-    pub(super) told: Vec<String>,
+    told: Vec<String>,
 }
 
 impl Attempt {
+    /// One that begins by inspecting to a depth.
+    pub(super) fn to(depth: Depth) -> Self {
+        Self { depth, ..Self::default() }
+    }
+
+    /// One that begins with what an inspection found a moment ago; the caller has kept everybody else out since.
+    pub(super) fn after(depth: Depth, diagnosis: Diagnosis) -> Self {
+        Self { depth, known: Some(diagnosis), ..Self::default() }
+    }
+
+    /// Looks at the directory, unless it was looked at just now.
+    pub(super) fn diagnose(&mut self, tools: &Tools) -> anyhow::Result<Diagnosis> {
+        let diagnosis = match self.known.take() {
+            Some(diagnosis) => diagnosis,
+            None => diagnose_to(tools, self.depth)?,
+        };
+        self.judge(diagnosis)
+    }
+
     /// After a start that failed, a diagnosis must say why. Where it does not, and nothing was repaired before, the
     /// cause is not the data: a port, memory, a setting; then nothing is replaced on account of it.
-    pub(super) fn judge(&mut self, mut diagnosis: Diagnosis) -> anyhow::Result<Diagnosis> {
+    fn judge(&mut self, mut diagnosis: Diagnosis) -> anyhow::Result<Diagnosis> {
         let says_why = diagnosis.findings.iter().any(|finding| finding.severity != Severity::Notice);
         if says_why || self.failed_start.is_none() {
             return Ok(diagnosis);

@@ -7,10 +7,10 @@
 use super::attempt::Attempt;
 use super::recover::{self, Outcome};
 use super::salvage;
+use super::staging::STAGING;
 use super::start::superuser_login;
 use super::stop::stop_meanwhile;
 use super::takeover;
-use super::takeover::STAGING;
 use super::{Backups, Tools};
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::{Depth, running_server};
@@ -161,7 +161,7 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
     }
     ensure_writable(path)?;
     let operation = enter(tools, activity)?;
-    bring_up(tools, activity, Depth::Structure, &operation)
+    bring_up(tools, activity, Attempt::to(Depth::Structure), &operation)
 }
 
 /// What a person says to a plan that they have been shown.
@@ -182,25 +182,28 @@ pub fn repair(tools: &Tools, activity: &str, consent: &Consent) -> anyhow::Resul
     wait_for_release(path)?;
     let agreed = diagnose_to(tools, Depth::Deep).and_then(|diagnosis| {
         let plan = decide(tools, &diagnosis)?.map_err(Failure::from)?;
-        consent(&diagnosis, &plan)
+        consent(&diagnosis, &plan)?;
+        Ok(diagnosis)
     });
-    if let Err(error) = agreed {
-        if was_running && let Err(start) = bring_up(tools, activity, Depth::Structure, &operation) {
-            tools.progress.note(&format!("the server could not be started again: {start:#}"));
+    match agreed {
+        Ok(diagnosis) => bring_up(tools, activity, Attempt::after(Depth::Deep, diagnosis), &operation),
+        Err(error) => {
+            let as_it_was = Attempt::to(Depth::Structure);
+            if was_running && let Err(start) = bring_up(tools, activity, as_it_was, &operation) {
+                tools.progress.note(&format!("the server could not be started again: {start:#}"));
+            }
+            Err(error)
         }
-        return Err(error);
     }
-    bring_up(tools, activity, Depth::Deep, &operation)
 }
 
 /// Goes round by round: look, decide, carry out; until a server serves or nothing is left to try.
 fn bring_up(
     tools: &Tools,
     activity: &str,
-    depth: Depth,
+    mut attempt: Attempt,
     _operation: &OperationLock,
 ) -> anyhow::Result<Ensured> {
-    let mut attempt = Attempt { depth, ..Attempt::default() };
     let ensured = go_round(tools, activity, &mut attempt);
     if ensured.is_err() {
         // What was done is done, whatever came after it.
@@ -212,7 +215,7 @@ fn bring_up(
 fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Result<Ensured> {
     let path = &tools.settings.data_directory;
     for _ in 0..MOST_ROUNDS {
-        let diagnosis = attempt.judge(diagnose_to(tools, attempt.depth)?)?;
+        let diagnosis = attempt.diagnose(tools)?;
         if let Presence::Running { pid } = diagnosis.presence {
             match wait_for_running(tools, pid)? {
                 Some(mut ensured) => {

@@ -2,8 +2,8 @@
 
 use super::Tools;
 use super::restore_files::restore_files;
+use super::staging::{STAGING, clear_staging, staged};
 use super::start::RECOVERY_SIGNAL;
-use super::takeover::{STAGING, clear_staging};
 use crate::cluster::inspect::follow;
 use crate::pg::{TimelineId, timeline_history, wal};
 use crate::plan::recovery::Replay;
@@ -12,7 +12,7 @@ use crate::repository::{Repository, RepositoryError, SharedLock};
 use crate::sys::{ReadRoot, WriteRoot};
 use anyhow::Context;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a backup at work is waited for.
@@ -65,10 +65,6 @@ fn begin_reading(tools: &Tools, repository: &Repository) -> anyhow::Result<Share
             result => return result.context("lock the repository"),
         }
     }
-}
-
-fn staged(path: impl AsRef<Path>) -> PathBuf {
-    Path::new(STAGING).join(path)
 }
 
 /// Copies segments of the present `pg_wal` beside those of the backup. They are copied, not moved: until the

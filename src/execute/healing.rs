@@ -1,7 +1,8 @@
 //! Putting the files of one relation in place as a backup has them. That they are right is the plan's proof.
 
 use super::Tools;
-use super::takeover::STAGING;
+use super::repairs::aside_of;
+use super::staging::STAGING;
 use crate::cluster::inspect::ASIDE_DIRECTORY;
 use crate::cluster::seal;
 use crate::pg::layout::RelationFile;
@@ -83,8 +84,8 @@ fn set_aside(root: &WriteRoot, directory: &str, relfilenode: u32) -> anyhow::Res
         let is_of_relation =
             RelationFile::parse(&entry.name).is_some_and(|file| file.relfilenode.0 == relfilenode);
         if is_of_relation {
-            let kept = format!("{directory}/{}", entry.name).replace('/', "_");
-            root.rename(Path::new(directory).join(&entry.name), Path::new(ASIDE_DIRECTORY).join(kept))?;
+            let place = format!("{directory}/{}", entry.name);
+            root.rename(&place, aside_of(&place))?;
         }
     }
     root.sync_directory(ASIDE_DIRECTORY)?;

@@ -6,7 +6,7 @@
 //! cluster, and an `exit 0` in a sourced script ends that script alone.
 
 use super::Tools;
-use crate::cluster::server::RunningServer;
+use crate::cluster::session::ServerAddress;
 use crate::sys::{ReadRoot, Tool, find_program};
 use anyhow::{Context, bail};
 use flate2::read::MultiGzDecoder;
@@ -41,7 +41,7 @@ fn kind_of(name: &str) -> Script {
 ///
 /// # Errors
 /// The first script that fails, by name, with its own words.
-pub(super) fn run_init_scripts(tools: &Tools, server: &RunningServer, staging: &Path) -> anyhow::Result<()> {
+pub(super) fn run_init_scripts(tools: &Tools, address: &ServerAddress, staging: &Path) -> anyhow::Result<()> {
     let directory = &tools.settings.init_scripts;
     let Ok(root) = ReadRoot::open(directory) else { return Ok(()) };
     for entry in root.entries(".").with_context(|| format!("list '{}'", directory.display()))? {
@@ -53,7 +53,7 @@ pub(super) fn run_init_scripts(tools: &Tools, server: &RunningServer, staging: &
         }
         tools.progress.note(&format!("running '{}'", path.display()));
         let is_executable = entry.facts.mode & 0o111 != 0;
-        let runner = Runner { tools, server, staging };
+        let runner = Runner { tools, address, staging };
         runner.run(kind, &path, is_executable).with_context(|| format!("run '{}'", path.display()))?;
     }
     Ok(())
@@ -61,7 +61,7 @@ pub(super) fn run_init_scripts(tools: &Tools, server: &RunningServer, staging: &
 
 struct Runner<'a> {
     tools: &'a Tools<'a>,
-    server: &'a RunningServer,
+    address: &'a ServerAddress,
     staging: &'a Path,
 }
 
@@ -106,9 +106,9 @@ impl Runner<'_> {
     /// The environment that docker-library's scripts rely on; the server is reached by its socket alone.
     fn prepared(&self, tool: Tool) -> Tool {
         let settings = self.tools.settings;
-        let socket = self.server.address.socket_directory.clone().unwrap_or_default();
+        let socket = self.address.socket_directory.clone().unwrap_or_default();
         tool.variable("PGHOST", socket)
-            .variable("PGPORT", self.server.address.port.to_string())
+            .variable("PGPORT", self.address.port.to_string())
             .variable("PGUSER", &settings.superuser)
             .variable("PGDATABASE", &settings.database)
             .variable("PGDATA", self.staging)

@@ -5,15 +5,14 @@
 
 use super::Tools;
 use super::init_scripts::run_init_scripts;
-use super::takeover::{STAGING, clear_staging};
+use super::private_server::{PrivateServer, PrivateStart};
+use super::staging::{STAGING, clear_staging};
 use crate::cluster::initdb::{InitdbOptions, initdb};
-use crate::cluster::server::{self, RunningServer, StartOptions};
-use crate::cluster::session::Login;
+use crate::cluster::session::{Login, ServerAddress};
 use crate::cluster::setup::{Role, ensure_database, ensure_role};
-use crate::sys::{PrivateDirectory, WriteRoot};
+use crate::sys::WriteRoot;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Appended to the new cluster's `postgresql.conf`, where a person can change it.
 pub(super) const CONFIGURATION: &str = "
@@ -72,46 +71,28 @@ pub(super) fn append(root: &WriteRoot, name: &str, text: &str) -> anyhow::Result
 
 /// Starts a server that only this process can reach, and sets the cluster up through it.
 fn complete(tools: &Tools, root: &WriteRoot, staging: &Path) -> anyhow::Result<()> {
-    let socket = PrivateDirectory::new().context("make a directory for a private socket")?;
-    let options = StartOptions {
-        installation: tools.installation.clone(),
+    let start = PrivateStart {
         data_directory: staging.to_path_buf(),
-        port: 5432,
-        listen_addresses: String::new(),
-        socket_directory: Some(socket.path().to_path_buf()),
-        settings: Vec::new(),
-        accepts_standby: false,
         log_file: tools.log_file(),
-        patience: tools.settings.startup_timeout,
+        settings: Vec::new(),
     };
-    let started = server::start(root, &options, tools.progress);
-    let mut server = started.map_err(|error| super::start_failure(error, "set the new cluster up"))?;
-    let completed = set_up(tools, &server).and_then(|()| run_init_scripts(tools, &server, staging));
-    let stopped = stop_private(&mut server);
+    let server = PrivateServer::start(tools, root, start)
+        .map_err(|error| super::start_failure(error, "set the new cluster up"))?;
+    let address = server.address();
+    let completed = set_up(tools, address).and_then(|()| run_init_scripts(tools, address, staging));
+    let stopped = server.stop();
     completed?;
     stopped
 }
 
-pub(super) fn stop_private(server: &mut RunningServer) -> anyhow::Result<()> {
-    let pid = i32::try_from(server.process.pid()).context("stop the private server")?;
-    // Our own child: as a zombie it would look alive for ever, so it is waited for, not only signalled.
-    server.process.signal(crate::sys::Signal::INT).context("stop the private server")?;
-    if !crate::sys::wait_until_gone(pid, Duration::from_mins(2)).context("wait for the private server")? {
-        server.process.signal(crate::sys::Signal::QUIT).context("stop the private server")?;
-    }
-    let status = server.process.wait().context("wait for the private server")?;
-    anyhow::ensure!(status.success(), "the private server did not stop cleanly ({status})");
-    Ok(())
-}
-
-fn set_up(tools: &Tools, server: &RunningServer) -> anyhow::Result<()> {
+fn set_up(tools: &Tools, address: &ServerAddress) -> anyhow::Result<()> {
     let settings = tools.settings;
     let login = Login {
         users: vec![settings.superuser.clone()],
         password: settings.superuser_password.reveal().to_owned(),
         databases: vec!["postgres".into()],
     };
-    let mut client = server.address.connect(&login)?;
+    let mut client = address.connect(&login)?;
     let superuser = Role { name: &settings.superuser, password: settings.superuser_password.reveal() };
     ensure_role(&mut client, &superuser)?;
     if settings.application_role != settings.superuser {

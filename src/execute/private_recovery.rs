@@ -3,14 +3,13 @@
 //! In place it is a server in single-user mode, which ends with its input, so also when we are killed: one that went on
 //! in the background would be taken for the one that serves, and nobody could reach it.
 
-use super::initialise::stop_private;
+use super::private_server::{PrivateServer, PrivateStart};
 use super::single_user::run_single_user;
 use super::{Tools, start_failure};
 use crate::cluster::seal;
-use crate::cluster::server::{self, StartOptions};
 use crate::error::{Failure, Kind};
 use crate::pg::control_file::{ClusterState, ControlFile};
-use crate::sys::{PrivateDirectory, WriteRoot, step_point};
+use crate::sys::{WriteRoot, step_point};
 use anyhow::Context;
 use std::path::Path;
 
@@ -47,24 +46,17 @@ pub(super) fn recover_in_place(tools: &Tools, root: &WriteRoot) -> anyhow::Resul
 /// # Errors
 /// What the server said.
 pub(super) fn recover_copy(tools: &Tools, root: &WriteRoot, copy: &Path) -> anyhow::Result<()> {
-    let socket = PrivateDirectory::new().context("make a directory for a private socket")?;
-    let options = StartOptions {
-        installation: tools.installation.clone(),
+    let start = PrivateStart {
         data_directory: copy.to_path_buf(),
-        port: 5432,
-        listen_addresses: String::new(),
-        socket_directory: Some(socket.path().to_path_buf()),
+        log_file: tools.log_file(),
         // What it does must not reach an archive before it is in place.
         settings: vec![("archive_mode", "off".to_owned()), ("autovacuum", "off".to_owned())],
-        accepts_standby: false,
-        log_file: tools.log_file(),
-        patience: tools.settings.startup_timeout,
     };
     tools.progress.begin("replaying the WAL on a copy", None);
-    let started = server::start(root, &options, tools.progress);
+    let started = PrivateServer::start(tools, root, start);
     let stopped = started
         .map_err(|error| start_failure(error, "replay the WAL on a copy"))
-        .and_then(|mut server| stop_private(&mut server));
+        .and_then(PrivateServer::stop);
     tools.progress.end();
     stopped
 }

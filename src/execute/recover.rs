@@ -7,16 +7,17 @@ use super::private_recovery::recover_in_place;
 use super::repairs::repair;
 use super::replay::build_from_replay;
 use super::salvage::build_from_salvage;
+use super::staging::{STAGING, inspect_staged};
 use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
-use super::takeover::{self, STAGING};
-use crate::cluster::inspect::{self, Depth, Expectations, JOURNAL_FILE};
+use super::takeover;
+use crate::cluster::inspect::{Depth, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
 use crate::error::{Failure, Kind, kind_of};
 use crate::format::counted;
 use crate::pg::control_file::ControlFile;
 use crate::plan::recovery::{Action, Belief, Plan, Replacement, Source};
 use crate::plan::{BackupName, Diagnosis, Finding, Journal, Phase};
-use crate::sys::{ProcessError, WriteRoot, effective_identity, step_point};
+use crate::sys::{ProcessError, WriteRoot, step_point};
 use anyhow::{Context, anyhow};
 use std::io;
 
@@ -230,17 +231,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// The same inspection that a cluster in place gets.
     fn inspect_staging(&self) -> anyhow::Result<()> {
-        let expectations = Expectations {
-            wanted_version: None,
-            installed_versions: vec![self.tools.installation.version],
-            server_uid: effective_identity().uid,
-            depth: Depth::Structure,
-            programs: None,
-        };
-        let staging = self.root.path().join(STAGING);
-        let diagnosis = inspect::inspect(&staging, &expectations).context("inspect what was built")?;
+        let diagnosis = inspect_staged(self.tools, self.root, Depth::Structure)?;
         let Some(worst) = diagnosis.findings.first().filter(|_| diagnosis.has_errors()) else {
             return Ok(());
         };

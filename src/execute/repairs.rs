@@ -14,6 +14,7 @@ use crate::plan::recovery::Action;
 use crate::plan::{FileContent, RelationName};
 use crate::sys::{EntryKind, OWN_DIRECTORY, Tool, WriteRoot, step_point};
 use anyhow::Context;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,7 @@ fn parent_of(place: &str) -> &Path {
 
 /// Where a single file is kept. One place for each name: a file that is broken again in the same way is worth no
 /// more than a look at the last one.
-fn aside_of(place: &str) -> PathBuf {
+pub(super) fn aside_of(place: &str) -> PathBuf {
     Path::new(ASIDE_DIRECTORY).join(place.replace('/', "_"))
 }
 
@@ -97,12 +98,17 @@ fn keep_copy(root: &WriteRoot, place: &str) -> anyhow::Result<Option<PathBuf>> {
     }
     let target = aside_of(place);
     root.create_directories(ASIDE_DIRECTORY, 0o700)?;
-    root.discard(&target)?;
-    let mut copy = root.create_file(&target, 0o600)?;
-    io::copy(&mut root.open_file(place)?, &mut copy)?;
-    copy.sync_all()?;
+    copy_durably(root, root.open_file(place)?, &target)?;
     root.sync_directory(ASIDE_DIRECTORY)?;
     Ok(Some(target))
+}
+
+/// Copies a file in place of what an earlier try may have left. The caller syncs the directory.
+fn copy_durably(root: &WriteRoot, mut file: File, target: &Path) -> io::Result<()> {
+    root.discard(target)?;
+    let mut copy = root.create_file(target, 0o600)?;
+    io::copy(&mut file, &mut copy)?;
+    copy.sync_all()
 }
 
 fn write_file(root: &WriteRoot, place: &str, content: &FileContent) -> anyhow::Result<String> {
@@ -151,11 +157,7 @@ fn keep_wal(root: &WriteRoot) -> anyhow::Result<usize> {
     let segments = entries.iter().filter(|entry| wal::is_segment_name(&entry.name));
     let mut count = 0;
     for segment in segments {
-        let target = kept.join(&segment.name);
-        root.discard(&target)?;
-        let mut copy = root.create_file(&target, 0o600)?;
-        io::copy(&mut directory.open_file(&segment.name)?, &mut copy)?;
-        copy.sync_all()?;
+        copy_durably(root, directory.open_file(&segment.name)?, &kept.join(&segment.name))?;
         count += 1;
     }
     root.sync_directory(&kept)?;

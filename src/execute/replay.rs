@@ -16,19 +16,16 @@ use super::restore_files::{
     AUTO_CONFIGURATION, MAXIMUM_CONFIGURATION_SIZE_BYTES, RestoredTablespace, with_tablespaces_in_place,
 };
 use super::single_user::run_single_user;
-use super::takeover::{STAGING, clear_staging};
+use super::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
+use crate::cluster::inspect::Depth;
 use crate::cluster::inspect::wal::{WalDirectory, find_checkpoint_at};
-use crate::cluster::inspect::{self, Depth, Expectations};
 use crate::error::{Failure, Kind};
-use crate::format::bytes;
 use crate::pg::Lsn;
 use crate::pg::control_file::{ControlFile, pointed_at};
-use crate::plan::{Diagnosis, RelationName, Remedy};
-use crate::sys::{WriteRoot, disk_space, effective_identity, step_point};
+use crate::plan::recovery::indexes_by_database;
+use crate::sys::{WriteRoot, step_point};
 use anyhow::Context;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 /// What replay writes besides the copy.
 const SPARE_BYTES: u64 = 128 << 20;
@@ -62,12 +59,9 @@ pub(super) fn build_from_replay(
     Ok(done)
 }
 
-pub(super) fn staged(path: &str) -> PathBuf {
-    Path::new(STAGING).join(path)
-}
-
 fn copy_cluster(tools: &Tools, root: &WriteRoot, listing: &Listing) -> anyhow::Result<()> {
-    ensure_room(root, listing.size_bytes())?;
+    let needed_bytes = listing.size_bytes().saturating_add(SPARE_BYTES);
+    ensure_room(root.path(), needed_bytes, "replay the WAL on a copy of the cluster")?;
     for item in &listing.items {
         let place = staged(item.path.as_str());
         match &item.kind {
@@ -124,20 +118,6 @@ pub(super) fn copy_file(root: &WriteRoot, listing: &Listing, item: &Item) -> any
     }
 }
 
-fn ensure_room(root: &WriteRoot, size_bytes: u64) -> anyhow::Result<()> {
-    let available_bytes = disk_space(root.path()).context("ask for free space")?.available_bytes;
-    let needed_bytes = size_bytes.saturating_add(SPARE_BYTES);
-    if available_bytes >= needed_bytes {
-        return Ok(());
-    }
-    let message = format!(
-        "it takes {} beside the cluster, and {} are free",
-        bytes(needed_bytes),
-        bytes(available_bytes)
-    );
-    Err(Failure::new(Kind::Failed, message).into())
-}
-
 /// Lets the copy begin its recovery at the checkpoint whose record is there.
 fn point_at(root: &WriteRoot, checkpoint: Lsn) -> anyhow::Result<()> {
     let place = staged("global/pg_control");
@@ -153,18 +133,13 @@ fn point_at(root: &WriteRoot, checkpoint: Lsn) -> anyhow::Result<()> {
 /// The copy still lacks the indexes that the cluster lacks; with its tables whole they can be built anew.
 fn rebuild_indexes(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
     let staging = root.path().join(STAGING);
-    let diagnosis = inspect_deeply(tools, &staging)?;
-    let mut by_database: BTreeMap<String, Vec<RelationName>> = BTreeMap::new();
-    for finding in diagnosis.findings {
-        if let Remedy::Reindex(index) = finding.remedy {
-            by_database.entry(index.database.clone()).or_default().push(index);
-        }
-    }
-    for (database, indexes) in by_database {
-        run_single_user(tools, &staging, &database, &reindex_statements(&indexes))
+    let diagnosis = inspect_staged(tools, root, Depth::Deep)?;
+    let remedies = diagnosis.findings.iter().map(|finding| &finding.remedy);
+    for (database, indexes) in indexes_by_database(remedies) {
+        run_single_user(tools, &staging, database, &reindex_statements(&indexes))
             .with_context(|| format!("build indexes of database '{database}' anew"))?;
     }
-    let diagnosis = inspect_deeply(tools, &staging)?;
+    let diagnosis = inspect_staged(tools, root, Depth::Deep)?;
     match diagnosis.findings.iter().find(|finding| finding.asks_for_repair()) {
         Some(left) => {
             let message = format!("replay did not heal everything: {}", left.summary());
@@ -172,15 +147,4 @@ fn rebuild_indexes(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
         }
         None => Ok(()),
     }
-}
-
-fn inspect_deeply(tools: &Tools, staging: &Path) -> anyhow::Result<Diagnosis> {
-    let expectations = Expectations {
-        depth: Depth::Deep,
-        wanted_version: None,
-        installed_versions: vec![tools.installation.version],
-        server_uid: effective_identity().uid,
-        programs: None,
-    };
-    inspect::inspect(staging, &expectations).context("inspect the replayed copy")
 }

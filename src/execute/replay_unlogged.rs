@@ -6,7 +6,8 @@
 //! a crash there is nothing to give back: the server would have begun them anew as well.
 
 use super::backup::listing::{Item, Listing, relation_of};
-use super::replay::{copy_file, staged};
+use super::replay::copy_file;
+use super::staging::staged;
 use crate::pg::Oid;
 use crate::pg::control_file::{ClusterState, ControlFile, with_unlogged_lsn};
 use crate::pg::layout::{Fork, RelationFile};

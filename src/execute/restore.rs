@@ -1,13 +1,13 @@
 //! Puts a backup that a person chose in the place of the present data.
 
 use super::ensure::{Carried, carry_out, decide_restore, diagnose, ensure_running};
+use super::staging::ensure_room;
 use super::stop::stop_meanwhile;
 use super::{Tools, ensure::Ensured};
 use crate::error::{Failure, Kind};
-use crate::format::bytes;
 use crate::plan::recovery::Plan;
 use crate::plan::{BackupSummary, ClusterCondition};
-use crate::sys::{OperationLock, disk_space, ensure_directory};
+use crate::sys::{OperationLock, ensure_directory};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 
@@ -36,7 +36,8 @@ pub fn restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> any
     if diagnosis.condition == ClusterCondition::Absent {
         ensure_directory(path, 0o700, None).with_context(|| format!("make '{}'", path.display()))?;
     }
-    ensure_space(tools, backup)?;
+    let needed_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
+    ensure_room(path, needed_bytes, &format!("restore {}", backup.name))?;
     let operation = OperationLock::take(path, ACTIVITY).context("begin the restore")?;
     // Between the first look and the lock, another command may have been at work.
     let diagnosis = diagnose(tools)?;
@@ -66,23 +67,4 @@ fn start_former(tools: &Tools, activity: &str) {
         )),
         Err(error) => tools.progress.note(&format!("the server could not be started again: {error:#}")),
     }
-}
-
-fn ensure_space(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<()> {
-    let path = &tools.settings.data_directory;
-    let space = disk_space(path).with_context(|| format!("ask how full '{}' is", path.display()))?;
-    let needed = backup.size_bytes.saturating_add(SPARE_BYTES);
-    if space.available_bytes >= needed {
-        return Ok(());
-    }
-    let message = format!(
-        "cannot restore {}: it needs {} beside the present data, and {} are free on the disk of '{}'",
-        backup.name,
-        bytes(needed),
-        bytes(space.available_bytes),
-        path.display()
-    );
-    Err(Failure::new(Kind::Failed, message)
-        .hint("free space, then run it again. Nothing was changed.")
-        .into())
 }

@@ -16,6 +16,7 @@
 //! The alternative, building the new cluster beside `PGDATA` and exchanging two directories, was refused: it
 //! cannot be done across a mount's root, and it needs leave to write outside the data directory.
 
+use super::staging::STAGING;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::error::{Failure, Kind};
 use crate::plan::{BackupName, Journal, Phase};
@@ -24,19 +25,11 @@ use anyhow::Context;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where a cluster is built, below the data directory.
-pub const STAGING: &str = ".pgbox/new";
 /// Where a cluster that did not serve is moved before it is discarded.
 const FAILED: &str = ".pgbox/failed";
 
 /// Entries at the top that belong to the mount or to the project around it, not to the cluster.
 const STAYING: [&str; 4] = [OWN_DIRECTORY, "lost+found", ".gitkeep", ".snapshot"];
-
-/// Empties the staging directory and makes it anew. Whatever was in it was never in place.
-pub fn clear_staging(root: &WriteRoot) -> anyhow::Result<()> {
-    root.discard(STAGING).context("clear the staging directory")?;
-    root.create_directory(STAGING, 0o700).context("make the staging directory")
-}
 
 /// Puts what is in staging in place; what is there now goes to `.pgbox/aside/NAME`.
 ///

@@ -6,7 +6,7 @@
 
 use super::databases::failed;
 use super::loss::{Salvaged, one_line};
-use super::private_server::PrivateServer;
+use super::server::SalvageServer;
 use super::workplace::Workplace;
 use crate::cluster::session::{describe, quote_literal};
 use crate::sys::ProcessError;
@@ -43,7 +43,7 @@ impl Archive {
     /// When the definitions cannot be read.
     pub(super) fn dump(
         work: &Workplace,
-        server: &PrivateServer,
+        server: &SalvageServer,
         database: &str,
         are_indexes_sound: bool,
         salvaged: &mut Salvaged,
@@ -84,7 +84,7 @@ impl Archive {
     pub(super) fn load(
         &self,
         work: &Workplace,
-        server: &PrivateServer,
+        server: &SalvageServer,
         section: Section,
         salvaged: &mut Salvaged,
     ) -> anyhow::Result<()> {

@@ -6,11 +6,11 @@
 
 use super::loss::Salvaged;
 use super::workplace::{SALVAGE, Workplace, copied_place};
-use crate::error::{Failure, Kind};
 use crate::execute::backup::listing::{Item, ItemKind, Listing, Rules};
+use crate::execute::staging::ensure_room;
 use crate::format::bytes;
 use crate::pg::layout::{BackupRule, Fork, RelationFile, backup_rule, has_data_pages};
-use crate::sys::{Copied, disk_space};
+use crate::sys::Copied;
 use anyhow::Context;
 use rayon::prelude::*;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(super) fn copy_cluster(work: &Workplace, salvaged: &mut Salvaged) -> anyhow:
     }
     let items: Vec<&Item> = listing.items.iter().filter(|item| is_needed(item.path.as_str())).collect();
     work.root.create_directories(SALVAGE, 0o700).context("make the directory to salvage in")?;
-    ensure_room(work, &listing, &items)?;
+    ensure_room_for_both(work, &listing, &items)?;
     make_directories(work, &items)?;
     let files: Vec<&Item> = items.into_iter().filter(|item| item.kind == ItemKind::File).collect();
     let size_bytes = files.iter().map(|item| item.facts.size_bytes).sum();
@@ -70,7 +70,7 @@ fn is_rebuilt_fork(path: &str) -> bool {
 
 /// Room for the copy, where it takes any, and for the new cluster, whose size nobody knows yet: without indexes that
 /// are bloated, and what else is not copied, it may be much smaller.
-fn ensure_room(work: &Workplace, listing: &Listing, items: &[&Item]) -> anyhow::Result<()> {
+fn ensure_room_for_both(work: &Workplace, listing: &Listing, items: &[&Item]) -> anyhow::Result<()> {
     let files = || items.iter().filter(|item| item.kind == ItemKind::File);
     let size_bytes: u64 = files().map(|item| item.facts.size_bytes).sum();
     let probe = files().find(|item| item.facts.size_bytes > 0);
@@ -81,21 +81,7 @@ fn ensure_room(work: &Workplace, listing: &Listing, items: &[&Item]) -> anyhow::
     });
     let copy_bytes = if is_shared { 0 } else { size_bytes };
     let needed_bytes = copy_bytes + size_bytes / 2 + NEW_CLUSTER_BYTES;
-    let available_bytes = disk_space(work.root.path()).context("ask for free space")?.available_bytes;
-    if available_bytes >= needed_bytes {
-        return Ok(());
-    }
-    let message = format!(
-        "could not salvage '{}': it takes {} for a copy and a new cluster, and only {} are free",
-        work.root.path().display(),
-        bytes(needed_bytes),
-        bytes(available_bytes)
-    );
-    let hint = format!(
-        "free {} on that disk. Nothing was changed.",
-        bytes(needed_bytes.saturating_sub(available_bytes))
-    );
-    Err(Failure::new(Kind::Refused, message).hint(hint).into())
+    ensure_room(work.root.path(), needed_bytes, "salvage what reads into a new cluster")
 }
 
 fn make_directories(work: &Workplace, items: &[&Item]) -> anyhow::Result<()> {

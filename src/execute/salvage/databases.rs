@@ -2,7 +2,7 @@
 
 use super::loss::{Loss, Salvaged, one_line};
 use super::mending::database_directories;
-use super::private_server::PrivateServer;
+use super::server::SalvageServer;
 use super::workplace::Workplace;
 use crate::cluster::session::{describe, quote_identifier, quote_literal};
 use postgres::Client;
@@ -42,7 +42,7 @@ impl Database {
 /// When no database can be opened at all.
 pub(super) fn prepare(
     work: &Workplace,
-    server: &PrivateServer,
+    server: &SalvageServer,
     names: &BTreeMap<u32, String>,
     client: &mut Client,
     salvaged: &mut Salvaged,
@@ -174,7 +174,7 @@ fn insert_database(oid: u32, name: &str) -> String {
 fn add_lost_roles(
     work: &Workplace,
     client: &mut Client,
-    server: &PrivateServer,
+    server: &SalvageServer,
     salvaged: &mut Salvaged,
 ) -> anyhow::Result<()> {
     let query = "SELECT DISTINCT role FROM (SELECT refobjid AS role FROM pg_catalog.pg_shdepend \

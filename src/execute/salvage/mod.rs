@@ -15,10 +15,10 @@ mod loss;
 mod mending;
 mod opening;
 mod pages;
-mod private_server;
 mod rebuilding;
 mod reset;
 mod rows;
+mod server;
 mod tables;
 mod workplace;
 
@@ -37,8 +37,8 @@ use donor::Donor;
 use loss::one_line;
 use pages::PageReport;
 use postgres::Client;
-use private_server::PrivateServer;
 use rows::Stream;
+use server::SalvageServer;
 use workplace::Workplace;
 
 /// What a salvage runs besides the server and initdb.
@@ -107,10 +107,9 @@ fn build(work: &Workplace, diagnosis: &Diagnosis) -> anyhow::Result<Salvaged> {
     }
     tell_findings(diagnosis, &mut salvaged);
     rebuilding::complete(work, &target, &mut salvaged)?;
-    let superuser = server.superuser.clone();
     server.abandon()?;
     target.stop()?;
-    rebuilding::bring_configuration(work, &superuser, &mut salvaged)?;
+    rebuilding::bring_configuration(work, &mut salvaged)?;
     Ok(salvaged)
 }
 
@@ -128,7 +127,7 @@ fn tell_findings(diagnosis: &Diagnosis, salvaged: &mut Salvaged) {
 /// Opens a database for what all of them share, with the indexes of the shared catalogs built anew.
 fn open_any(
     work: &Workplace,
-    server: &PrivateServer,
+    server: &SalvageServer,
     donor: &mut Donor,
     salvaged: &mut Salvaged,
 ) -> anyhow::Result<Client> {
@@ -150,8 +149,8 @@ fn open_any(
 /// A salvage between two servers.
 struct Salvage<'a> {
     work: Workplace<'a>,
-    from: &'a PrivateServer,
-    to: &'a PrivateServer,
+    from: &'a SalvageServer,
+    to: &'a SalvageServer,
     donor: Donor<'a>,
     pages: &'a PageReport,
     salvaged: Salvaged,

@@ -2,11 +2,12 @@
 
 use super::donor::Donor;
 use super::loss::{Salvaged, one_line};
-use super::private_server::{PrivateServer, PrivateStart};
 use super::reset::reset;
+use super::server::SalvageServer;
 use super::workplace::Workplace;
 use crate::cluster::server::StartError;
 use crate::cluster::session::SessionError;
+use crate::execute::private_server::PrivateStart;
 use crate::sys::{Tool, effective_identity};
 use anyhow::{Context, bail};
 
@@ -47,7 +48,7 @@ pub(super) fn open(
     work: &Workplace,
     donor: &mut Donor,
     salvaged: &mut Salvaged,
-) -> anyhow::Result<PrivateServer> {
+) -> anyhow::Result<SalvageServer> {
     donor.replace_lost_shared(salvaged)?;
     configure(work)?;
     let libraries = preloaded_libraries(work);
@@ -99,15 +100,14 @@ fn start_with_or_without(
     work: &Workplace,
     libraries: &str,
     salvaged: &mut Salvaged,
-) -> Result<PrivateServer, StartError> {
+) -> Result<SalvageServer, StartError> {
     let start = |libraries: &str| {
         let start = PrivateStart {
             data_directory: work.copy_directory(),
             log_file: work.scratch("server.log"),
             settings: with_libraries(libraries),
-            superuser: work.tools.settings.superuser.clone(),
         };
-        PrivateServer::start(work, start)
+        SalvageServer::start(work, &work.tools.settings.superuser, start)
     };
     match start(libraries) {
         Err(StartError::Ended { .. }) if !libraries.is_empty() => {
@@ -129,9 +129,9 @@ fn reason_of(error: &StartError) -> String {
 /// Finds out whom the copy takes for its superuser.
 fn find_superuser(
     work: &Workplace,
-    mut server: PrivateServer,
+    mut server: SalvageServer,
     salvaged: &mut Salvaged,
-) -> anyhow::Result<PrivateServer> {
+) -> anyhow::Result<SalvageServer> {
     let mut users = vec![work.tools.settings.superuser.clone(), "postgres".to_owned()];
     users.extend(effective_identity().name);
     users.push(work.tools.settings.application_role.clone());
@@ -161,7 +161,7 @@ fn find_superuser(
 /// # Errors
 /// Why it cannot be opened.
 pub(super) fn open_database(
-    server: &PrivateServer,
+    server: &SalvageServer,
     donor: &mut Donor,
     name: &str,
     salvaged: &mut Salvaged,

@@ -2,13 +2,14 @@
 
 use super::databases::Database;
 use super::loss::{Loss, Salvaged, one_line};
-use super::private_server::{PrivateServer, PrivateStart};
+use super::server::SalvageServer;
 use super::workplace::Workplace;
 use crate::cluster::initdb::{InitdbOptions, initdb};
 use crate::cluster::session::{describe, quote_identifier};
 use crate::cluster::setup::{Role, ensure_database, ensure_role};
 use crate::execute::initialise::{CONFIGURATION, HOST_ACCESS, append};
-use crate::execute::takeover::{STAGING, clear_staging};
+use crate::execute::private_server::{PrivateServer, PrivateStart};
+use crate::execute::staging::{STAGING, clear_staging};
 use crate::pg::control_file::ControlFile;
 use crate::sys::{EntryKind, Tool};
 use anyhow::Context;
@@ -89,7 +90,7 @@ pub(super) fn start(
     work: &Workplace,
     superuser: &str,
     libraries: Vec<(&'static str, String)>,
-) -> anyhow::Result<PrivateServer> {
+) -> anyhow::Result<SalvageServer> {
     let mut settings: Vec<(&'static str, String)> =
         LOADING.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     settings.extend(libraries);
@@ -97,9 +98,8 @@ pub(super) fn start(
         data_directory: work.root.path().join(STAGING),
         log_file: work.tools.log_file(),
         settings,
-        superuser: superuser.to_owned(),
     };
-    PrivateServer::start(work, start)
+    SalvageServer::start(work, superuser, start)
         .map_err(|error| super::super::start_failure(error, "load what was salvaged into a new cluster"))
 }
 
@@ -107,7 +107,7 @@ pub(super) fn start(
 /// directory.
 pub(super) fn bring_shared(
     work: &Workplace,
-    (from, to): (&PrivateServer, &PrivateServer),
+    (from, to): (&SalvageServer, &SalvageServer),
     copy: &mut Client,
     salvaged: &mut Salvaged,
 ) -> anyhow::Result<()> {
@@ -136,7 +136,7 @@ fn database_of(client: &mut Client) -> String {
 
 fn load_globals(
     work: &Workplace,
-    to: &PrivateServer,
+    to: &SalvageServer,
     path: &Path,
     salvaged: &mut Salvaged,
 ) -> anyhow::Result<()> {
@@ -161,7 +161,7 @@ fn load_globals(
 }
 
 /// Tablespaces outside the data directory hold the old cluster's files: nothing of those may change.
-fn make_tablespaces(to: &PrivateServer, copy: &mut Client, salvaged: &mut Salvaged) -> anyhow::Result<()> {
+fn make_tablespaces(to: &SalvageServer, copy: &mut Client, salvaged: &mut Salvaged) -> anyhow::Result<()> {
     let query = "SELECT spcname::text, pg_catalog.pg_get_userbyid(spcowner)::text FROM pg_catalog.pg_tablespace \
                  WHERE oid >= 16384 ORDER BY oid";
     let rows = copy.query(query, &[]).unwrap_or_default();
@@ -191,7 +191,7 @@ fn make_tablespaces(to: &PrivateServer, copy: &mut Client, salvaged: &mut Salvag
 }
 
 /// Whom applications connect as, and where: there again, though empty, where it is lost.
-pub(super) fn complete(work: &Workplace, to: &PrivateServer, salvaged: &mut Salvaged) -> anyhow::Result<()> {
+pub(super) fn complete(work: &Workplace, to: &SalvageServer, salvaged: &mut Salvaged) -> anyhow::Result<()> {
     let settings = work.tools.settings;
     let mut client = to.connect("template1")?;
     let mut exists =
@@ -249,11 +249,7 @@ fn bring_other_files(work: &Workplace, salvaged: &mut Salvaged) -> anyhow::Resul
 }
 
 /// Puts the old configuration in place of the new one, if a server starts with it. The new cluster must be stopped.
-pub(super) fn bring_configuration(
-    work: &Workplace,
-    superuser: &str,
-    salvaged: &mut Salvaged,
-) -> anyhow::Result<()> {
+pub(super) fn bring_configuration(work: &Workplace, salvaged: &mut Salvaged) -> anyhow::Result<()> {
     bring_other_files(work, salvaged)?;
     let mut fresh = Vec::new();
     for name in CONFIGURATION_FILES {
@@ -270,7 +266,7 @@ pub(super) fn bring_configuration(
         }
         work.root.write_durably(&place, &old, 0o600).with_context(|| format!("write '{name}'"))?;
     }
-    let Err(error) = try_configuration(work, superuser) else { return Ok(()) };
+    let Err(error) = try_configuration(work) else { return Ok(()) };
     for (place, content) in fresh {
         match content {
             Some(content) => work.root.write_durably(&place, &content, 0o600),
@@ -290,7 +286,7 @@ fn has_in_place_tablespaces(work: &Workplace) -> bool {
 }
 
 /// Starts a server with the configuration as it is, but for what would reach outside; why it does not start.
-fn try_configuration(work: &Workplace, superuser: &str) -> Result<(), String> {
+fn try_configuration(work: &Workplace) -> Result<(), String> {
     let check = Tool::new(work.tools.installation.program("postgres"))
         .arguments(["-C", "config_file", "-D"])
         .argument(work.root.path().join(STAGING))
@@ -301,11 +297,11 @@ fn try_configuration(work: &Workplace, superuser: &str) -> Result<(), String> {
         data_directory: work.root.path().join(STAGING),
         log_file: work.tools.log_file(),
         settings: settings.map(|(name, value)| (name, value.to_owned())).to_vec(),
-        superuser: superuser.to_owned(),
     };
-    let server = PrivateServer::start(work, start).map_err(|error| match error.log().last() {
-        Some(line) => line.clone(),
-        None => error.to_string(),
-    })?;
+    let server =
+        PrivateServer::start(work.tools, work.root, start).map_err(|error| match error.log().last() {
+            Some(line) => line.clone(),
+            None => error.to_string(),
+        })?;
     server.stop().map_err(|error| format!("{error:#}"))
 }

@@ -6,7 +6,7 @@
 
 use super::databases::failed;
 use super::loss::{Loss, Salvaged, one_line};
-use super::private_server::PrivateServer;
+use super::server::SalvageServer;
 use super::tables::Table;
 use crate::cluster::session::describe;
 use crate::error::{Failure, Kind};
@@ -16,12 +16,9 @@ use postgres::Client;
 use postgres::error::SqlState;
 use std::io::{self, BufRead, Write};
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
 /// How many blocks one COPY takes at first, once a whole table does not go.
 const RANGE_BLOCKS: u32 = 1024;
-/// How long a server whose session crashed may take to be back.
-const CRASH_PATIENCE: Duration = Duration::from_mins(1);
 /// More rows than fit into a block of 8 KiB (`htup_details.h`, `MaxHeapTuplesPerPage`).
 const MOST_ROWS_OF_BLOCK: u32 = 291;
 
@@ -34,7 +31,7 @@ pub(super) struct Stream<'a> {
 
 /// A session that is opened again when the server crashed under it.
 struct Session<'a> {
-    server: &'a PrivateServer,
+    server: &'a SalvageServer,
     database: &'a str,
     client: Client,
     preparation: &'static str,
@@ -75,7 +72,7 @@ fn lacks_room(error: &postgres::Error) -> bool {
 }
 
 impl<'a> Session<'a> {
-    fn open(server: &'a PrivateServer, database: &'a str, preparation: &'static str) -> anyhow::Result<Self> {
+    fn open(server: &'a SalvageServer, database: &'a str, preparation: &'static str) -> anyhow::Result<Self> {
         let mut client = server.connect(database)?;
         client.batch_execute(preparation).map_err(failed("prepare a session"))?;
         Ok(Self { server, database, client, preparation })
@@ -84,19 +81,8 @@ impl<'a> Session<'a> {
     /// The session, opened again if need be.
     fn client(&mut self) -> anyhow::Result<&mut Client> {
         if self.client.is_closed() {
-            let deadline = Instant::now() + CRASH_PATIENCE;
-            let error = loop {
-                match Self::open(self.server, self.database, self.preparation) {
-                    Ok(session) => {
-                        self.client = session.client;
-                        return Ok(&mut self.client);
-                    }
-                    Err(error) if Instant::now() >= deadline => break error,
-                    // The server tells nobody when it takes connections again after a crash.
-                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
-                }
-            };
-            return Err(error.context("come back after the server crashed"));
+            let opened = Self::open(self.server, self.database, self.preparation);
+            self.client = opened.context("come back after the server crashed")?.client;
         }
         Ok(&mut self.client)
     }
@@ -104,8 +90,8 @@ impl<'a> Session<'a> {
 
 impl<'a> Stream<'a> {
     pub(super) fn open(
-        from: &'a PrivateServer,
-        to: &'a PrivateServer,
+        from: &'a SalvageServer,
+        to: &'a SalvageServer,
         database: &'a str,
         version: MajorVersion,
     ) -> anyhow::Result<Self> {

@@ -15,7 +15,7 @@ mod repairs;
 mod replacement;
 mod step;
 
-pub use repairs::Tried;
+pub use repairs::{Tried, indexes_by_database};
 pub use step::{Action, Belief, Effect, PassedOver, Plan, Refusal, Replacement, Replay, Source, Step};
 
 use super::backups::{BackupKind, BackupSummary};

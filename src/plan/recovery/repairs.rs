@@ -191,19 +191,34 @@ pub(super) fn template0_step(needed: &[Needed]) -> Option<Step> {
 }
 
 /// One step for each database, since a server without connections works in one at a time.
-fn reindex_steps(needed: &[Needed]) -> Vec<Step> {
-    let mut by_database: BTreeMap<&str, (Vec<RelationName>, Vec<String>)> = BTreeMap::new();
-    for (finding, remedy) in needed {
+/// The indexes that are to be built anew, each once, by the name of the database that they are in.
+pub fn indexes_by_database<'a>(
+    remedies: impl Iterator<Item = &'a Remedy>,
+) -> BTreeMap<&'a str, Vec<RelationName>> {
+    let mut by_database: BTreeMap<&str, Vec<RelationName>> = BTreeMap::new();
+    for remedy in remedies {
         let Remedy::Reindex(index) = remedy else { continue };
-        let (indexes, reasons) = by_database.entry(&index.database).or_default();
+        let indexes = by_database.entry(&index.database).or_default();
         if !indexes.contains(index) {
             indexes.push(index.clone());
         }
-        reasons.push(format!("{}: {}", finding.place, finding.evidence));
     }
-    let step = |(database, (indexes, reasons)): (&str, (Vec<RelationName>, Vec<String>))| Step {
+    by_database
+}
+
+fn reindex_steps(needed: &[Needed]) -> Vec<Step> {
+    let by_database = indexes_by_database(needed.iter().map(|(_, remedy)| remedy));
+    let reason = |database: &str| {
+        let is_of_it =
+            |(_, remedy): &&Needed| matches!(remedy, Remedy::Reindex(index) if index.database == database);
+        let reasons = needed.iter().filter(is_of_it);
+        let reasons: Vec<String> =
+            reasons.map(|(finding, _)| format!("{}: {}", finding.place, finding.evidence)).collect();
+        reasons.join("; ")
+    };
+    let step = |(database, indexes): (&str, Vec<RelationName>)| Step {
+        reason: reason(database),
         action: Action::Reindex { database: database.to_owned(), indexes },
-        reason: reasons.join("; "),
         effect: Effect::Repairs,
     };
     by_database.into_iter().map(step).collect()

@@ -1,0 +1,110 @@
+//! A server that only this process can reach, and that does not outlive it wrongly: it is stopped when it is dropped,
+//! and if we are killed, the next command stops it before it does anything else.
+
+use super::Tools;
+use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
+use crate::cluster::session::ServerAddress;
+use crate::sys::{PrivateDirectory, Signal, WriteRoot, wait_until_gone};
+use anyhow::{Context, ensure};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The port in the name of its socket; it listens on no other.
+pub(super) const PORT: u16 = 5432;
+/// How long a clean stop may take before it is ended.
+const STOP_PATIENCE: Duration = Duration::from_mins(2);
+
+/// A private server, running.
+pub(super) struct PrivateServer {
+    server: RunningServer,
+    /// Where its socket is, for as long as it runs.
+    _socket: PrivateDirectory,
+    is_stopped: bool,
+}
+
+/// How a private server is to be started.
+pub(super) struct PrivateStart {
+    /// The directory of the cluster, below the claimed root.
+    pub(super) data_directory: PathBuf,
+    /// Where its output goes.
+    pub(super) log_file: PathBuf,
+    /// Settings over those of its configuration files.
+    pub(super) settings: Vec<(&'static str, String)>,
+}
+
+impl PrivateServer {
+    /// Starts it, and waits until it takes connections.
+    ///
+    /// # Errors
+    /// Those of [`server::start`].
+    pub(super) fn start(tools: &Tools, root: &WriteRoot, start: PrivateStart) -> Result<Self, StartError> {
+        let socket = PrivateDirectory::new()?;
+        let mut settings = start.settings;
+        // A configuration file may name another directory, which must not be the one that is served.
+        settings.push(("data_directory", start.data_directory.display().to_string()));
+        let options = StartOptions {
+            installation: tools.installation.clone(),
+            data_directory: start.data_directory,
+            port: PORT,
+            listen_addresses: String::new(),
+            socket_directory: Some(socket.path().to_path_buf()),
+            settings,
+            log_file: start.log_file,
+            accepts_standby: false,
+            patience: tools.settings.startup_timeout,
+        };
+        let server = server::start(root, &options, tools.progress)?;
+        Ok(Self { server, _socket: socket, is_stopped: false })
+    }
+
+    /// Where its socket is.
+    pub(super) fn address(&self) -> &ServerAddress {
+        &self.server.address
+    }
+
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.server.process.try_wait(), Ok(None))
+    }
+
+    /// Stops it cleanly.
+    ///
+    /// # Errors
+    /// When it did not end, or not cleanly.
+    pub(super) fn stop(mut self) -> anyhow::Result<()> {
+        self.is_stopped = true;
+        let process = &mut self.server.process;
+        let pid = i32::try_from(process.pid()).context("stop the private server")?;
+        // Our own child: as a zombie it would look alive for ever, so it is waited for, not only signalled.
+        process.signal(Signal::INT).context("stop the private server")?;
+        if !wait_until_gone(pid, STOP_PATIENCE).context("wait for the private server")? {
+            process.signal(Signal::QUIT).context("stop the private server")?;
+        }
+        let status = process.wait().context("wait for the private server")?;
+        ensure!(status.success(), "the private server did not stop cleanly ({status})");
+        Ok(())
+    }
+
+    /// Stops it without a checkpoint: what it ran on is not needed any more.
+    pub(super) fn abandon(mut self) -> anyhow::Result<()> {
+        self.end().context("stop the private server")
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.is_stopped = true;
+        if self.is_alive() {
+            self.server.process.signal(Signal::QUIT)?;
+            self.server.process.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PrivateServer {
+    fn drop(&mut self) {
+        if !self.is_stopped {
+            // Whoever is unwinding has an error of its own to tell.
+            let _ = self.end();
+        }
+    }
+}
