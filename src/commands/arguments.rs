@@ -37,6 +37,11 @@ pub(super) fn even_if_unchanged() -> Arg {
     flag("force", "Make a backup even if nothing changed since the newest")
 }
 
+/// `--full-read` of a backup.
+pub(super) fn full_read() -> Arg {
+    flag("full-read", "Read and check every file, even those that did not change since the newest")
+}
+
 /// `--timeout TIME`.
 pub(super) fn timeout(help: &'static str) -> Arg {
     Arg::new("timeout").long("timeout").value_name("TIME").value_parser(parse_time).help(help)

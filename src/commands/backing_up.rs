@@ -18,6 +18,9 @@ use pgbox::sys::{ReadRoot, WriteRoot};
 use pgbox::ui::{Table, Ui};
 use std::path::Path;
 
+/// How many damaged pages are told one by one.
+const MOST_TOLD: usize = 20;
+
 /// Makes a backup of the running server and lets go of old ones.
 pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     let path = &tools.settings.data_directory;
@@ -33,7 +36,10 @@ pub(super) fn create(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::
         return cleanup_plan(tools, ui);
     }
     let note = arguments.get_one::<String>("note").cloned();
-    let options = CreateOptions { note, force: is_given(arguments, "force"), ..CreateOptions::now() };
+    // Whoever has everything read wants to know that it reads, and the verdict is the backup's.
+    let full_read = is_given(arguments, "full-read");
+    let force = full_read || is_given(arguments, "force");
+    let options = CreateOptions { note, force, full_read, ..CreateOptions::now() };
     back_up(tools, &address, &options, ui)
 }
 
@@ -99,10 +105,11 @@ fn tell_outcome(outcome: &CreateOutcome, ui: &Ui) -> anyhow::Result<u8> {
         }
         CreateOutcome::Created(summary) => {
             ui.info(&format!(
-                "backed up {} files ({}) as {}, {} of it new",
+                "backed up {} files ({}) as {}: {}{} stored anew",
                 format::count(summary.file_count),
                 format::bytes(summary.size_bytes),
                 summary.name,
+                read_of(summary),
                 format::bytes(summary.stored_bytes)
             ));
             if ui.is_json() {
@@ -113,16 +120,25 @@ fn tell_outcome(outcome: &CreateOutcome, ui: &Ui) -> anyhow::Result<u8> {
     }
 }
 
+/// What had to be read of the files, where that was not all.
+fn read_of(summary: &BackupSummary) -> String {
+    match summary.reused_bytes {
+        0 => String::new(),
+        reused => format!("{} read, ", format::bytes(summary.size_bytes.saturating_sub(reused))),
+    }
+}
+
 /// Damaged pages make a backup that is kept and marked, and a command that does not end with 0.
 fn tell_damage(summary: &BackupSummary, ui: &Ui) -> u8 {
     if summary.damaged_pages.is_empty() {
         return 0;
     }
-    for page in summary.damaged_pages.iter().take(20) {
-        ui.error(&format!(
-            "block {} of '{}' is damaged in the cluster itself: its checksum is {:04X}, and {:04X} was computed",
-            page.block, page.file, page.expected, page.found
-        ));
+    for page in summary.damaged_pages.iter().take(MOST_TOLD) {
+        ui.error(&format!("damaged in the cluster itself: {page}"));
+    }
+    let untold = summary.damaged_pages.len().saturating_sub(MOST_TOLD);
+    if untold > 0 {
+        ui.error(&format!("and {untold} more; `backup-postgresql show {}` names them all", summary.name));
     }
     ui.hint(
         "the backup is kept and marked; older good backups are kept, too. `maintenance health` tells more",

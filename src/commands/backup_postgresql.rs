@@ -1,6 +1,8 @@
 //! `backup-postgresql`: makes, lists, shows, restores and removes backups.
 
-use super::arguments::{backup_name, dry_run, even_if_unchanged, is_given, json, note, subcommand, yes};
+use super::arguments::{
+    backup_name, dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, yes,
+};
 use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::init_postgresql::tell;
@@ -28,6 +30,7 @@ pub(super) fn command() -> Command {
             subcommand("create", "Makes a backup while the server runs")
                 .arg(note())
                 .arg(even_if_unchanged())
+                .arg(full_read())
                 .arg(dry_run()),
         )
         .subcommand(subcommand("list", "Lists the backups"))
@@ -111,7 +114,7 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
     ];
     lines.extend(backup.note.iter().map(|note| format!("note               {note}")));
     for page in &backup.damaged_pages {
-        lines.push(format!("damaged            block {} of {}", page.block, page.file));
+        lines.push(format!("damaged            {page}"));
     }
     ui.data(&lines.join("\n"))?;
     Ok(0)

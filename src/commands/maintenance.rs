@@ -1,6 +1,6 @@
 //! `maintenance`: what a person needs day by day.
 
-use super::arguments::{dry_run, even_if_unchanged, is_given, json, note, subcommand, switch};
+use super::arguments::{dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, switch};
 use super::context::Workplace;
 use super::privileges::{Directories, drop_privileges};
 use super::{backing_up, check, init_postgresql, repairing, status};
@@ -40,6 +40,7 @@ pub(super) fn command() -> Command {
             subcommand("backup", "Makes a backup while the server runs")
                 .arg(note())
                 .arg(even_if_unchanged())
+                .arg(full_read())
                 .arg(dry_run()),
         )
         .subcommand(subcommand("list-backups", "Lists the backups"))

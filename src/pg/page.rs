@@ -75,6 +75,21 @@ impl PageVerdict {
     }
 }
 
+impl std::fmt::Display for PageVerdict {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sound => formatter.write_str("sound"),
+            Self::New => formatter.write_str("new"),
+            Self::BadHeader { flags, lower, upper, special } => {
+                write!(formatter, "flags {flags:04X}, lower {lower}, upper {upper}, special {special}")
+            }
+            Self::BadChecksum { stored, computed } => {
+                write!(formatter, "checksum {stored:04X} stored, {computed:04X} computed")
+            }
+        }
+    }
+}
+
 /// Judges a page by the rules of the server (PostgreSQL: `PageIsVerified()` in bufpage.c).
 ///
 /// `block` counts across the relation's segment files. Unlike `pg_checksums`, which skips every page whose

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::diagnosis::RelationName;
 use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
 
 /// What a directory in the repository is a copy of.
@@ -160,17 +161,32 @@ pub enum Condition {
     },
 }
 
-/// A page whose checksum was wrong when the backup read it, twice with the same content.
+/// A page whose checksum or header was wrong when the backup read it, twice with the same content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedPage {
     /// The file, relative to the data directory.
     pub file: String,
+    /// The relation that it belongs to, where the catalogs told.
+    #[serde(default)]
+    pub relation: Option<RelationName>,
     /// The block, counted across the segment files of the relation.
     pub block: BlockNumber,
-    /// The checksum that the page carries.
-    pub expected: u16,
-    /// The checksum of what it holds.
-    pub found: u16,
+    /// What is wrong with it, in words.
+    #[serde(default)]
+    pub problem: String,
+}
+
+impl fmt::Display for DamagedPage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "block {} of {}", self.block, self.file)?;
+        if let Some(relation) = &self.relation {
+            write!(formatter, " ({relation})")?;
+        }
+        match self.problem.as_str() {
+            "" => Ok(()),
+            problem => write!(formatter, ": {problem}"),
+        }
+    }
 }
 
 /// One backup as a listing shows it.
@@ -204,6 +220,10 @@ pub struct BackupSummary {
     pub size_bytes: u64,
     /// What it added to the repository.
     pub stored_bytes: u64,
+    /// The size of the files that were not read for it, since size and time showed them to be those of the backup
+    /// before.
+    #[serde(default)]
+    pub reused_bytes: u64,
     /// How many files it has.
     pub file_count: u64,
     /// The pages that were already damaged when it was made.
@@ -232,6 +252,7 @@ impl BackupSummary {
             wal_segment_size_bytes: None,
             size_bytes: 0,
             stored_bytes: 0,
+            reused_bytes: 0,
             file_count: 0,
             damaged_pages: Vec::new(),
             condition: Condition::Complete,

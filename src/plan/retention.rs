@@ -208,8 +208,8 @@ mod tests {
             Health::DamagedPages => backup.damaged_pages.push(DamagedPage {
                 file: "base/5/1259".to_owned(),
                 block: crate::pg::BlockNumber(0),
-                expected: 1,
-                found: 2,
+                relation: None,
+                problem: "checksum".to_owned(),
             }),
             Health::Unreadable => backup.condition = Condition::Unreadable { reason: "cut short".to_owned() },
         }

@@ -71,6 +71,11 @@ impl<'r> BackupWriter<'r> {
         self.stored_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether the repository had a chunk when this backup was begun.
+    pub fn has_chunk(&self, chunk: &ChunkId) -> bool {
+        self.index.contains(chunk)
+    }
+
     /// Stores a chunk, unless the repository has it. May be called from many threads.
     ///
     /// # Errors

@@ -16,13 +16,14 @@ use crate::progress::Progress;
 use anyhow::Context;
 use console::{Style, Term};
 use indicatif::ProgressBar;
+use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a command was asked to print.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mode {
-    /// Reports are JSON, one value, on standard output; no bars.
+    /// Reports are JSON, one value, on standard output; no bars, and standard error has an object a line.
     pub json: bool,
 }
 
@@ -36,6 +37,16 @@ enum Level {
 }
 
 impl Level {
+    /// What it is called in JSON.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Hint => "hint",
+        }
+    }
+
     /// What stands before the text, and in which style on a terminal.
     fn label(self) -> Option<(&'static str, Style)> {
         let style = Style::new().for_stderr().bold();
@@ -78,7 +89,11 @@ impl Output {
 
     /// Prints one message, each of its lines with the same prefix.
     fn line(&self, level: Level, text: &str) {
-        let text = self.rendered(level, text);
+        self.print(&self.rendered(level, text));
+    }
+
+    /// Prints what is rendered already.
+    fn print(&self, text: &str) {
         // Whoever read standard error is gone, or its disk is full: there is nobody left to tell.
         let print = || drop(io::stderr().lock().write_all(text.as_bytes()));
         match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
@@ -88,6 +103,9 @@ impl Output {
     }
 
     fn rendered(&self, level: Level, text: &str) -> String {
+        if self.json {
+            return json_line(json!({ "level": level.name(), "message": text }));
+        }
         let label =
             level.label().map_or_else(String::new, |(label, style)| format!("{} ", style.apply_to(label)));
         if self.is_terminal {
@@ -97,6 +115,12 @@ impl Output {
         let lines: Vec<String> = text.lines().map(|line| format!("{prefix}{line}\n")).collect();
         lines.concat()
     }
+}
+
+/// One object on a line of its own, with the time.
+fn json_line(mut object: Value) -> String {
+    object["time"] = Value::String(format::time(chrono::Utc::now()));
+    format!("{object}\n")
 }
 
 /// What a command prints with.

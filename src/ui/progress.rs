@@ -1,8 +1,10 @@
-//! Work that goes on: a bar on a terminal, else a line when a stage begins and one when it has taken a while.
+//! Work that goes on: a bar on a terminal, else a line when a stage begins and one when it has taken a while. Where JSON
+//! was asked for, an object a line: when a stage begins, each second that it moves bytes, and when it ends.
 
-use super::{Level, Output, format};
+use super::{Level, Output, format, json_line};
 use crate::progress::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +17,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// A stage that took less and moved no bytes is not worth a second line.
 const WORTH_A_LINE: Duration = Duration::from_secs(1);
 
+/// How often a program is told how far a stage is.
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Shows a person how far work is.
 #[derive(Debug)]
 pub(super) struct Shown {
@@ -26,12 +31,45 @@ pub(super) struct Shown {
 #[derive(Debug)]
 struct Stage {
     name: String,
+    total_bytes: Option<u64>,
     began: Instant,
+    /// When a program was last told.
+    told: Instant,
+}
+
+impl Stage {
+    /// How far it is, for a program.
+    fn event(&self, what: &str, done_bytes: u64) -> String {
+        let elapsed = self.began.elapsed();
+        let rate = done_bytes as f64 / elapsed.as_secs_f64().max(0.001);
+        let left_bytes = self.total_bytes.map(|total| total.saturating_sub(done_bytes));
+        let left_seconds = left_bytes.filter(|_| done_bytes > 0).map(|left| (left as f64 / rate).round());
+        json_line(json!({
+            "event": what,
+            "stage": self.name,
+            "done_bytes": done_bytes,
+            "total_bytes": self.total_bytes,
+            "elapsed_seconds": (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+            "bytes_per_second": rate.round(),
+            "left_seconds": left_seconds,
+        }))
+    }
 }
 
 impl Shown {
     pub(super) fn new(output: Arc<Output>) -> Self {
         Self { output, stage: Mutex::new(None), done_bytes: AtomicU64::new(0) }
+    }
+
+    /// Tells a program how far the stage is, if it was not told a moment ago.
+    fn tell(&self, done_bytes: u64) {
+        // Whoever else holds it is telling already.
+        let Ok(mut stage) = self.stage.try_lock() else { return };
+        let Some(stage) = stage.as_mut().filter(|stage| stage.told.elapsed() >= EVENT_INTERVAL) else {
+            return;
+        };
+        stage.told = Instant::now();
+        self.output.print(&stage.event("progress", done_bytes));
     }
 
     fn take_stage(&self) -> Option<Stage> {
@@ -54,9 +92,15 @@ impl Progress for Shown {
     fn begin(&self, stage: &str, total_bytes: Option<u64>) {
         self.end();
         self.done_bytes.store(0, Ordering::Relaxed);
-        let name = stage.to_owned();
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Stage { name, began: Instant::now() });
+        let now = Instant::now();
+        let begun = Stage { name: stage.to_owned(), total_bytes, began: now, told: now };
+        if self.output.json {
+            self.output.print(&begun.event("began", 0));
+        }
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+        if self.output.json {
+            return;
+        }
         if self.output.draws_bars() {
             self.output.set_bar(Some(bar(stage, total_bytes)));
             return;
@@ -67,6 +111,10 @@ impl Progress for Shown {
 
     fn advance(&self, bytes: u64) {
         let before = self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.output.json {
+            self.tell(before + bytes);
+            return;
+        }
         self.output.with_bar(|bar| {
             if before == 0 && bar.length().is_none() {
                 let style = ProgressStyle::with_template(SPINNER_WITH_BYTES);
@@ -81,9 +129,14 @@ impl Progress for Shown {
     }
 
     fn end(&self) {
-        let Some(Stage { name, began }) = self.take_stage() else { return };
+        let Some(stage) = self.take_stage() else { return };
         self.output.set_bar(None);
-        let (elapsed, done) = (began.elapsed(), self.done_bytes.load(Ordering::Relaxed));
+        let done = self.done_bytes.load(Ordering::Relaxed);
+        if self.output.json {
+            self.output.print(&stage.event("finished", done));
+            return;
+        }
+        let (name, elapsed) = (stage.name, stage.began.elapsed());
         if done > 0 {
             let (size, rate) = (format::bytes(done), format::rate(done, elapsed));
             let time = format::duration(elapsed);

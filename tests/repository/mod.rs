@@ -6,6 +6,7 @@ mod hot;
 mod removal;
 mod restored;
 mod script_copies;
+mod second;
 mod server;
 
 use std::path::Path;

@@ -16,6 +16,7 @@ mod libraries;
 mod lost_files;
 mod map_repair;
 mod maps;
+mod naming;
 mod pages;
 mod presence;
 mod sample;
@@ -26,6 +27,7 @@ mod user_files;
 pub(crate) mod wal;
 
 pub(crate) use files::follow;
+pub use naming::relation_names;
 pub(crate) use presence::running_server;
 
 use super::binaries::Installation;

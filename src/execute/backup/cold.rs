@@ -59,6 +59,7 @@ pub fn create_cold(
         writer: &writer,
         listing: &listing,
         pages: None,
+        known: None,
         rules: Rules::Cold,
         progress,
         abort: &abort,

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use rayon::prelude::*;
 
 use super::CONTROL_FILE;
+use super::former::Former;
 use super::listing::{Item, ItemKind, Listing, Rules};
 use super::pages::{PageFile, PageRules};
 use crate::pg::control_file::{self, ControlFile};
@@ -31,6 +32,8 @@ pub(super) struct Copied {
     pub(super) entries: Vec<TableEntry>,
     pub(super) damaged_pages: Vec<DamagedPage>,
     pub(super) unreadable: Vec<String>,
+    /// What was not read, since a former backup has it.
+    pub(super) reused_bytes: u64,
 }
 
 /// Copies the files of a listing.
@@ -39,6 +42,8 @@ pub(super) struct Copier<'a> {
     pub(super) writer: &'a BackupWriter<'a>,
     pub(super) listing: &'a Listing,
     pub(super) pages: Option<PageRules>,
+    /// A former backup, whose files are taken over where they are still the same.
+    pub(super) known: Option<&'a Former<'a>>,
     pub(super) rules: Rules,
     pub(super) progress: &'a dyn Progress,
     pub(super) abort: &'a AtomicBool,
@@ -47,6 +52,7 @@ pub(super) struct Copier<'a> {
 /// What became of one item.
 enum ItemCopy {
     Entry(TableEntry, Vec<DamagedPage>),
+    Reused(TableEntry),
     Vanished,
     Unreadable(String),
 }
@@ -77,6 +83,10 @@ impl Copier<'_> {
                     total.entries.push(entry);
                     total.damaged_pages.extend(damaged_pages);
                 }
+                ItemCopy::Reused(entry) => {
+                    total.reused_bytes += entry.size_bytes();
+                    total.entries.push(entry);
+                }
                 ItemCopy::Vanished => {}
                 ItemCopy::Unreadable(what) => total.unreadable.push(what),
             }
@@ -94,7 +104,21 @@ impl Copier<'_> {
         Ok(ItemCopy::Entry(entry(item, content), Vec::new()))
     }
 
+    /// The former backup's file, if it is still the same and the repository still has all of it.
+    fn reuse(&self, item: &Item) -> Option<TableEntry> {
+        let former = self.known?.unchanged_file(item)?;
+        let EntryContent::File { chunks, .. } = &former.content else { return None };
+        if !chunks.iter().all(|chunk| self.writer.has_chunk(chunk)) {
+            return None;
+        }
+        self.progress.advance(item.facts.size_bytes);
+        Some(entry(item, former.content.clone()))
+    }
+
     fn copy_file(&self, item: &Item) -> anyhow::Result<ItemCopy> {
+        if let Some(entry) = self.reuse(item) {
+            return Ok(ItemCopy::Reused(entry));
+        }
         match self.listing.open(item) {
             Ok(file) => match self.copy_parts(&file, item) {
                 Ok(copy) => Ok(copy),
@@ -137,10 +161,9 @@ impl Copier<'_> {
     }
 
     fn copy_part(&self, file: &File, item: &Item, begin: u64) -> anyhow::Result<PartCopy> {
-        let page_file = self
-            .pages
-            .and_then(|pages| pages.first_block(&item.path))
-            .map(|first_block| PageFile { file, path: &item.path, first_block });
+        let page_file = self.pages.and_then(|rules| {
+            Some(PageFile { file, path: &item.path, first_block: rules.first_block(&item.path)?, rules })
+        });
         let end = item.facts.size_bytes.min(begin.saturating_add(PART_SIZE_BYTES));
         let mut part = PartCopy::default();
         let mut buffer = Vec::new();

@@ -8,6 +8,7 @@
 
 mod cold;
 mod copying;
+mod former;
 pub(super) mod listing;
 mod pages;
 mod session;
@@ -27,14 +28,15 @@ use rayon::ThreadPool;
 pub use cold::{ColdOptions, Stored, create_cold};
 
 use self::copying::{Copied, Copier};
+use self::former::Former;
 use self::listing::{Listing, Rules};
 use self::pages::PageRules;
 use self::session::{BackupSession, Stopped};
-use crate::cluster::inspect::backed_up_to;
+use crate::cluster::inspect::{backed_up_to, relation_names};
 use crate::error::{Failure, Kind};
 use crate::pg::Lsn;
 use crate::pg::control_file::ControlFile;
-use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary};
+use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, DamagedPage};
 use crate::progress::Progress;
 use crate::repository::{BackupWriter, Baseline, Repository, TableEntry, TableHeader};
 use crate::sys::{OwnDirectory, ReadRoot};
@@ -53,6 +55,8 @@ pub struct CreateOptions {
     pub note: Option<String>,
     /// Make it even if nothing changed since the newest.
     pub force: bool,
+    /// Read every file, whatever its size and time say: pages that went bad on the disk are found that way.
+    pub full_read: bool,
     /// How many threads copy; as many as there are cores when not given, and never more.
     pub worker_threads: Option<NonZeroUsize>,
 }
@@ -60,7 +64,7 @@ pub struct CreateOptions {
 impl CreateOptions {
     /// A backup that begins now, without a note, if anything changed.
     pub fn now() -> Self {
-        Self { time: Utc::now(), note: None, force: false, worker_threads: None }
+        Self { time: Utc::now(), note: None, force: false, full_read: false, worker_threads: None }
     }
 }
 
@@ -97,8 +101,9 @@ pub fn create(
     let pool = worker_pool(options.worker_threads)?;
     let control = read_control_file(data)?;
     session::prepare(client, &control)?;
-    let newest = unchanged::newest_comparable(repository, &control)?;
-    space::ensure_enough(repository, data, newest.as_ref(), &control)?;
+    let newest = former::newest_comparable(repository, &control)?;
+    let former = newest.as_ref().and_then(|newest| Former::of(newest, &control));
+    space::ensure_enough(repository, data, former.as_ref(), &control)?;
 
     progress.begin("waiting for a checkpoint", None);
     let started = BackupSession::start(client, &name.to_string());
@@ -110,15 +115,17 @@ pub fn create(
     let listed_at_ns = Utc::now().timestamp_nanos_opt().unwrap_or_default();
     let listing = Listing::read(data, Rules::Hot).context("list the data directory")?;
     if !options.force
-        && let Some(newest) = &newest
-        && pool.install(|| unchanged::is_unchanged(newest, &listing, &control))?
+        && let (Some(newest), Some(former)) = (&newest, &former)
+        && pool.install(|| unchanged::is_unchanged(former, &listing, &control))?
     {
         session.stop()?;
         remember(data, repository)?;
         return Ok(CreateOutcome::Unchanged { newest: newest.summary().name });
     }
 
-    let job = HotJob { data, writer: &writer, control: &control, listing: &listing, pool: &pool, progress };
+    let known = former.filter(|_| !options.full_read);
+    let job =
+        HotJob { data, writer: &writer, control: &control, listing: &listing, known, pool: &pool, progress };
     let (entries, summary) = job.run(&mut session, start_lsn)?;
     drop(session);
     let (next_xid, next_multi) = (control.next_xid, control.next_multi);
@@ -152,6 +159,8 @@ struct HotJob<'a> {
     writer: &'a BackupWriter<'a>,
     control: &'a ControlFile,
     listing: &'a Listing,
+    /// What need not be read, where it is still what it was.
+    known: Option<Former<'a>>,
     pool: &'a ThreadPool,
     progress: &'a dyn Progress,
 }
@@ -165,7 +174,7 @@ impl HotJob<'_> {
         self.progress.begin("copying files", Some(self.listing.size_bytes()));
         let copied = self.copy_files(session);
         self.progress.end();
-        let Copied { mut entries, mut damaged_pages, .. } = copied?;
+        let Copied { mut entries, mut damaged_pages, reused_bytes, .. } = copied?;
 
         let (control_entry, last_control) = copying::copy_control_file(self.data, self.writer)?;
         let Stopped { stop_lsn, files } = session.stop()?;
@@ -177,6 +186,7 @@ impl HotJob<'_> {
         entries.extend(self.pool.install(|| wal.copy(self.data, self.writer)).context("copy the WAL")?);
 
         damaged_pages.sort_by(|left, right| (&left.file, left.block).cmp(&(&right.file, right.block)));
+        name_relations(self.data, &mut damaged_pages);
         let summary = BackupSummary {
             system_identifier: Some(self.control.system_identifier),
             major_version: Some(self.control.major_version()),
@@ -186,6 +196,7 @@ impl HotJob<'_> {
             checkpoint_lsn: Some(last_control.checkpoint),
             redo_lsn: Some(last_control.redo),
             wal_segment_size_bytes: Some(self.control.wal_segment_size),
+            reused_bytes,
             damaged_pages,
             ..BackupSummary::unknown(self.writer.name(), BackupFormat::Chunked)
         };
@@ -200,6 +211,7 @@ impl HotJob<'_> {
             writer: self.writer,
             listing: self.listing,
             pages: PageRules::of(self.control),
+            known: self.known.as_ref(),
             rules: Rules::Hot,
             progress: self.progress,
             abort: &abort,
@@ -218,6 +230,20 @@ impl HotJob<'_> {
                 }
             }
         })
+    }
+}
+
+/// Says whose the damaged pages are.
+fn name_relations(data: &ReadRoot, damaged_pages: &mut [DamagedPage]) {
+    if damaged_pages.is_empty() {
+        return;
+    }
+    let names = {
+        let paths: Vec<&str> = damaged_pages.iter().map(|page| page.file.as_str()).collect();
+        relation_names(data, &paths)
+    };
+    for page in damaged_pages {
+        page.relation = names.get(&page.file).cloned();
     }
 }
 

@@ -1,6 +1,6 @@
-//! Checks the checksums of data pages on their way into a backup.
+//! Checks data pages on their way into a backup: their checksums, and their headers where they carry none.
 //!
-//! A page whose checksum is wrong is read again: the server may have been writing it. If it changes, it was torn,
+//! A page that is wrong is read again: the server may have been writing it. If it changes, it was torn,
 //! and the WAL of the backup has it whole (full-page writes are on while a backup goes on). If it stays as it is, it
 //! is damaged. The refused alternative, to skip pages by their LSN, takes a damaged LSN for a recent one.
 
@@ -23,13 +23,15 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageRules {
     segment_blocks: u32,
+    checksums: Checksums,
 }
 
 impl PageRules {
-    /// The rules of a cluster; `None` when its pages carry no checksums, or are of a size that is not read here.
+    /// The rules of a cluster; `None` when its pages are of a size that is not read here.
     pub(super) fn of(control: &ControlFile) -> Option<Self> {
-        let can_check = control.has_checksums() && control.block_size as usize == SIZE_BYTES;
-        can_check.then_some(Self { segment_blocks: control.relation_segment_blocks })
+        let checksums = if control.has_checksums() { Checksums::Enabled } else { Checksums::Disabled };
+        let rules = Self { segment_blocks: control.relation_segment_blocks, checksums };
+        (control.block_size as usize == SIZE_BYTES).then_some(rules)
     }
 
     /// The first block of a file, counted across its relation; `None` for a file that has no pages.
@@ -47,6 +49,7 @@ pub(super) struct PageFile<'a> {
     pub(super) file: &'a File,
     pub(super) path: &'a TablePath,
     pub(super) first_block: BlockNumber,
+    pub(super) rules: PageRules,
 }
 
 impl PageFile<'_> {
@@ -55,7 +58,7 @@ impl PageFile<'_> {
     pub(super) fn check(&self, offset: u64, bytes: &mut [u8]) -> Vec<DamagedPage> {
         let (pages, _) = bytes.as_chunks_mut::<SIZE_BYTES>();
         let Some(first) = self.block_at(offset) else { return Vec::new() };
-        let refused = page::verify_run(pages, first, Checksums::Enabled);
+        let refused = page::verify_run(pages, first, self.rules.checksums);
         let damaged = refused.into_iter().filter_map(|(block, _)| {
             let index = block.0.checked_sub(first.0)?;
             let page = pages.get_mut(usize::try_from(index).ok()?)?;
@@ -80,8 +83,7 @@ impl PageFile<'_> {
             }
             std::thread::sleep(RETRY_PAUSE);
         }
-        let expected = u16::from_le_bytes([*page.get(8)?, *page.get(9)?]);
-        let found = page::checksum(page, block);
-        Some(DamagedPage { file: self.path.to_string(), block, expected, found })
+        let problem = page::verify(page, block, self.rules.checksums).to_string();
+        Some(DamagedPage { file: self.path.to_string(), relation: None, block, problem })
     }
 }

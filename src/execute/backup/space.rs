@@ -1,14 +1,13 @@
 //! Whether there is any hope that a backup fits, asked before the server is asked for a checkpoint.
 
-use std::collections::HashMap;
-
 use anyhow::Context;
 
+use super::former::{Comparison, Former};
 use super::listing::{Item, Listing, Rules};
 use crate::error::{Failure, Kind};
 use crate::format::bytes;
 use crate::pg::control_file::ControlFile;
-use crate::repository::{BackupReader, Repository};
+use crate::repository::Repository;
 use crate::sys::{ReadRoot, disk_space};
 
 /// No cluster's files shrink to less than this part of their size, so that a backup which could have fitted is never
@@ -21,11 +20,11 @@ const MARGIN_BYTES: u64 = 2 * 1024 * 1024;
 pub(super) fn ensure_enough(
     repository: &Repository,
     data: &ReadRoot,
-    newest: Option<&BackupReader>,
+    former: Option<&Former>,
     control: &ControlFile,
 ) -> anyhow::Result<()> {
     let listing = Listing::read(data, Rules::Hot).context("list the data directory")?;
-    let changed_bytes = changed_bytes(&listing, newest);
+    let changed_bytes = changed_bytes(&listing, former);
     let needed_bytes = changed_bytes / BEST_COMPRESSION
         + u64::from(control.wal_segment_size) / BEST_COMPRESSION
         + MARGIN_BYTES;
@@ -43,12 +42,11 @@ pub(super) fn ensure_enough(
     Err(Failure::new(Kind::Failed, message).hint(hint).into())
 }
 
-fn changed_bytes(listing: &Listing, newest: Option<&BackupReader>) -> u64 {
-    let entries = newest.map(BackupReader::entries).unwrap_or_default();
-    let former: HashMap<&str, (u64, i64)> =
-        entries.iter().map(|entry| (entry.path.as_str(), (entry.size_bytes(), entry.modified_ns))).collect();
+fn changed_bytes(listing: &Listing, former: Option<&Former>) -> u64 {
     let is_changed = |item: &&Item| {
-        former.get(item.path.as_str()) != Some(&(item.facts.size_bytes, item.facts.modified_ns))
+        let compared = former.map_or(Comparison::Different, |former| former.compare(item));
+        // What is only doubtful has been written with what it held, more often than not.
+        matches!(compared, Comparison::Different)
     };
     listing.files().filter(is_changed).map(|item| item.facts.size_bytes).sum()
 }

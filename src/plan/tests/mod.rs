@@ -94,8 +94,8 @@ fn the_newest_good_backup_of_the_cluster_is_restored_and_the_others_stand_by() {
     with_damage.damaged_pages.push(DamagedPage {
         file: "base/1/1".into(),
         block: BlockNumber(0),
-        expected: 1,
-        found: 2,
+        relation: None,
+        problem: "checksum".to_owned(),
     });
     let (newer, older) = (backup(3, 1, 5), backup(4, 1, 3));
 

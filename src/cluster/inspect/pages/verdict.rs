@@ -213,13 +213,7 @@ fn code_of(flaw: &Flaw) -> &'static str {
 impl std::fmt::Display for Flaw {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Refused(PageVerdict::BadChecksum { stored, computed }) => {
-                write!(formatter, "{stored:04X} stored, {computed:04X} computed")
-            }
-            Self::Refused(PageVerdict::BadHeader { flags, lower, upper, special }) => {
-                write!(formatter, "flags {flags:04X}, lower {lower}, upper {upper}, special {special}")
-            }
-            Self::Refused(PageVerdict::Sound | PageVerdict::New) => formatter.write_str("sound"),
+            Self::Refused(verdict) => verdict.fmt(formatter),
             Self::BeyondWal { found } => write!(formatter, "changed at {found}"),
             Self::Stale { found, expected } => write!(formatter, "changed at {found}, expected {expected}"),
             Self::Unreadable(error) => formatter.write_str(error),
