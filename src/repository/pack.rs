@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest};
 use super::error::{RepositoryError, attempting};
-use crate::sys::StoreRoot;
+use crate::sys::{StoreRoot, step_point};
 
 /// The directory of the packs, below the repository.
 pub(super) const PACKS: &str = "packs";
@@ -187,6 +187,7 @@ impl PackBuilder {
     pub(super) fn seal(mut self, root: &StoreRoot) -> Result<PackId, RepositoryError> {
         let temporary = root.path().join(&self.temporary);
         self.finish_file().map_err(attempting("write", &temporary))?;
+        step_point("a pack on disk, without its name");
         let id = PackId::from(self.hasher.finalize());
         let path = pack_path(&id);
         let directory = path.parent().unwrap_or(Path::new(PACKS));

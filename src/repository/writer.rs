@@ -16,7 +16,7 @@ use super::pack::{PACKS, PackBuilder, PackId, TARGET_SIZE_BYTES, TEMPORARY_SUFFI
 use super::table::{TABLE_FILE, Table, TableEntry, TableHeader};
 use super::{ExclusiveLock, Repository};
 use crate::plan::{BackupName, BackupSummary};
-use crate::sys::StoreRoot;
+use crate::sys::{StoreRoot, step_point};
 
 /// A backup that is being written. It holds the repository's lock.
 #[derive(Debug)]
@@ -119,6 +119,7 @@ impl<'r> BackupWriter<'r> {
         let temporary = pack.temporary().to_path_buf();
         match pack.seal(self.root) {
             Ok(id) => {
+                step_point("a pack sealed");
                 locked(&self.sealed).push(id);
                 Ok(())
             }
@@ -176,6 +177,7 @@ impl<'r> BackupWriter<'r> {
         self.root
             .write_durably(directory.join(TABLE_FILE), &bytes)
             .map_err(attempting("write", directory_path.join(TABLE_FILE)))?;
+        step_point("the file table written");
         let summary = BackupSummary {
             name: self.name,
             stored_bytes: self.stored_bytes() + bytes.len() as u64,
@@ -189,6 +191,7 @@ impl<'r> BackupWriter<'r> {
         self.root
             .write_durably(directory.join(DOCUMENT_FILE), &document)
             .map_err(attempting("write", directory_path.join(DOCUMENT_FILE)))?;
+        step_point("backup.json written");
         Ok(summary)
     }
 }

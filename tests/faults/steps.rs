@@ -3,25 +3,11 @@
 use super::fault::{Expect, Found, judge_recovery, make};
 use super::table::find;
 use super::template::{Left, Template, template};
-use crate::support::sandbox::{Sandbox, printed};
+use crate::support::sandbox::Sandbox;
+use crate::support::step_points::{self, has_step_points};
 use crate::support::versions::USUAL;
 use rstest::rstest;
-use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
-
-/// Where the names of the points go, and which one kills, as `sys::step_point` has it.
-const POINTS: &str = "PGBOX_STEP_POINTS";
-const KILL_AT: &str = "PGBOX_KILL_AT_STEP_POINT";
-
-/// Whether the tested binary can be killed so; where not, that is said, and a failure where `CI` is set.
-fn has_step_points() -> bool {
-    let has = cfg!(feature = "test-faults");
-    assert!(has || std::env::var_os("CI").is_none(), "the feature test-faults is missing");
-    if !has {
-        eprintln!("SKIPPED: built without the feature test-faults (scripts/test builds with it)");
-    }
-    has
-}
 
 struct Scene {
     template: Arc<Template>,
@@ -41,27 +27,15 @@ impl Scene {
 
     /// The points that an undisturbed run comes to, in order.
     fn points(&self, arguments: &[&str]) -> Vec<String> {
-        let sandbox = self.sandbox();
-        let list = sandbox.path().join("points");
-        // The server's user writes it.
-        std::fs::write(&list, "").unwrap();
-        std::os::unix::fs::chown(&list, Some(postgres_uid(&sandbox)), None).unwrap();
-        let output = sandbox.command(arguments).env(POINTS, &list).output().unwrap();
-        assert!(output.status.success(), "{}", printed(&output));
-        std::fs::read_to_string(list).unwrap().lines().map(str::to_owned).collect()
+        step_points::points(&self.sandbox(), arguments)
     }
 
     /// Runs a command up to a point, at which it is killed.
     fn kill_at(&self, number: usize, arguments: &[&str]) -> Sandbox {
         let sandbox = self.sandbox();
-        let output = sandbox.command(arguments).env(KILL_AT, number.to_string()).output().unwrap();
-        assert_eq!(output.status.signal(), Some(9), "not killed at point {number}: {}", printed(&output));
+        step_points::kill_at(&sandbox, number, arguments);
         sandbox
     }
-}
-
-fn postgres_uid(sandbox: &Sandbox) -> u32 {
-    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(sandbox.data()).unwrap())
 }
 
 /// Kills a start at each of its points, starts again, and judges.
@@ -138,7 +112,7 @@ fn a_first_start_that_is_killed_at_any_step_is_finished_by_the_next() {
 fn a_binary_without_the_feature_cannot_be_killed_by_a_variable() {
     let Some(template) = template(USUAL, Left::Clean) else { return };
     let mut sandbox = template.copy();
-    sandbox.set(KILL_AT, "1");
+    sandbox.set(step_points::KILL_AT, "1");
     make("rmdir pg_notify", &sandbox.data());
 
     sandbox.succeed(&["init-postgresql", "--no-backup"]);

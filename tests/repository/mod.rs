@@ -3,6 +3,7 @@
 
 mod damage;
 mod hot;
+mod killed;
 mod removal;
 mod restored;
 mod script_copies;

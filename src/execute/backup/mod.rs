@@ -39,7 +39,7 @@ use crate::pg::control_file::ControlFile;
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, DamagedPage};
 use crate::progress::Progress;
 use crate::repository::{BackupWriter, Baseline, Repository, TableEntry, TableHeader};
-use crate::sys::{OwnDirectory, ReadRoot};
+use crate::sys::{OwnDirectory, ReadRoot, step_point};
 
 /// Where the control file is.
 const CONTROL_FILE: &str = "global/pg_control";
@@ -109,6 +109,7 @@ pub fn create(
     let started = BackupSession::start(client, &name.to_string());
     progress.end();
     let (mut session, start_lsn) = started?;
+    step_point("the backup started in the server");
     let control = read_control_file(data)?;
     ensure_same_storage(data, &control, start_lsn)?;
 
@@ -177,7 +178,9 @@ impl HotJob<'_> {
         let Copied { mut entries, mut damaged_pages, reused_bytes, .. } = copied?;
 
         let (control_entry, last_control) = copying::copy_control_file(self.data, self.writer)?;
+        step_point("the files copied");
         let Stopped { stop_lsn, files } = session.stop()?;
+        step_point("the backup stopped in the server");
         entries.push(control_entry);
         for (path, text) in files {
             entries.push(copying::store_bytes(self.writer, path, text.as_bytes())?);
