@@ -67,6 +67,11 @@ fn acknowledged_until(data_directory: &Path) -> io::Result<Option<DateTime<Utc>>
     Ok(text.and_then(|text| DateTime::parse_from_rfc3339(text.trim()).ok()).map(|time| time.to_utc()))
 }
 
+/// The name under which the cluster is kept that was replaced last, by a restore or a recovery.
+pub fn last_set_aside(data_directory: &Path) -> io::Result<Option<BackupName>> {
+    Ok(read(data_directory)?.iter().rev().find_map(|event| event.set_aside))
+}
+
 /// All events, oldest first. A line that was cut short by a crash is passed over.
 pub fn read(data_directory: &Path) -> io::Result<Vec<Event>> {
     let root = match ReadRoot::open(data_directory) {

@@ -63,16 +63,7 @@ pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &U
 }
 
 fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: &Ui) -> anyhow::Result<u8> {
-    let repository = open_repository(tools)?;
-    for name in store_set_aside(tools, &repository)? {
-        ui.info(&match name.kind() {
-            // A restore looks at what it built, and refuses what is damaged.
-            BackupKind::Damaged => format!("stored the damaged data as {name}, where its files are kept"),
-            BackupKind::Backup | BackupKind::Replaced => {
-                format!("stored the former data as {name}; `backup-postgresql restore {name}` brings it back")
-            }
-        });
-    }
+    let repository = store_what_was_set_aside(tools, ui)?;
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
     let outcome = backup::create(&mut client, &data, &repository, options, tools.progress)?;
@@ -85,6 +76,21 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
         tell_swept(&swept, ui);
     }
     Ok(status)
+}
+
+/// Takes clusters that were set aside into the repository, and says so.
+pub(super) fn store_what_was_set_aside(tools: &Tools, ui: &Ui) -> anyhow::Result<Repository> {
+    let repository = open_repository(tools)?;
+    for name in store_set_aside(tools, &repository)? {
+        ui.info(&match name.kind() {
+            // A restore looks at what it built, and refuses what is damaged.
+            BackupKind::Damaged => format!("stored the damaged data as {name}, where its files are kept"),
+            BackupKind::Backup | BackupKind::Replaced => {
+                format!("stored the former data as {name}; `backup-postgresql restore {name}` brings it back")
+            }
+        });
+    }
+    Ok(repository)
 }
 
 /// What a person would need to know if the backup directory cannot be written.

@@ -7,8 +7,10 @@ use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
+use anyhow::Context;
 use chrono::Utc;
 use clap::{ArgMatches, Command};
+use pgbox::cluster::history;
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::restore::{plan_restore, restore};
@@ -21,6 +23,11 @@ const RESTORE: &str = "Puts a backup in the place of the present data.
 
 The plan is shown first. At a terminal the backup's name has to be typed; without one --yes has to be given. The \
 server is stopped, the present data is set aside, and if anything fails it is put back.";
+
+const UNDO: &str = "Takes the last restore or recovery back: the data that it set aside takes its place again.
+
+What is there now is set aside in turn, so that a second undo takes the first one back. Data that was set aside because \
+it was damaged is damaged still, and is refused.";
 
 /// The command line.
 pub(super) fn command() -> Command {
@@ -39,6 +46,12 @@ pub(super) fn command() -> Command {
             subcommand("restore", "Puts a backup in the place of the present data")
                 .long_about(RESTORE)
                 .arg(backup_name())
+                .arg(yes())
+                .arg(dry_run()),
+        )
+        .subcommand(
+            subcommand("undo", "Takes the last restore or recovery back")
+                .long_about(UNDO)
                 .arg(yes())
                 .arg(dry_run()),
         )
@@ -62,6 +75,7 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         ("list", _) => backing_up::list(&tools, ui),
         ("show", Some(name)) => show(&find(&tools, name)?, ui),
         ("restore", Some(name)) => restore_backup(arguments, &tools, &find(&tools, name)?, ui),
+        ("undo", _) => undo(arguments, &tools, ui),
         ("cleanup", _) => backing_up::cleanup(arguments, &tools, ui),
         (other, _) => Err(Failure::new(Kind::Usage, format!("there is no subcommand '{other}'")).into()),
     }
@@ -148,4 +162,17 @@ fn restore_backup(
         ui.json(&serde_json::json!({ "restored": backup.name, "set_aside": set_aside, "port": ensured.address.port }))?;
     }
     Ok(0)
+}
+
+fn undo(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
+    let path = &tools.settings.data_directory;
+    let Some(name) = history::last_set_aside(path).context("read what was done here")? else {
+        let message =
+            format!("there is nothing to take back: no cluster of '{}' was ever replaced", path.display());
+        return Err(Failure::new(Kind::NoSuchBackup, message).into());
+    };
+    if !is_given(arguments, "dry-run") {
+        backing_up::store_what_was_set_aside(tools, ui)?;
+    }
+    restore_backup(arguments, tools, &find(tools, name)?, ui)
 }

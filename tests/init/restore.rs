@@ -21,6 +21,30 @@ fn a_restore_brings_the_rows_of_the_backup_and_can_be_taken_back() {
 }
 
 #[test]
+fn undo_takes_the_last_restore_back_and_a_second_undo_the_first() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let refused = sandbox.expect_status(&["backup-postgresql", "undo", "--yes"], 3);
+    assert!(refused.contains("there is nothing to take back"), "{refused}");
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("DELETE FROM kept WHERE id > 10");
+    let name = sandbox.backup_names("data_").remove(0);
+    sandbox.succeed(&["backup-postgresql", "restore", &name, "--yes"]);
+    sandbox.sql("INSERT INTO kept VALUES (101)");
+
+    let shown = sandbox.succeed(&["backup-postgresql", "undo", "--dry-run"]);
+    assert!(shown.contains("restore replaced_"), "{shown}");
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "101");
+
+    sandbox.succeed(&["backup-postgresql", "undo", "--yes"]);
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "10");
+    sandbox.succeed(&["backup-postgresql", "undo", "--yes"]);
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "101");
+}
+
+#[test]
 fn each_restore_begins_a_timeline_that_no_other_has_used() {
     if !has_postgresql() {
         return;
