@@ -2,16 +2,11 @@
 
 use super::judge::Server;
 use super::template::{Left, choose, feed, place, template};
-use crate::support::extent::is_all_wanted;
+use crate::support::extent::few_or_many;
 use crate::support::sandbox::{Sandbox, printed, run};
 use crate::support::versions::{USUAL, programs};
 use crate::support::wait::wait_until;
 use rstest::rstest;
-
-/// The fewer suffice, unless everything is wanted.
-fn few_or_many(few: u32, many: u32) -> u32 {
-    if is_all_wanted() { many } else { few }
-}
 
 /// A new cluster of a major version, running; `None` where that is not there.
 fn running(major: u32) -> Option<(Sandbox, Server)> {

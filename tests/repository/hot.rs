@@ -12,7 +12,7 @@ use super::server::{Server, directory, has_postgresql, program, succeed};
 use super::{back_up, repository, try_backup};
 
 /// What pgbench keeps equal in every committed state.
-const BALANCES: &str = "SELECT count(DISTINCT total) FROM (SELECT sum(abalance) AS total FROM pgbench_accounts \
+pub(super) const BALANCES: &str = "SELECT count(DISTINCT total) FROM (SELECT sum(abalance) AS total FROM pgbench_accounts \
      UNION ALL SELECT sum(bbalance) FROM pgbench_branches UNION ALL SELECT sum(tbalance) FROM pgbench_tellers \
      UNION ALL SELECT sum(delta) FROM pgbench_history) AS totals";
 

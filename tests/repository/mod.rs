@@ -6,6 +6,7 @@ mod hot;
 mod killed;
 mod removal;
 mod restored;
+mod rounds;
 mod script_copies;
 mod second;
 mod server;

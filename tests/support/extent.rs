@@ -14,3 +14,8 @@ pub(crate) fn is_all_wanted() -> bool {
 pub(crate) fn is_wanted(number: usize, one_in: usize) -> bool {
     is_all_wanted() || number.is_multiple_of(one_in)
 }
+
+/// The fewer suffice, unless everything is wanted.
+pub(crate) fn few_or_many(few: u32, many: u32) -> u32 {
+    if is_all_wanted() { many } else { few }
+}
