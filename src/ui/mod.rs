@@ -119,7 +119,9 @@ impl Output {
 
 /// One object on a line of its own, with the time.
 fn json_line(mut object: Value) -> String {
-    object["time"] = Value::String(format::time(chrono::Utc::now()));
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("time".to_owned(), Value::String(format::time(chrono::Utc::now())));
+    }
     format!("{object}\n")
 }
 

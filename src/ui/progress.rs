@@ -40,17 +40,17 @@ struct Stage {
 impl Stage {
     /// How far it is, for a program.
     fn event(&self, what: &str, done_bytes: u64) -> String {
-        let elapsed = self.began.elapsed();
-        let rate = done_bytes as f64 / elapsed.as_secs_f64().max(0.001);
-        let left_bytes = self.total_bytes.map(|total| total.saturating_sub(done_bytes));
-        let left_seconds = left_bytes.filter(|_| done_bytes > 0).map(|left| (left as f64 / rate).round());
+        let elapsed_ms = self.began.elapsed().as_millis();
+        let bytes_per_second = u128::from(done_bytes) * 1000 / elapsed_ms.max(1);
+        let left_bytes = self.total_bytes.map(|total| u128::from(total.saturating_sub(done_bytes)));
+        let left_seconds = left_bytes.filter(|_| bytes_per_second > 0).map(|left| left / bytes_per_second);
         json_line(json!({
             "event": what,
             "stage": self.name,
             "done_bytes": done_bytes,
             "total_bytes": self.total_bytes,
-            "elapsed_seconds": (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
-            "bytes_per_second": rate.round(),
+            "elapsed_ms": elapsed_ms,
+            "bytes_per_second": bytes_per_second,
             "left_seconds": left_seconds,
         }))
     }
