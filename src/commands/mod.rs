@@ -8,6 +8,7 @@ mod backing_up;
 mod backup_postgresql;
 mod check;
 mod context;
+mod exporting;
 mod init_postgresql;
 mod install;
 mod maintenance;

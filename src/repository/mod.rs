@@ -35,7 +35,7 @@ pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, Tabl
 pub use writer::BackupWriter;
 
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
-use crate::sys::{EntryKind, FileLock, LockMode, StoreRoot, ensure_directory};
+use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of};
 use document::DOCUMENT_FILE;
 use error::{attempting, lock_error};
 
@@ -129,6 +129,12 @@ impl Repository {
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.root.path()
+    }
+
+    /// Who owns its directory.
+    pub fn owner(&self) -> std::io::Result<Identity> {
+        let facts = self.root.own_facts()?;
+        Ok(Identity { gid: facts.gid, ..user_of(facts.uid) })
     }
 
     /// What `repository.json` says; `None` in a directory that only the old scripts used.

@@ -1,0 +1,4 @@
+//! Backups as archives: written for `tar` and PostgreSQL alone.
+
+mod export;
+mod unpacked;
