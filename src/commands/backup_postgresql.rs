@@ -5,9 +5,9 @@ use super::arguments::{
 };
 use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
-use super::exporting;
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
+use super::{exporting, importing};
 use anyhow::Context;
 use chrono::Utc;
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -62,6 +62,18 @@ pub(super) fn command() -> Command {
                 .arg(dry_run()),
         )
         .subcommand(export_command())
+        .subcommand(
+            subcommand("import", "Makes a backup of a bundle, or of what pg_basebackup wrote")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE|DIR")
+                        .required(true)
+                        .value_parser(value_parser!(PathBuf))
+                        .help("The archive or the directory (-: standard input)"),
+                )
+                .arg(note())
+                .arg(dry_run()),
+        )
         .arg(json())
 }
 
@@ -93,8 +105,10 @@ fn export_command() -> Command {
 /// Runs it.
 pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow::Result<u8> {
     let (subcommand, arguments) = matches.subcommand().unwrap_or(("list", matches));
-    if subcommand == "export" {
-        return exporting::export(arguments, settings, ui);
+    match subcommand {
+        "export" => return exporting::export(arguments, settings, ui),
+        "import" => return importing::run(arguments, settings, ui),
+        _ => {}
     }
     // A name that makes no sense is refused before anything is looked at.
     let name = backup_named(arguments)?;

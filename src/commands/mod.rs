@@ -9,6 +9,7 @@ mod backup_postgresql;
 mod check;
 mod context;
 mod exporting;
+mod importing;
 mod init_postgresql;
 mod install;
 mod maintenance;

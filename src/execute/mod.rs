@@ -8,6 +8,7 @@ pub mod ensure;
 pub mod export;
 mod from_backup;
 mod healing;
+pub mod import;
 mod init_scripts;
 mod initialise;
 mod private_recovery;

@@ -249,9 +249,9 @@ impl ManifestWriter {
     pub fn finish(mut self, wal: Option<(TimelineId, Lsn, Lsn)>) -> String {
         self.text.push_str("\n],\n\"WAL-Ranges\": [\n");
         if let Some((timeline, start, end)) = wal {
-            let _ = write!(
+            let _ = writeln!(
                 self.text,
-                "{{ \"Timeline\": {timeline}, \"Start-LSN\": \"{start}\", \"End-LSN\": \"{end}\" }}\n"
+                "{{ \"Timeline\": {timeline}, \"Start-LSN\": \"{start}\", \"End-LSN\": \"{end}\" }}"
             );
         }
         self.text.push_str("],\n");

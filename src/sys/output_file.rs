@@ -77,7 +77,8 @@ impl Drop for OutputFile {
 /// Removes what killed writers left. Best effort: a directory that cannot be listed can still be written to.
 fn remove_abandoned(directory: &Directory, prefix: &str) {
     let Ok(entries) = directory.entries(Path::new("."), super::Threads::One) else { return };
-    let is_temporary = |name: &str| name.starts_with(prefix) && name.ends_with(".tmp");
+    let is_temporary =
+        |name: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.strip_suffix(".tmp").is_some());
     for entry in entries.iter().filter(|entry| is_temporary(&entry.name)) {
         let Ok(file) = directory.open_file(Path::new(&entry.name)) else { continue };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {

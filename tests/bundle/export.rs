@@ -7,10 +7,10 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const LARGE: &str = "SELECT count(*), sum(i), md5(string_agg(t, '' ORDER BY i)) FROM large";
+pub(super) const LARGE: &str = "SELECT count(*), sum(i), md5(string_agg(t, '' ORDER BY i)) FROM large";
 
 /// A server with a large table, one in a tablespace and one that is not logged, and a backup of it.
-fn with_everything(space: &Path) -> Sandbox {
+pub(super) fn with_everything(space: &Path) -> Sandbox {
     let sandbox = Sandbox::without_backup();
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
     // A statement each: a tablespace is not made within a transaction.
@@ -27,7 +27,7 @@ fn with_everything(space: &Path) -> Sandbox {
     sandbox
 }
 
-fn path(sandbox: &Sandbox, name: &str) -> String {
+pub(super) fn path(sandbox: &Sandbox, name: &str) -> String {
     sandbox.path().join(name).to_str().unwrap().to_owned()
 }
 
