@@ -7,7 +7,7 @@ use super::exporting::STANDARD_STREAM;
 use super::privileges::{Directories, drop_privileges};
 use anyhow::Context;
 use clap::ArgMatches;
-use pgbox::error::{Failure, Kind};
+use pgbox::error::{Failure, Kind, hint_of, kind_of};
 use pgbox::execute::import::{ImportSource, import};
 use pgbox::format;
 use pgbox::repository::Repository;
@@ -40,6 +40,7 @@ pub(super) fn run(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> anyho
     let repository = Repository::open_or_create(place)?;
     let note = arguments.get_one::<String>("note").cloned();
     let summary = import(source, &repository, note, tools.progress)
+        .map_err(|error| with_hint_about_reading(error, &repository))
         .with_context(|| format!("import '{}'", path.display()))?;
     ui.info(&format!(
         "imported '{}' ({} files, {}) as {}: {} stored anew",
@@ -58,6 +59,21 @@ pub(super) fn run(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> anyho
         ));
     }
     Ok(tell_damage(&summary, ui))
+}
+
+/// What root could read, `postgres` may not be allowed to.
+fn with_hint_about_reading(error: anyhow::Error, repository: &Repository) -> anyhow::Error {
+    let is_denied = |cause: &(dyn std::error::Error + 'static)| {
+        let source: Option<&std::io::Error> = cause.downcast_ref();
+        source.is_some_and(|source| source.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    if hint_of(&error).is_some() || !error.chain().any(is_denied) {
+        return error;
+    }
+    let user = repository.owner().map_or_else(|_| "this user".to_owned(), |owner| owner.to_string());
+    Failure::new(kind_of(&error), format!("{error:#}"))
+        .hint(format!("what is in the directory has to be readable for {user}; nothing was imported"))
+        .into()
 }
 
 fn open(path: &Path) -> Result<ImportSource, Failure> {

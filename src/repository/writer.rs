@@ -1,7 +1,8 @@
 //! Writing a backup: chunks from many threads, then the table, then `backup.json`.
 //!
 //! Until the last step nothing refers to what was written. A writer that is dropped takes its unfinished pack with
-//! it; packs that it closed stay, so that the next attempt finds their chunks, unless the disk was full.
+//! it; packs that it closed stay, so that the next attempt finds their chunks, unless the disk was full or it was
+//! discarded.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,8 @@ pub struct BackupWriter<'r> {
     sealed: Mutex<Vec<PackId>>,
     pack_number: AtomicU64,
     stored_bytes: AtomicU64,
-    was_full: AtomicBool,
+    /// Whether the packs that were closed go, too, if the backup is not finished.
+    takes_packs_along: AtomicBool,
     has_directory: bool,
     is_finished: bool,
     _lock: ExclusiveLock,
@@ -70,7 +72,7 @@ impl<'r> BackupWriter<'r> {
             sealed: Mutex::default(),
             pack_number: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
-            was_full: AtomicBool::new(false),
+            takes_packs_along: AtomicBool::new(false),
             has_directory: false,
             is_finished: false,
             _lock: lock,
@@ -182,9 +184,14 @@ impl<'r> BackupWriter<'r> {
 
     fn noting_full<T>(&self, result: Result<T, RepositoryError>) -> Result<T, RepositoryError> {
         if result.as_ref().is_err_and(RepositoryError::is_full) {
-            self.was_full.store(true, Ordering::Relaxed);
+            self.takes_packs_along.store(true, Ordering::Relaxed);
         }
         result
+    }
+
+    /// Gives the backup up, with all that was stored for it: nobody will try the same again.
+    pub fn discard(self) {
+        self.takes_packs_along.store(true, Ordering::Relaxed);
     }
 
     /// Makes the backup count. When this returns, it is on disk, whole.
@@ -259,7 +266,7 @@ impl Drop for BackupWriter<'_> {
         if self.has_directory {
             let _ = self.root.remove_tree(self.name.to_string());
         }
-        if self.was_full.load(Ordering::Relaxed) {
+        if self.takes_packs_along.load(Ordering::Relaxed) {
             for pack in locked(&self.sealed).drain(..) {
                 let _ = self.root.remove_file(pack_path(&pack));
             }

@@ -135,6 +135,14 @@ fn expect_refused(sandbox: &Sandbox, archive: &[u8], what: &str) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{what}: {text}");
     assert_eq!(sandbox.backup_names(""), [""; 0], "{what}: {text}");
+    // Nor does what was read of it take up any room.
+    let packs = run(Command::new("find").arg(sandbox.path().join("other")).args([
+        "-path",
+        "*/packs/*",
+        "-type",
+        "f",
+    ]));
+    assert_eq!(packs, "", "{what}");
     text
 }
 
@@ -282,6 +290,54 @@ fn damage_is_told_by_the_manifest_or_by_the_pages_and_missing_wal_is_refused() {
     let text = import("without", 4);
     assert!(text.contains(&format!("block 0 of {kept}")), "{text}");
     assert_eq!(sandbox.backup_names("data_").len(), 1);
+}
+
+/// Copies a data directory between `pg_backup_start()` and `pg_backup_stop()`, as any program may.
+fn copy_by_hand(sandbox: &Sandbox, into: &Path, meanwhile: impl FnOnce()) {
+    let login = format!("host=/var/run/postgresql port={} user=postgres dbname=dbuser", sandbox.port());
+    let mut session = postgres::Client::connect(&login, postgres::NoTls).unwrap();
+    session.batch_execute("SELECT pg_backup_start('by hand', true)").unwrap();
+    run(Command::new("cp").arg("-a").arg(sandbox.data()).arg(into));
+    meanwhile();
+    let row = session.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).unwrap();
+    let label: String = row.get(0);
+    run(Command::new("cp").arg("-a").arg(sandbox.data().join("pg_wal")).arg(into));
+    fs::write(into.join("backup_label"), label).unwrap();
+    run(Command::new("chown").arg("-R").arg("postgres").arg(into));
+}
+
+#[test]
+fn a_page_that_was_torn_while_it_was_copied_is_no_damage_if_the_wal_has_it_whole() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    for statement in
+        ["CREATE TABLE torn AS SELECT 1 AS i", "CREATE TABLE still AS SELECT 1 AS i", "CHECKPOINT"]
+    {
+        sandbox.sql(statement);
+    }
+    let (torn, still) = (
+        sandbox.sql("SELECT pg_relation_filepath('torn')"),
+        sandbox.sql("SELECT pg_relation_filepath('still')"),
+    );
+    let place = empty_directory();
+    let copy = place.path().join("copy");
+    copy_by_hand(&sandbox, &copy, || drop(sandbox.sql("INSERT INTO torn VALUES (2)")));
+    let import =
+        |status| sandbox.expect_status(&["backup-postgresql", "import", copy.to_str().unwrap()], status);
+
+    // The damage: a byte in the middle of a page that was written during the backup, then of one that was not.
+    flip(&copy.join(&torn), 4000);
+    import(0);
+    let name = sandbox.backup_names("data_").remove(0);
+    flip(&copy.join(&still), 4000);
+    let text = import(4);
+
+    assert!(text.contains(&format!("block 0 of {still}")) && !text.contains(&torn), "{text}");
+    sandbox.succeed(&["backup-postgresql", "restore", &name, "--yes"]);
+    assert_eq!(sandbox.sql("SELECT sum(i) FROM torn"), "3");
 }
 
 #[test]

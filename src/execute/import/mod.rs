@@ -26,7 +26,9 @@ use crate::pg::version;
 use crate::pg::wal::{WalFault, WalFileName, is_segment_name};
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary};
 use crate::progress::Progress;
-use crate::repository::{BackupReader, EntryContent, Repository, TableEntry, TableHeader};
+use crate::repository::{
+    BackupReader, BackupWriter, EntryContent, Repository, RepositoryError, TableEntry, TableHeader,
+};
 use crate::sys::ReadRoot;
 
 const CONTROL_FILE: &str = "global/pg_control";
@@ -56,11 +58,34 @@ pub fn import(
     note: Option<String>,
     progress: &dyn Progress,
 ) -> anyhow::Result<BackupSummary> {
-    let begun_at = Utc::now();
-    let mut writer =
-        repository.begin(BackupName::new(BackupKind::Backup, begun_at)).context("begin a backup")?;
+    let name = BackupName::new(BackupKind::Backup, Utc::now());
+    let mut writer = repository.begin(name).context("begin a backup")?;
+    match read_and_check(source, &mut writer, progress) {
+        Ok(Checked { header, entries, summary }) => {
+            let summary = BackupSummary { note, ..summary };
+            writer.finish(header, entries, summary).context("finish the backup")
+        }
+        Err(error) => {
+            writer.discard();
+            Err(error)
+        }
+    }
+}
+
+/// A base backup of which nothing is in doubt any more.
+struct Checked {
+    header: TableHeader,
+    entries: Vec<TableEntry>,
+    summary: BackupSummary,
+}
+
+fn read_and_check(
+    source: ImportSource,
+    writer: &mut BackupWriter<'_>,
+    progress: &dyn Progress,
+) -> anyhow::Result<Checked> {
     let pool = worker_pool(None)?;
-    let mut intake = Intake::new(&writer, progress);
+    let mut intake = Intake::new(writer, progress);
     progress.begin("reading it", None);
     let read = pool.install(|| match source {
         ImportSource::Archive(file) => archive::read_archive(file, "", &mut intake),
@@ -71,7 +96,7 @@ pub fn import(
     let Taken { entries, manifest, tablespaces } = intake.finish();
     let manifest = manifest.map(|bytes| BackupManifest::parse(&bytes)).transpose().map_err(refused)?;
     let header = TableHeader::new(directory_mode(&entries), None);
-    let reader = writer.read_back(header.clone(), entries).map_err(refused)?;
+    let reader = read_back(writer, &header, entries)?;
     let identity = Identity::read(&reader, manifest.as_ref())?;
     ensure_tablespaces(&reader, &tablespaces)?;
 
@@ -81,11 +106,23 @@ pub fn import(
     progress.end();
     let facts = wal::follow_wal(&reader, &identity.control, &identity.label, checked?)
         .map_err(|fault| incomplete(&fault))?;
-    let created_at = identity.created_at(&facts).unwrap_or(begun_at);
+    let created_at = identity.created_at(&facts).unwrap_or_else(Utc::now);
     let entries = identity.without_other_wal(reader.into_entries(), &facts)?;
     writer.rename(BackupName::new(BackupKind::Backup, created_at))?;
-    let summary = BackupSummary { created_at, note, ..identity.summary(writer.name(), facts) };
-    writer.finish(header, entries, summary).context("finish the backup")
+    let summary = BackupSummary { created_at, ..identity.summary(writer.name(), facts) };
+    Ok(Checked { header, entries, summary })
+}
+
+/// Entries that make no table were never written by a server; anything else is the repository's failure.
+fn read_back(
+    writer: &BackupWriter<'_>,
+    header: &TableHeader,
+    entries: Vec<TableEntry>,
+) -> anyhow::Result<BackupReader> {
+    writer.read_back(header.clone(), entries).map_err(|error| match error {
+        RepositoryError::Damaged { what } => refused(what).into(),
+        other => anyhow::Error::new(other).context("read back what was stored"),
+    })
 }
 
 /// The mode that the source's data directory had, as far as the directories in it tell.
