@@ -86,7 +86,7 @@ fn read_and_check(
 ) -> anyhow::Result<Checked> {
     let pool = worker_pool(None)?;
     let mut intake = Intake::new(writer, progress);
-    progress.begin("reading it", None);
+    progress.begin("reading the base backup", None);
     let read = pool.install(|| match source {
         ImportSource::Archive(file) => archive::read_archive(file, "", &mut intake),
         ImportSource::Directory(root) => directory::read_directory(&root, &mut intake),
