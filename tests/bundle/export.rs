@@ -134,6 +134,10 @@ fn a_damaged_chunk_fails_the_export_and_leaves_no_file() {
 
     assert!(text.contains("is damaged at byte"), "{text}");
     assert!(bundles(sandbox.path()).is_empty(), "{:?}", bundles(sandbox.path()));
+    // Nor does half of one in a pipe end as a whole one does.
+    let output = sandbox.output(&["backup-postgresql", "export", "latest", "-", "--format", "tar"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(!output.stdout.ends_with(&[0; 1024]));
 }
 
 #[test]

@@ -13,6 +13,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use rayon::prelude::*;
 
+use super::writing::Measured;
+
 /// What one core compresses at once: large enough that the members' headers and fresh starts cost nothing.
 const BLOCK_SIZE_BYTES: usize = 1024 * 1024;
 const ZSTD_LEVEL: i32 = 3;
@@ -92,6 +94,17 @@ impl<W: Write> Compressor<W> {
             Self::Plain(into) => Ok(into),
             Self::Gzip(gzip) => gzip.finish(),
             Self::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl Compressor<Measured<'_>> {
+    /// Lets nothing more through, whatever is still to be flushed.
+    pub(super) fn cut_off(&mut self) {
+        match self {
+            Self::Plain(into) => into.cut_off(),
+            Self::Gzip(gzip) => gzip.into.cut_off(),
+            Self::Zstd(encoder) => encoder.get_mut().cut_off(),
         }
     }
 }

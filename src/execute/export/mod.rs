@@ -134,7 +134,10 @@ pub fn export(
     progress.begin("exporting files", Some(reader.summary().size_bytes));
     let written = bundle.write_all();
     progress.end();
-    written?;
+    if let Err(error) = written {
+        bundle.cut_off();
+        return Err(error);
+    }
     let contents = bundle.contents();
     let measured = bundle.finish().and_then(Compressor::finish).map_err(|error| could_not_write(&error))?;
     let (size_bytes, sha256) = measured.finish().map_err(|error| could_not_write(&error))?;

@@ -8,6 +8,7 @@ use chrono::DateTime;
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
+use super::compression::Compressor;
 use super::could_not_write;
 use crate::execute::restored_layout::{AUTO_CONFIGURATION, Layout};
 use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, MANIFEST_FILE, ManifestWriter, hexadecimal};
@@ -22,11 +23,16 @@ pub(super) struct Measured<'a> {
     into: &'a mut (dyn Write + Send),
     size_bytes: u64,
     hasher: Sha256,
+    is_cut_off: bool,
 }
 
 impl<'a> Measured<'a> {
     pub(super) fn new(into: &'a mut (dyn Write + Send)) -> Self {
-        Self { into, size_bytes: 0, hasher: Sha256::new() }
+        Self { into, size_bytes: 0, hasher: Sha256::new(), is_cut_off: false }
+    }
+
+    pub(super) fn cut_off(&mut self) {
+        self.is_cut_off = true;
     }
 
     pub(super) fn finish(self) -> io::Result<(u64, String)> {
@@ -37,6 +43,9 @@ impl<'a> Measured<'a> {
 
 impl Write for Measured<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_cut_off {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let count = self.into.write(bytes)?;
         self.hasher.update(bytes.get(..count).unwrap_or_default());
         self.size_bytes += count as u64;
@@ -184,6 +193,14 @@ impl<'a, W: Write> Bundle<'a, W> {
                 .map_err(|error| could_not_write(&error))?;
         }
         Ok(header)
+    }
+}
+
+impl Bundle<'_, Compressor<Measured<'_>>> {
+    /// Gives it up. An archive that is dropped would write the mark of its end, and half a bundle in a pipe would pass
+    /// for a whole one.
+    pub(super) fn cut_off(&mut self) {
+        self.archive.get_mut().cut_off();
     }
 }
 
