@@ -135,7 +135,7 @@ fn read_of(summary: &BackupSummary) -> String {
 }
 
 /// Damaged pages make a backup that is kept and marked, and a command that does not end with 0.
-fn tell_damage(summary: &BackupSummary, ui: &Ui) -> u8 {
+pub(super) fn tell_damage(summary: &BackupSummary, ui: &Ui) -> u8 {
     if summary.damaged_pages.is_empty() {
         return 0;
     }

@@ -1,15 +1,16 @@
 //! `backup-postgresql`: makes, lists, shows, restores and removes backups.
 
 use super::arguments::{
-    backup_name, dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, yes,
+    backup_name, dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, switch, yes,
 };
 use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
+use super::{exporting, importing};
 use anyhow::Context;
 use chrono::Utc;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, value_parser};
 use pgbox::cluster::history;
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
@@ -18,6 +19,7 @@ use pgbox::format;
 use pgbox::plan::{BackupName, BackupSummary, Condition};
 use pgbox::settings::Settings;
 use pgbox::ui::Ui;
+use std::path::PathBuf;
 
 const RESTORE: &str = "Puts a backup in the place of the present data.
 
@@ -59,12 +61,55 @@ pub(super) fn command() -> Command {
             subcommand("cleanup", "Removes backups beyond MAX_BACKUPS, and says why each goes or stays")
                 .arg(dry_run()),
         )
+        .subcommand(export_command())
+        .subcommand(
+            subcommand("import", "Makes a backup of a bundle, or of what pg_basebackup wrote")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE|DIR")
+                        .required(true)
+                        .value_parser(value_parser!(PathBuf))
+                        .help("The archive or the directory (-: standard input)"),
+                )
+                .arg(note())
+                .arg(dry_run()),
+        )
         .arg(json())
+}
+
+fn export_command() -> Command {
+    subcommand("export", "Writes a backup as one archive that tar and PostgreSQL alone can restore")
+        .arg(
+            Arg::new("name")
+                .value_name("NAME|latest")
+                .required(true)
+                .help("The backup, or the newest good one"),
+        )
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Where to [default: basebackup-YYYYMMDD-HHMM.bundle.tar.gz here; -: standard output]"),
+        )
+        .arg(
+            Arg::new("format")
+                .long("format")
+                .value_name("FORMAT")
+                .value_parser(exporting::parse_format)
+                .help("tar.gz, tar.zst or tar [default: as FILE is named, else tar.gz]"),
+        )
+        .arg(switch("force", "Replace FILE if it is there"))
+        .arg(dry_run())
 }
 
 /// Runs it.
 pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow::Result<u8> {
     let (subcommand, arguments) = matches.subcommand().unwrap_or(("list", matches));
+    match subcommand {
+        "export" => return exporting::export(arguments, settings, ui),
+        "import" => return importing::run(arguments, settings, ui),
+        _ => {}
+    }
     // A name that makes no sense is refused before anything is looked at.
     let name = backup_named(arguments)?;
     drop_privileges(settings, ui, Directories::unless_dry_run(matches))?;

@@ -8,6 +8,8 @@ mod backing_up;
 mod backup_postgresql;
 mod check;
 mod context;
+mod exporting;
+mod importing;
 mod init_postgresql;
 mod install;
 mod maintenance;

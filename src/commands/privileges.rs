@@ -55,14 +55,29 @@ pub(crate) fn drop_privileges(settings: &Settings, ui: &Ui, directories: Directo
         }
         return Ok(());
     }
-    let owner = sys::find_user("postgres").map_err(|error| {
-        Failure::new(Kind::ProgramMissing, format!("cannot run as root: {error}"))
-            .hint("install PostgreSQL (Debian: apt-get install postgresql), or run as another user than root")
-    })?;
+    let owner = find_postgres()?;
     if directories == Directories::Prepare {
         prepare(settings, ui, &owner);
     }
     owner.assume().context("give up root's privileges")
+}
+
+fn find_postgres() -> Result<Identity, Failure> {
+    sys::find_user("postgres").map_err(|error| {
+        Failure::new(Kind::ProgramMissing, format!("cannot run as root: {error}"))
+            .hint("install PostgreSQL (Debian: apt-get install postgresql), or run as another user than root")
+    })
+}
+
+/// Does work as the user `postgres` if we are root, and stays root for what follows.
+///
+/// # Errors
+/// As [`drop_privileges`]; nothing was done then.
+pub(crate) fn as_postgres<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    if !sys::effective_identity().is_root() {
+        return Ok(work());
+    }
+    find_postgres()?.run_as(work).context("give up root's privileges")
 }
 
 /// Makes the directories that are missing, as the user that we are.

@@ -12,7 +12,7 @@ use super::backup::listing::{Item, ItemKind, Listing, Rules};
 use super::private_recovery::recover_copy;
 use super::repairs::reindex_statements;
 use super::replay_unlogged::put_back_unlogged;
-use super::restore_files::{
+use super::restored_layout::{
     AUTO_CONFIGURATION, MAXIMUM_CONFIGURATION_SIZE_BYTES, RestoredTablespace, with_tablespaces_in_place,
 };
 use super::single_user::run_single_user;

@@ -6,6 +6,7 @@
 //! headers, which fixes one major version at build time.
 
 pub mod backup_label;
+pub mod backup_manifest;
 pub mod btree;
 mod bytes;
 pub mod control_file;

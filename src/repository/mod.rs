@@ -35,9 +35,10 @@ pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, Tabl
 pub use writer::BackupWriter;
 
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
-use crate::sys::{EntryKind, FileLock, LockMode, StoreRoot, ensure_directory};
+use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of};
 use document::DOCUMENT_FILE;
 use error::{attempting, lock_error};
+use writer::free_name;
 
 const IDENTITY_FILE: &str = "repository.json";
 const LOCK_FILE: &str = "lock";
@@ -131,6 +132,12 @@ impl Repository {
         self.root.path()
     }
 
+    /// Who owns its directory.
+    pub fn owner(&self) -> std::io::Result<Identity> {
+        let facts = self.root.own_facts()?;
+        Ok(Identity { gid: facts.gid, ..user_of(facts.uid) })
+    }
+
     /// What `repository.json` says; `None` in a directory that only the old scripts used.
     pub fn identity(&self) -> Option<&RepositoryIdentity> {
         self.identity.as_ref()
@@ -196,18 +203,8 @@ impl Repository {
     /// [`RepositoryError::Locked`] while another process reads or writes.
     pub fn begin(&self, name: BackupName) -> Result<BackupWriter<'_>, RepositoryError> {
         let lock = self.lock_exclusively("writing a backup")?;
-        let mut name = name;
-        while self.exists(&name.to_string())? {
-            name = name
-                .next_of_same_second()
-                .ok_or_else(|| RepositoryError::damaged(format!("there is no free name after {name}")))?;
-        }
+        let name = free_name(&self.root, name)?;
         BackupWriter::begin(self, name, lock)
-    }
-
-    fn exists(&self, path: &str) -> Result<bool, RepositoryError> {
-        let facts = self.root.facts(path).map_err(attempting("read", self.root.path().join(path)))?;
-        Ok(facts.is_some())
     }
 
     fn backup_directories(&self) -> Result<Vec<BackupName>, RepositoryError> {

@@ -148,8 +148,11 @@ impl PackBuilder {
     /// Begins a pack under a temporary name below the repository.
     pub(super) fn create(root: &StoreRoot, temporary: PathBuf) -> Result<Self, RepositoryError> {
         root.create_directories(PACKS).map_err(attempting("create directory", root.path().join(PACKS)))?;
-        let file =
-            root.create_file(&temporary).map_err(attempting("create", root.path().join(&temporary)))?;
+        // Whoever was killed may have left one of this name; the lock is ours, so nobody is writing it.
+        let file = root
+            .remove_file(&temporary)
+            .and_then(|()| root.create_file(&temporary))
+            .map_err(attempting("create", root.path().join(&temporary)))?;
         Ok(Self {
             file: BufWriter::with_capacity(BUFFER_SIZE_BYTES, file),
             hasher: blake3::Hasher::new(),

@@ -52,6 +52,15 @@ impl BackupReader {
 
     fn open_chunked(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {
         let table = read_table(root, summary.name)?;
+        Self::of_table(root, summary, table)
+    }
+
+    /// Reads by a table that is known, of a backup that need not be finished.
+    pub(super) fn of_table(
+        root: &ReadRoot,
+        summary: BackupSummary,
+        table: Table,
+    ) -> Result<Self, RepositoryError> {
         let packs =
             PackReader { root: reopened(root, ".")?, index: ChunkIndex::load(root)?, open: Mutex::default() };
         Ok(Self { summary, header: table.header, entries: table.entries, source: Source::Packs(packs) })
@@ -77,6 +86,11 @@ impl BackupReader {
     /// Its entries, each directory before what is in it.
     pub fn entries(&self) -> &[TableEntry] {
         &self.entries
+    }
+
+    /// Its entries, for a table of them.
+    pub fn into_entries(self) -> Vec<TableEntry> {
+        self.entries
     }
 
     /// Finds an entry by its path.

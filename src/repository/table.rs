@@ -203,6 +203,11 @@ impl Table {
         Ok(table)
     }
 
+    /// The size of all files.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.entries.iter().map(TableEntry::size_bytes).sum()
+    }
+
     pub(super) fn encode(&self) -> Result<Vec<u8>, TableError> {
         let mut encoder = zstd::Encoder::new(Vec::new(), TABLE_COMPRESSION_LEVEL)?;
         encoder.include_checksum(true)?;

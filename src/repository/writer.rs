@@ -1,7 +1,8 @@
 //! Writing a backup: chunks from many threads, then the table, then `backup.json`.
 //!
 //! Until the last step nothing refers to what was written. A writer that is dropped takes its unfinished pack with
-//! it; packs that it closed stay, so that the next attempt finds their chunks, unless the disk was full.
+//! it; packs that it closed stay, so that the next attempt finds their chunks, unless the disk was full or it was
+//! discarded.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,10 @@ use super::document::{self, DOCUMENT_FILE};
 use super::error::{RepositoryError, attempting};
 use super::index::ChunkIndex;
 use super::pack::{PACKS, PackBuilder, PackId, TARGET_SIZE_BYTES, TEMPORARY_SUFFIX, pack_path};
+use super::reader::BackupReader;
 use super::table::{TABLE_FILE, Table, TableEntry, TableHeader};
 use super::{ExclusiveLock, Repository};
-use crate::plan::{BackupName, BackupSummary};
+use crate::plan::{BackupFormat, BackupName, BackupSummary};
 use crate::sys::{StoreRoot, step_point};
 
 /// A backup that is being written. It holds the repository's lock.
@@ -29,10 +31,26 @@ pub struct BackupWriter<'r> {
     sealed: Mutex<Vec<PackId>>,
     pack_number: AtomicU64,
     stored_bytes: AtomicU64,
-    was_full: AtomicBool,
+    /// Whether the packs that were closed go, too, if the backup is not finished.
+    takes_packs_along: AtomicBool,
     has_directory: bool,
     is_finished: bool,
     _lock: ExclusiveLock,
+}
+
+/// The name, or the next of the same second that no directory has.
+pub(super) fn free_name(root: &StoreRoot, name: BackupName) -> Result<BackupName, RepositoryError> {
+    let mut name = name;
+    loop {
+        let path = name.to_string();
+        let facts = root.facts(&path).map_err(attempting("read", root.path().join(&path)))?;
+        if facts.is_none() {
+            return Ok(name);
+        }
+        name = name
+            .next_of_same_second()
+            .ok_or_else(|| RepositoryError::damaged(format!("there is no free name after {path}")))?;
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -54,7 +72,7 @@ impl<'r> BackupWriter<'r> {
             sealed: Mutex::default(),
             pack_number: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
-            was_full: AtomicBool::new(false),
+            takes_packs_along: AtomicBool::new(false),
             has_directory: false,
             is_finished: false,
             _lock: lock,
@@ -64,6 +82,39 @@ impl<'r> BackupWriter<'r> {
     /// The name that the backup will have.
     pub fn name(&self) -> BackupName {
         self.name
+    }
+
+    /// Calls the backup by another name, or by the next of the same second when that is taken.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Io`], and [`RepositoryError::Damaged`] when no name of that second is free.
+    pub fn rename(&mut self, name: BackupName) -> Result<(), RepositoryError> {
+        if name != self.name {
+            self.name = free_name(self.root, name)?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was stored so far readable, for a check before the backup is finished.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] when the entries make no table.
+    pub fn read_back(
+        &self,
+        header: TableHeader,
+        entries: Vec<TableEntry>,
+    ) -> Result<BackupReader, RepositoryError> {
+        let open_pack = locked(&self.open_pack).take();
+        if let Some(pack) = open_pack {
+            self.noting_full(self.seal(pack))?;
+        }
+        let table = Table::new(header, entries)
+            .map_err(|error| RepositoryError::damaged(format!("its files make no backup: {error}")))?;
+        let summary = BackupSummary {
+            size_bytes: table.size_bytes(),
+            ..BackupSummary::unknown(self.name, BackupFormat::Chunked)
+        };
+        BackupReader::of_table(self.root, summary, table)
     }
 
     /// What was added to the repository so far, compressed.
@@ -133,9 +184,14 @@ impl<'r> BackupWriter<'r> {
 
     fn noting_full<T>(&self, result: Result<T, RepositoryError>) -> Result<T, RepositoryError> {
         if result.as_ref().is_err_and(RepositoryError::is_full) {
-            self.was_full.store(true, Ordering::Relaxed);
+            self.takes_packs_along.store(true, Ordering::Relaxed);
         }
         result
+    }
+
+    /// Gives the backup up, with all that was stored for it: nobody will try the same again.
+    pub fn discard(self) {
+        self.takes_packs_along.store(true, Ordering::Relaxed);
     }
 
     /// Makes the backup count. When this returns, it is on disk, whole.
@@ -181,7 +237,7 @@ impl<'r> BackupWriter<'r> {
         let summary = BackupSummary {
             name: self.name,
             stored_bytes: self.stored_bytes() + bytes.len() as u64,
-            size_bytes: table.entries.iter().map(TableEntry::size_bytes).sum(),
+            size_bytes: table.size_bytes(),
             file_count: table.entries.iter().filter(|entry| entry.is_file()).count() as u64,
             ..summary
         };
@@ -210,7 +266,7 @@ impl Drop for BackupWriter<'_> {
         if self.has_directory {
             let _ = self.root.remove_tree(self.name.to_string());
         }
-        if self.was_full.load(Ordering::Relaxed) {
+        if self.takes_packs_along.load(Ordering::Relaxed) {
             for pack in locked(&self.sealed).drain(..) {
                 let _ = self.root.remove_file(pack_path(&pack));
             }

@@ -8,7 +8,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions, OpenOptionsExt, PermissionsExt};
 use rayon::prelude::*;
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, Stat};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
@@ -303,6 +303,20 @@ impl Directory {
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.dir.rename(from, &self.dir, to)
+    }
+
+    /// Renames, unless there is an entry of the new name: that is an error of kind `AlreadyExists`.
+    pub(super) fn rename_to_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
+            // A file system that cannot do it in one step; between these two, another may take the name.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if self.facts(to)?.is_none() => {
+                self.rename(from, to)
+            }
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                Err(io::ErrorKind::AlreadyExists.into())
+            }
+            result => Ok(result?),
+        }
     }
 
     pub(super) fn remove_file_if_there(&self, path: &Path) -> io::Result<()> {

@@ -18,6 +18,7 @@ mod install;
 mod lock;
 mod marker;
 mod mounts;
+mod output_file;
 mod own_directory;
 mod prepare;
 mod private_directory;
@@ -39,6 +40,7 @@ pub use install::{LinkState, install_file, install_link, link_state};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::{Mount, is_mount_root, mount_of};
+pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use prepare::{
     OwnershipReport, ensure_directory, fix_ownership, is_writable_directory, misowned_entries, set_owner,

@@ -250,7 +250,7 @@ fn name_relations(data: &ReadRoot, damaged_pages: &mut [DamagedPage]) {
     }
 }
 
-fn worker_pool(wanted: Option<NonZeroUsize>) -> anyhow::Result<ThreadPool> {
+pub(super) fn worker_pool(wanted: Option<NonZeroUsize>) -> anyhow::Result<ThreadPool> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = wanted.map_or(cores, |wanted| wanted.get().min(cores));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("start worker threads")

@@ -1,0 +1,276 @@
+//! `backup-postgresql export`: a backup as one archive that `tar` and PostgreSQL alone can restore.
+
+use super::arguments::is_given;
+use super::context::Workplace;
+use super::privileges::{Directories, as_postgres, drop_privileges};
+use anyhow::Context;
+use clap::ArgMatches;
+use pgbox::error::{Failure, Kind};
+use pgbox::execute::Tools;
+use pgbox::execute::export::{
+    self, BundleFormat, ExportOptions, Exported, default_file_name, ensure_enough_space, ensure_exportable,
+};
+use pgbox::format;
+use pgbox::plan::{BackupKind, BackupName, BackupSummary};
+use pgbox::repository::Repository;
+use pgbox::settings::Settings;
+use pgbox::sys::{Existing, OutputFile, disk_space, standard_output};
+use pgbox::ui::Ui;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The word for the newest backup.
+pub(super) const LATEST: &str = "latest";
+/// The name of the standard output or input.
+pub(super) const STANDARD_STREAM: &str = "-";
+
+/// What was asked for.
+struct Request {
+    backup: Option<BackupName>,
+    file: Option<PathBuf>,
+    format: Option<BundleFormat>,
+    existing: Existing,
+}
+
+impl Request {
+    fn read(arguments: &ArgMatches, ui: &Ui) -> Result<Self, Failure> {
+        let name = arguments.get_one::<String>("name").map_or(LATEST, String::as_str);
+        let backup = match name {
+            LATEST => None,
+            name => Some(name.parse().map_err(|error: pgbox::plan::ParseBackupNameError| {
+                Failure::new(Kind::NoSuchBackup, error.to_string())
+                    .hint("`backup-postgresql list` shows the names; `latest` is the newest good one")
+            })?),
+        };
+        let file = arguments.get_one::<PathBuf>("file").cloned();
+        if file.as_deref() == Some(Path::new(STANDARD_STREAM)) && ui.is_json() {
+            let message = "cannot write both the bundle and JSON to standard output";
+            return Err(Failure::new(Kind::Usage, message).hint("name a file, or leave out --json"));
+        }
+        let format = arguments.get_one::<BundleFormat>("format").copied();
+        let existing = if is_given(arguments, "force") { Existing::Replace } else { Existing::Keep };
+        Ok(Self { backup, file, format, existing })
+    }
+
+    fn is_stream(&self) -> bool {
+        self.file.as_deref() == Some(Path::new(STANDARD_STREAM))
+    }
+
+    /// Where the bundle goes, and how it is compressed.
+    fn target(&self, backup: &BackupSummary) -> Result<(PathBuf, BundleFormat), Failure> {
+        let file = match &self.file {
+            Some(file) if !file.is_dir() => file.clone(),
+            directory => {
+                let format = self.format.unwrap_or(BundleFormat::Gzip);
+                directory.clone().unwrap_or_default().join(default_file_name(backup, format))
+            }
+        };
+        if let Some(format) = self.format.or_else(|| BundleFormat::of_path(&file)) {
+            return Ok((file, format));
+        }
+        let message = format!(
+            "cannot tell how to compress '{}': its name does not end as one of an archive",
+            file.display()
+        );
+        Err(Failure::new(Kind::Usage, message)
+            .hint("give it a name that ends with .tar.gz, .tar.zst or .tar, or say --format"))
+    }
+}
+
+/// The value of `--format`.
+pub(super) fn parse_format(text: &str) -> Result<BundleFormat, String> {
+    match text {
+        "tar" => Ok(BundleFormat::Plain),
+        "tar.gz" | "gz" => Ok(BundleFormat::Gzip),
+        "tar.zst" | "zst" => Ok(BundleFormat::Zstd),
+        _ => Err("expected tar.gz, tar.zst or tar".to_owned()),
+    }
+}
+
+/// Runs it. As root, the backup is read as `postgres`, and the file is written as root: it belongs to whoever asked,
+/// wherever that may be.
+pub(super) fn export(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow::Result<u8> {
+    let request = Request::read(arguments, ui)?;
+    if request.is_stream() {
+        drop_privileges(settings, ui, Directories::LeaveAlone)?;
+    }
+    let backup = as_postgres(|| find(settings, ui, request.backup))??;
+    tell_flaws(&backup, ui);
+    let interruption = Interruption::watch()?;
+    let done = if request.is_stream() {
+        export_to_stream(&request, &backup, settings, ui, &interruption)
+    } else {
+        export_to_file(arguments, &request, &backup, &Scene { settings, ui, interruption: &interruption })
+    };
+    if done.is_err() {
+        interruption.obey();
+    }
+    done.map(|()| 0)
+}
+
+struct Scene<'a> {
+    settings: &'a Settings,
+    ui: &'a Ui,
+    interruption: &'a Interruption,
+}
+
+fn find(settings: &Settings, ui: &Ui, name: Option<BackupName>) -> anyhow::Result<BackupSummary> {
+    let workplace = Workplace::open(settings, ui)?;
+    let tools = workplace.tools();
+    let repository = opened(&tools)?;
+    let backup = match name {
+        Some(name) => repository.find(name)?,
+        None => export::latest(&repository.backups()?).cloned().ok_or_else(|| no_backup(&tools))?,
+    };
+    ensure_exportable(&backup, repository)?;
+    Ok(backup)
+}
+
+fn opened<'a>(tools: &'a Tools) -> anyhow::Result<&'a Repository> {
+    Ok(tools.repository()?.ok_or_else(|| no_backup(tools))?)
+}
+
+fn no_backup(tools: &Tools) -> Failure {
+    let place = tools.settings.backup_directory.display();
+    Failure::new(Kind::NoSuchBackup, format!("there is no backup in '{place}' to export"))
+        .hint("`backup-postgresql create` makes one")
+}
+
+/// What whoever gets the bundle should know.
+fn tell_flaws(backup: &BackupSummary, ui: &Ui) {
+    match backup.name.kind() {
+        BackupKind::Damaged => ui.warn(&format!("{} is data that was found damaged", backup.name)),
+        BackupKind::Replaced | BackupKind::Backup if backup.damaged_pages.is_empty() => {}
+        BackupKind::Replaced | BackupKind::Backup => {
+            let damaged = format::counted(backup.damaged_pages.len(), "damaged page");
+            ui.warn(&format!("{} has {damaged}, and so has the bundle", backup.name));
+        }
+    }
+}
+
+fn export_to_stream(
+    request: &Request,
+    backup: &BackupSummary,
+    settings: &Settings,
+    ui: &Ui,
+    interruption: &Interruption,
+) -> anyhow::Result<()> {
+    let mut output = standard_output().context("open the standard output")?;
+    let format = request.format.unwrap_or(BundleFormat::Gzip);
+    let done = write(backup, format, &mut output, &Scene { settings, ui, interruption })?;
+    tell(&done, None, ui)
+}
+
+fn export_to_file(
+    arguments: &ArgMatches,
+    request: &Request,
+    backup: &BackupSummary,
+    scene: &Scene<'_>,
+) -> anyhow::Result<()> {
+    let (file, format) = request.target(backup)?;
+    if request.existing == Existing::Keep && file.symlink_metadata().is_ok() {
+        return Err(exists(&file).into());
+    }
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let space =
+        disk_space(parent).with_context(|| format!("look at the directory '{}'", parent.display()))?;
+    ensure_enough_space(backup, format, space)?;
+    if is_given(arguments, "dry-run") {
+        scene.ui.info(&format!("would export {} as '{}' ({format})", backup.name, file.display()));
+        return Ok(());
+    }
+    let output = OutputFile::create(&file).with_context(|| format!("write '{}'", file.display()))?;
+    let done = as_postgres(|| write(backup, format, &mut output.file(), scene))??;
+    output.publish(request.existing).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(&file).into(),
+        _ => anyhow::Error::new(error).context(format!("write '{}'", file.display())),
+    })?;
+    tell(&done, Some(&file), scene.ui)
+}
+
+fn exists(file: &Path) -> Failure {
+    Failure::new(
+        Kind::Refused,
+        format!("cannot export to '{}': there is such a file already", file.display()),
+    )
+    .hint("choose another name, or replace it with --force; nothing was written")
+}
+
+fn write(
+    backup: &BackupSummary,
+    format: BundleFormat,
+    into: &mut (dyn Write + Send),
+    scene: &Scene<'_>,
+) -> anyhow::Result<Exported> {
+    let workplace = Workplace::open(scene.settings, scene.ui)?;
+    let tools = workplace.tools();
+    let options = ExportOptions { format, abort: &scene.interruption.is_wanted };
+    let exported = export::export(opened(&tools)?, backup.name, into, options, tools.progress);
+    exported.with_context(|| format!("export {}", backup.name))
+}
+
+/// The checksum goes to standard output as `sha256sum` writes it, so that `sha256sum --check` can read it.
+fn tell(done: &Exported, file: Option<&Path>, ui: &Ui) -> anyhow::Result<()> {
+    let place = file.map_or_else(|| "the standard output".to_owned(), |file| format!("'{}'", file.display()));
+    ui.info(&format!(
+        "exported {} ({}, {}) to {place}, {}",
+        done.backup,
+        format::counted(done.file_count, "file"),
+        format::bytes(done.content_bytes),
+        format::bytes(done.size_bytes)
+    ));
+    for tablespace in &done.tablespaces {
+        ui.info(&tablespace.to_string());
+    }
+    for link in &done.links {
+        ui.warn(&format!("'{link}' is a symbolic link, and what it points to is not in the bundle"));
+    }
+    let Some(file) = file else {
+        ui.info(&format!("SHA-256 {}", done.sha256));
+        return Ok(());
+    };
+    if ui.is_json() {
+        let mut report = serde_json::to_value(done)?;
+        if let Some(fields) = report.as_object_mut() {
+            fields.insert("file".to_owned(), file.to_string_lossy().into());
+        }
+        return ui.json(&report);
+    }
+    ui.data(&format!("{}  {}", done.sha256, file.display()))?;
+    ui.hint(&format!(
+        "`mkdir d && tar -xf {} -C d && chmod 700 d && pg_ctl -D d start` starts a server on it",
+        file.display()
+    ));
+    Ok(())
+}
+
+/// A signal that asks for an end: what was begun is removed first, and then the signal does what it always does.
+struct Interruption {
+    is_wanted: Arc<AtomicBool>,
+    signal: Arc<AtomicUsize>,
+}
+
+impl Interruption {
+    fn watch() -> anyhow::Result<Self> {
+        let (is_wanted, signal) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        for number in [SIGINT, SIGTERM, SIGHUP] {
+            // The second one ends the process at once.
+            signal_hook::flag::register_conditional_default(number, Arc::clone(&is_wanted))?;
+            signal_hook::flag::register(number, Arc::clone(&is_wanted))?;
+            let value = usize::try_from(number)?;
+            signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
+        }
+        Ok(Self { is_wanted, signal })
+    }
+
+    fn obey(&self) {
+        let signal = self.signal.load(Ordering::Relaxed);
+        if let Ok(signal @ 1..) = i32::try_from(signal) {
+            // If even that fails, the error is reported as any other.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Backups as archives: written for `tar` and PostgreSQL alone.
+
+mod export;
+mod format;
+mod import;
+mod unpacked;

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Restores a backup by docs/FORMAT.md alone: read_repository.py REPOSITORY NAME DIRECTORY.
+
+Hashes and frames are the work of the programs b3sum and zstd; nothing of pgbox takes part.
+"""
+
+import fcntl
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+
+CHUNK_SIZE = 131072
+ENTRY = struct.Struct("<32sQII")
+FOOTER = struct.Struct("<QI4s32s8s")
+
+
+def fail(message):
+    sys.exit(f"read_repository.py: {message}")
+
+
+def hash_of(data):
+    output = subprocess.run(["b3sum", "--no-names"], input=data, stdout=subprocess.PIPE, check=True)
+    return output.stdout.decode().strip()
+
+
+def read_table(backup):
+    document = json.loads((backup / "backup.json").read_bytes())
+    own_hash = document.pop("blake3")
+    compact = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if hash_of(compact.encode()) != own_hash:
+        fail("backup.json is damaged")
+    table = (backup / "files.zst").read_bytes()
+    if hash_of(table) != document["files_blake3"]:
+        fail("files.zst is damaged")
+    text = subprocess.run(["zstd", "-dcq"], input=table, stdout=subprocess.PIPE, check=True).stdout
+    header, *entries = [json.loads(line) for line in text.decode().split("\n")]
+    if header["format"] != 1 or header["chunk_size_bytes"] != CHUNK_SIZE:
+        fail("the table has an unknown format")
+    return header, entries
+
+
+def check_table(entries):
+    kinds = {}
+    for entry in entries:
+        names = entry["path"].split("/")
+        if len(entry["path"].encode()) > 4096 or any(name in ("", ".", "..") or "\0" in name for name in names):
+            fail(f"{entry['path']!r} leads out of the data directory")
+        parent = "/".join(names[:-1])
+        if entry["path"] in kinds or (parent and kinds.get(parent) not in ("directory", "tablespace")):
+            fail(f"{entry['path']!r} is out of place")
+        kinds[entry["path"]] = entry["kind"]
+        if entry["kind"] == "file" and len(entry["chunks"]) != -(-entry["size_bytes"] // CHUNK_SIZE):
+            fail(f"{entry['path']!r} has a wrong number of chunks")
+
+
+def read_index(repository):
+    """The place of every chunk: pack, offset, length of the frame, length of the chunk."""
+    places = {}
+    for pack in sorted(repository.glob("packs/??/*.pack")):
+        data = pack.read_bytes()
+        if hash_of(data) != pack.stem or not pack.stem.startswith(pack.parent.name):
+            fail(f"{pack} is damaged")
+        begin, count, zeros, index_hash, magic = FOOTER.unpack(data[-FOOTER.size:])
+        end = len(data) - FOOTER.size
+        index = data[begin:end]
+        if magic != b"PGBXPK01" or zeros != bytes(4) or begin + count * ENTRY.size != end:
+            fail(f"{pack} has a wrong footer")
+        if hash_of(index) != index_hash.hex():
+            fail(f"{pack} has a damaged index")
+        for chunk, offset, stored, raw in ENTRY.iter_unpack(index):
+            if offset + stored > begin or raw > CHUNK_SIZE:
+                fail(f"{pack} has a chunk that cannot be")
+            places[chunk.hex()] = (pack, offset, stored, raw)
+    return places
+
+
+def unpack_chunks(wanted, places, directory):
+    """Writes every wanted chunk into a file that has its name, and checks all of them."""
+    for chunk in wanted:
+        pack, offset, stored, _ = places[chunk]
+        with open(pack, "rb") as file:
+            file.seek(offset)
+            (directory / f"{chunk}.zst").write_bytes(file.read(stored))
+    frames = "\0".join(str(directory / f"{chunk}.zst") for chunk in wanted)
+    subprocess.run(["xargs", "-0", "zstd", "-dq", "--rm"], input=frames.encode(), check=True)
+    names = "\0".join(wanted)
+    sums = subprocess.run(
+        ["xargs", "-0", "b3sum"], input=names.encode(), cwd=directory, stdout=subprocess.PIPE, check=True
+    )
+    lines = sums.stdout.decode().splitlines()
+    if len(lines) != len(wanted):
+        fail("not every chunk has a hash")
+    for line in lines:
+        digest, name = line.split()
+        if digest != name or (directory / name).stat().st_size != places[name][3]:
+            fail(f"chunk {name} is damaged")
+
+
+def restore(header, entries, chunks, into):
+    has_links = any(entry["kind"] == "tablespace" for entry in entries)
+    in_place = [e for e in entries if e["kind"] in ("directory", "tablespace") and e["path"].startswith("pg_tblspc/")]
+    left_out = {"postmaster.pid", "postmaster.opts"} | ({"tablespace_map"} if has_links else set())
+    into.mkdir()
+    into.chmod(0o750 if header["directory_mode"] == 0o750 else 0o700)
+    for entry in entries:
+        path = into / entry["path"]
+        if entry["kind"] in ("directory", "tablespace"):
+            path.mkdir()
+            path.chmod(entry["mode"] | 0o700)
+        elif entry["kind"] == "symlink":
+            path.symlink_to(entry["target"])
+        elif entry["path"] not in left_out:
+            content = b"".join((chunks / chunk).read_bytes() for chunk in entry["chunks"])
+            if len(content) != entry["size_bytes"]:
+                fail(f"{entry['path']!r} has a wrong length")
+            path.write_bytes(content)
+            path.chmod(entry["mode"])
+            os.utime(path, ns=(entry["modified_ns"], entry["modified_ns"]))
+    if in_place:
+        settings = into / "postgresql.auto.conf"
+        text = settings.read_bytes() if settings.exists() else b""
+        text += b"" if text.endswith(b"\n") or not text else b"\n"
+        settings.write_bytes(text + b"allow_in_place_tablespaces = 'on'\n")
+        settings.chmod(0o600)
+
+
+def main():
+    repository, name, into = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+    identity = json.loads((repository / "repository.json").read_bytes())
+    if identity["format"] != 1 or identity["chunk_size_bytes"] != CHUNK_SIZE:
+        fail("the repository has an unknown format")
+    with open(repository / "lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        header, entries = read_table(repository / name)
+        check_table(entries)
+        wanted = sorted({chunk for entry in entries for chunk in entry.get("chunks", [])})
+        with tempfile.TemporaryDirectory(dir=into.parent) as directory:
+            chunks = pathlib.Path(directory)
+            unpack_chunks(wanted, read_index(repository), chunks)
+            restore(header, entries, chunks, into)
+
+
+main()
