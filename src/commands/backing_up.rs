@@ -1,6 +1,7 @@
 //! Making, listing and removing backups, for the two commands that do: `backup-postgresql` and `maintenance`.
 
 use super::arguments::is_given;
+use super::verifying::verified_of;
 use anyhow::Context;
 use clap::ArgMatches;
 use pgbox::cluster::session::ServerAddress;
@@ -161,11 +162,17 @@ pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         ui.hint("`backup-postgresql create` makes one");
         return Ok(0);
     }
-    let mut table = Table::new().column("NAME").column("MADE").figures("SIZE").figures("NEW").column("STATE");
+    let mut table = Table::new()
+        .column("NAME")
+        .column("MADE")
+        .figures("SIZE")
+        .figures("NEW")
+        .column("VERIFIED")
+        .column("STATE");
     for backup in &backups {
         let made = format::time(backup.created_at);
         let (size, new) = (size_of(backup), format::bytes(backup.stored_bytes));
-        table.row([backup.name.to_string(), made, size, new, state_of(backup)]);
+        table.row([backup.name.to_string(), made, size, new, verified_of(backup), state_of(backup)]);
     }
     ui.table(&table)?;
     Ok(0)

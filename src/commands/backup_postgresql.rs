@@ -1,18 +1,20 @@
-//! `backup-postgresql`: makes, lists, shows, restores and removes backups.
+//! `backup-postgresql`: makes, lists, shows, verifies, restores and removes backups.
 
 use super::arguments::{
-    backup_name, dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, yes,
+    backup_name, dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, switch, yes,
 };
 use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
+use super::verifying::{self, files_of, verified_of};
 use chrono::Utc;
 use clap::{ArgMatches, Command};
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::restore::{plan_restore, restore};
 use pgbox::format;
+use pgbox::plan::selection::latest;
 use pgbox::plan::{BackupName, BackupSummary, Condition};
 use pgbox::settings::Settings;
 use pgbox::ui::Ui;
@@ -22,10 +24,16 @@ const RESTORE: &str = "Puts a backup in the place of the present data.
 The plan is shown first. At a terminal the backup's name has to be typed; without one --yes has to be given. The \
 server is stopped, the present data is set aside, and if anything fails it is put back.";
 
+const VERIFY: &str = "Reads all that a backup needs, and checks it by its hashes.
+
+Each chunk of each file, the file table, backup.json, and the WAL from the beginning of the backup to its end. The \
+verdict is kept beside the backup: one that is damaged is not restored from until a later verification finds it \
+sound. Exit status 4 means that something is damaged, 1 that something could not be read.";
+
 /// The command line.
 pub(super) fn command() -> Command {
     Command::new("backup-postgresql")
-        .about("Makes, lists, shows, restores and removes backups of the PostgreSQL cluster")
+        .about("Makes, lists, shows, verifies, restores and removes backups of the PostgreSQL cluster")
         .subcommand(
             subcommand("create", "Makes a backup while the server runs")
                 .arg(note())
@@ -41,6 +49,12 @@ pub(super) fn command() -> Command {
                 .arg(backup_name())
                 .arg(yes())
                 .arg(dry_run()),
+        )
+        .subcommand(
+            subcommand("verify", "Reads a backup, or all, and checks every byte by its hash")
+                .long_about(VERIFY)
+                .arg(backup_name().required(false).required_unless_present("all"))
+                .arg(switch("all", "Verify every backup").conflicts_with("name")),
         )
         .subcommand(
             subcommand("cleanup", "Removes backups beyond MAX_BACKUPS, and says why each goes or stays")
@@ -62,26 +76,46 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         ("list", _) => backing_up::list(&tools, ui),
         ("show", Some(name)) => show(&find(&tools, name)?, ui),
         ("restore", Some(name)) => restore_backup(arguments, &tools, &find(&tools, name)?, ui),
+        ("verify", None) => verifying::run(arguments, &tools, None, ui),
+        ("verify", Some(name)) => verifying::run(arguments, &tools, Some(&find(&tools, name)?), ui),
         ("cleanup", _) => backing_up::cleanup(arguments, &tools, ui),
         (other, _) => Err(Failure::new(Kind::Usage, format!("there is no subcommand '{other}'")).into()),
     }
 }
 
-fn backup_named(arguments: &ArgMatches) -> Result<Option<BackupName>, Failure> {
+/// Which backup a person means.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// The one of this name.
+    Named(BackupName),
+    /// The newest good one.
+    Latest,
+}
+
+const LATEST: &str = "latest";
+
+fn backup_named(arguments: &ArgMatches) -> Result<Option<Wanted>, Failure> {
     let Ok(Some(name)) = arguments.try_get_one::<String>("name") else { return Ok(None) };
+    if name == LATEST {
+        return Ok(Some(Wanted::Latest));
+    }
     let parsed: Result<BackupName, _> = name.parse();
-    parsed.map(Some).map_err(|error| {
+    parsed.map(|name| Some(Wanted::Named(name))).map_err(|error| {
         Failure::new(Kind::NoSuchBackup, error.to_string()).hint("`backup-postgresql list` shows the names")
     })
 }
 
-fn find(tools: &Tools, name: BackupName) -> anyhow::Result<BackupSummary> {
-    if let Some(repository) = tools.repository()? {
-        Ok(repository.find(name)?)
-    } else {
-        let place = tools.settings.backup_directory.display();
-        Err(Failure::new(Kind::NoSuchBackup, format!("there is no backup {name}: '{place}' has none at all"))
-            .into())
+fn find(tools: &Tools, wanted: Wanted) -> anyhow::Result<BackupSummary> {
+    let place = tools.settings.backup_directory.display();
+    let none = |message: String| Err(Failure::new(Kind::NoSuchBackup, message).into());
+    match (tools.repository()?, wanted) {
+        (Some(repository), Wanted::Named(name)) => Ok(repository.find(name)?),
+        (Some(repository), Wanted::Latest) => match latest(&repository.backups()?) {
+            Some(newest) => Ok(newest.clone()),
+            None => none(format!("there is no backup in '{place}' that can be restored from")),
+        },
+        (None, Wanted::Named(name)) => none(format!("there is no backup {name}: '{place}' has none at all")),
+        (None, Wanted::Latest) => none(format!("there are no backups in '{place}'")),
     }
 }
 
@@ -113,8 +147,12 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
         format!("new when made      {}", format::bytes(backup.stored_bytes)),
     ];
     lines.extend(backup.note.iter().map(|note| format!("note               {note}")));
+    lines.push(format!("verified           {}", verified_of(backup)));
     for page in &backup.damaged_pages {
         lines.push(format!("damaged            {page}"));
+    }
+    for piece in backup.verification.verdict().iter().flat_map(|verdict| &verdict.damage) {
+        lines.push(format!("damaged            {piece}{}", files_of(piece)));
     }
     ui.data(&lines.join("\n"))?;
     Ok(0)

@@ -17,6 +17,7 @@ mod privileges;
 mod repairing;
 mod start_services;
 mod status;
+mod verifying;
 
 use clap::{ArgMatches, Command};
 use pgbox::error::{Failure, Kind, kind_of};

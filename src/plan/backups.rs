@@ -9,6 +9,7 @@ use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::diagnosis::RelationName;
+use super::verification::Verification;
 use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
 
 /// What a directory in the repository is a copy of.
@@ -232,6 +233,9 @@ pub struct BackupSummary {
     pub condition: Condition,
     /// What a person or pgbox said of it.
     pub note: Option<String>,
+    /// What is known of its soundness. It stands in a file of its own, since the document never changes.
+    #[serde(default, skip_serializing_if = "Verification::is_never")]
+    pub verification: Verification,
 }
 
 impl BackupSummary {
@@ -257,12 +261,19 @@ impl BackupSummary {
             damaged_pages: Vec::new(),
             condition: Condition::Complete,
             note: None,
+            verification: Verification::Never,
         }
     }
 
-    /// Whether it is a complete copy without known damage.
+    /// Whether it is a complete copy without known damage. One whose verdict cannot be read may have any.
     pub fn is_good(&self) -> bool {
-        self.is_complete() && self.damaged_pages.is_empty()
+        let is_doubtful = matches!(self.verification, Verification::Unreadable { .. });
+        self.is_usable() && self.damaged_pages.is_empty() && !is_doubtful
+    }
+
+    /// Whether it can be restored from: it can be read, and its newest verdict is not that it is damaged.
+    pub fn is_usable(&self) -> bool {
+        self.is_complete() && !self.verification.is_damaged()
     }
 
     /// Whether it can be read, damaged pages or not.

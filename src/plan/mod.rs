@@ -9,6 +9,7 @@ pub mod retention;
 pub mod selection;
 #[cfg(test)]
 mod tests;
+pub mod verification;
 mod words;
 
 pub use backups::{
@@ -20,3 +21,6 @@ pub use diagnosis::{
 };
 pub use policy::RecoveryPolicy;
 pub use retention::{Decision, RetentionPlan, RetentionPolicy, Verdict, retention};
+pub use verification::{
+    Damage, DamageCode, DamagedFile, Judgement, Observed, Verification, VerificationVerdict, judge,
+};

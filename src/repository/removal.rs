@@ -13,6 +13,7 @@ use super::index::{list_packs, open_pack};
 use super::pack::{PACK_SUFFIX, PACKS, TEMPORARY_SUFFIX, pack_path, read_index};
 use super::reader::read_table;
 use super::table::{EntryContent, TABLE_FILE};
+use super::verdict::VERDICT_FILE;
 use super::{ExclusiveLock, Repository};
 use crate::plan::{BackupFormat, BackupName};
 use crate::sys::{Entry, EntryKind};
@@ -75,7 +76,23 @@ impl Repository {
             } else if self.is_left_over(&entry)? {
                 self.root().remove_tree(&entry.name).map_err(attempting("remove", &path))?;
                 report.removed_directories += 1;
+            } else if entry.facts.kind == EntryKind::Directory && entry.name.parse::<BackupName>().is_ok() {
+                self.sweep_unfinished_verdicts(&entry.name)?;
             }
+        }
+        Ok(())
+    }
+
+    /// What a verification that was killed left under a temporary name.
+    fn sweep_unfinished_verdicts(&self, directory: &str) -> Result<(), RepositoryError> {
+        let is_left_over = |entry: &&Entry| {
+            entry.facts.kind == EntryKind::File
+                && entry.name.starts_with(VERDICT_FILE)
+                && entry.name.contains(DURABLE_TEMPORARY)
+        };
+        for entry in self.list_directory(directory)?.iter().filter(is_left_over) {
+            let path = format!("{directory}/{}", entry.name);
+            self.root().remove_file(&path).map_err(attempting("remove", self.root().path().join(&path)))?;
         }
         Ok(())
     }

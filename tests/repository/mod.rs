@@ -8,6 +8,7 @@ mod restored;
 mod script_copies;
 mod second;
 mod server;
+mod verify;
 
 use std::path::Path;
 
