@@ -1,13 +1,14 @@
 //! Verifying backups, and telling what came of it.
 
 use super::arguments::is_given;
+use anyhow::Context;
 use chrono::Utc;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
-use pgbox::execute::verify::{Verified, VerifyReport, is_verifiable, verify};
+use pgbox::execute::verify::{Verified, VerifyReport, is_verifiable, prove, verify};
 use pgbox::execute::{Backups, Tools};
 use pgbox::format;
-use pgbox::plan::{BackupName, BackupSummary, Damage, Judgement, Verification};
+use pgbox::plan::{BackupName, BackupSummary, Damage, IndexCheck, Judgement, Proof, Verification};
 use pgbox::repository::Repository;
 use pgbox::ui::{Table, Ui};
 
@@ -33,8 +34,11 @@ pub(super) fn run(
         Some(backup) => vec![verifiable(backup)?],
         None => all(repository, ui)?,
     };
-    let report = verify(tools, repository, &names, Utc::now())?;
+    let mut report = verify(tools, repository, &names, Utc::now())?;
     tell(&report, ui)?;
+    if is_given(arguments, "prove") {
+        prove_all(tools, repository, &mut report, ui)?;
+    }
     if is_given(arguments, "json") {
         ui.json(&report)?;
     }
@@ -60,6 +64,43 @@ fn all(repository: &Repository, ui: &Ui) -> anyhow::Result<Vec<BackupName>> {
         ui.warn(&format!("{} is a plain copy of a script, and cannot be verified", copy.name));
     }
     Ok(checked.iter().map(|backup| backup.name).collect())
+}
+
+/// Proves what was found sound; what is damaged cannot be restored anyway.
+fn prove_all(
+    tools: &Tools,
+    repository: &Repository,
+    report: &mut VerifyReport,
+    ui: &Ui,
+) -> anyhow::Result<()> {
+    let sound: Vec<BackupName> = report.sound().collect();
+    for name in sound {
+        let proof = prove(tools, repository, name, Utc::now()).with_context(|| format!("prove {name}"))?;
+        tell_proof(name, &proof, ui);
+        report.proofs.insert(name, proof);
+    }
+    Ok(())
+}
+
+fn tell_proof(name: BackupName, proof: &Proof, ui: &Ui) {
+    for complaint in proof.complaints() {
+        ui.error(&format!("{name} could not be proven: {complaint}"));
+    }
+    if !proof.is_passed() {
+        ui.hint("it does not count as good; `backup-postgresql list` shows which do");
+        return;
+    }
+    let indexes = match &proof.index_check {
+        IndexCheck::NotChecked { reason } => format!("indexes were not checked: {reason}"),
+        _ => "every index agrees with its table".to_owned(),
+    };
+    ui.info(&format!(
+        "proved {name} in {}: it recovered, {} in {} read whole ({}), {indexes}",
+        format::duration(std::time::Duration::from_millis(proof.duration_ms)),
+        format::counted(proof.table_count, "table"),
+        format::counted(proof.database_count, "database"),
+        format::counted(proof.row_count, "row"),
+    ));
 }
 
 fn status(report: &VerifyReport) -> u8 {
@@ -155,7 +196,12 @@ pub(super) fn verified_of(backup: &BackupSummary) -> String {
         Verification::Unreadable { .. } => "verdict unreadable".to_owned(),
         Verification::Done(verdict) => {
             let time = format::time(verdict.verified_at);
-            if verdict.is_damaged() { format!("DAMAGED {time}") } else { format!("sound {time}") }
+            match &verdict.proof {
+                _ if verdict.is_damaged() => format!("DAMAGED {time}"),
+                Some(proof) if !proof.is_passed() => format!("NOT PROVEN {}", format::time(proof.proven_at)),
+                Some(proof) => format!("proven {}", format::time(proof.proven_at)),
+                None => format!("sound {time}"),
+            }
         }
     }
 }

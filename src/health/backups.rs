@@ -34,10 +34,29 @@ fn verification(backups: &[BackupSummary], now: DateTime<Utc>) -> Check {
         return Check::warning(NAME, summary, "`backup-postgresql verify --all` reaches a new one");
     }
     let time = |backup: &BackupSummary| backup.verification.verdict().map(|verdict| verdict.verified_at);
+    let failed: Vec<&BackupSummary> = backups
+        .iter()
+        .filter(|backup| backup.verification.proof().is_some_and(|proof| !proof.is_passed()))
+        .collect();
+    if let Some(newest) = failed.first() {
+        let summary = format!("not all is well in {}, restored and recovered", newest.name);
+        return Check::issue(
+            NAME,
+            summary,
+            "`backup-postgresql show NAME` names what; see to the server's own data, too",
+        );
+    }
     match backups.iter().filter_map(|backup| Some((time(backup)?, backup.name))).max() {
         Some((time, name)) => {
             let hours = (now - time).num_hours();
-            Check::ok(NAME, format!("{name} was found sound {hours} h ago"))
+            let proofs = backups
+                .iter()
+                .filter_map(|backup| Some((backup.verification.proof()?.proven_at, backup.name)));
+            let proven = proofs.max().map_or_else(
+                || "none was proven".to_owned(),
+                |(time, name)| format!("{name} was proven {} h ago", (now - time).num_hours()),
+            );
+            Check::ok(NAME, format!("{name} was found sound {hours} h ago; {proven}"))
         }
         None => Check::ok(NAME, "no backup was verified yet; `backup-postgresql verify latest` does"),
     }

@@ -265,10 +265,12 @@ impl BackupSummary {
         }
     }
 
-    /// Whether it is a complete copy without known damage. One whose verdict cannot be read may have any.
+    /// Whether it is a complete copy without known damage. One whose verdict cannot be read may have any,
+    /// and one that was not proven has some.
     pub fn is_good(&self) -> bool {
         let is_doubtful = matches!(self.verification, Verification::Unreadable { .. });
-        self.is_usable() && self.damaged_pages.is_empty() && !is_doubtful
+        let has_failed = self.verification.proof().is_some_and(|proof| !proof.is_passed());
+        self.is_usable() && self.damaged_pages.is_empty() && !is_doubtful && !has_failed
     }
 
     /// Whether it can be restored from: it can be read, and its newest verdict is not that it is damaged.

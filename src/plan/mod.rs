@@ -22,5 +22,6 @@ pub use diagnosis::{
 pub use policy::RecoveryPolicy;
 pub use retention::{Decision, RetentionPlan, RetentionPolicy, Verdict, retention};
 pub use verification::{
-    Damage, DamageCode, DamagedFile, Judgement, Observed, Verification, VerificationVerdict, judge,
+    Damage, DamageCode, DamagedFile, IndexCheck, Judgement, Observed, Proof, Verification,
+    VerificationVerdict, judge,
 };

@@ -46,6 +46,11 @@ impl Verification {
         }
     }
 
+    /// The last proof.
+    pub fn proof(&self) -> Option<&Proof> {
+        self.verdict().and_then(|verdict| verdict.proof.as_ref())
+    }
+
     /// Whether the newest verdict is that it is damaged.
     pub fn is_damaged(&self) -> bool {
         self.verdict().is_some_and(VerificationVerdict::is_damaged)
@@ -67,6 +72,68 @@ pub struct VerificationVerdict {
     /// The packs, of those that it refers to, that are not what was written. New backups store their chunks anew.
     #[serde(default)]
     pub damaged_packs: BTreeSet<String>,
+    /// What the last proof came to, if there was one.
+    #[serde(default)]
+    pub proof: Option<Proof>,
+}
+
+/// What it came to when the backup was restored into a directory of its own, recovered and read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// When it was begun.
+    pub proven_at: DateTime<Utc>,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// How many databases were read.
+    pub database_count: u64,
+    /// How many tables were read whole.
+    pub table_count: u64,
+    /// How many rows they have.
+    pub row_count: u64,
+    /// What became of the indexes.
+    pub index_check: IndexCheck,
+    /// What did not recover or could not be read; nothing in one that can be restored.
+    pub failures: Vec<String>,
+}
+
+impl Proof {
+    /// Whether everything could be recovered and read.
+    pub fn is_passed(&self) -> bool {
+        self.failures.is_empty() && !matches!(self.index_check, IndexCheck::Damaged { .. })
+    }
+
+    /// All that is wrong with it, in words.
+    pub fn complaints(&self) -> impl Iterator<Item = &String> {
+        let of_indexes = match &self.index_check {
+            IndexCheck::Damaged { complaints } => complaints.as_slice(),
+            IndexCheck::Sound | IndexCheck::NotChecked { .. } => &[],
+        };
+        self.failures.iter().chain(of_indexes)
+    }
+}
+
+/// Whether the indexes of a proven backup agree with their tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum IndexCheck {
+    /// All of them do.
+    Sound,
+    /// Not all of them do, or a table is damaged.
+    Damaged {
+        /// What was found, in the words of `pg_amcheck`.
+        complaints: Vec<String>,
+    },
+    /// Nobody looked.
+    NotChecked {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Default for IndexCheck {
+    fn default() -> Self {
+        Self::NotChecked { reason: "it did not come to that".to_owned() }
+    }
 }
 
 impl VerificationVerdict {
@@ -205,6 +272,7 @@ pub fn judge(observed: Observed, now: DateTime<Utc>) -> Judgement {
         damage,
         unnamed_damage,
         damaged_packs,
+        proof: None,
     })
 }
 

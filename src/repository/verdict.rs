@@ -84,6 +84,7 @@ mod tests {
             damage: Vec::new(),
             unnamed_damage: 0,
             damaged_packs: ["ab".to_owned()].into(),
+            proof: None,
         };
         let bytes = encode(&verdict).unwrap();
         assert_eq!(decode(&bytes), Ok(verdict));

@@ -3,6 +3,7 @@
 
 mod damage;
 mod hot;
+mod prove;
 mod removal;
 mod restored;
 mod script_copies;

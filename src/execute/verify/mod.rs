@@ -5,6 +5,8 @@
 //! it would be no help to restore the one beside it. Nothing is written but verdicts.
 
 mod naming;
+mod proof;
+mod reading;
 mod wal;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -16,8 +18,8 @@ use serde::Serialize;
 use self::naming::name_relations;
 use super::Tools;
 use crate::plan::{
-    BackupFormat, BackupName, BackupSummary, Damage, DamageCode, DamagedFile, Judgement, Observed,
-    Verification, judge,
+    BackupFormat, BackupName, BackupSummary, Damage, DamageCode, DamagedFile, Judgement, Observed, Proof,
+    Verification, VerificationVerdict, judge,
 };
 use crate::repository::{
     CHUNK_SIZE_BYTES, ChunkFault, ChunkId, EntryContent, PackScan, Repository, RepositoryError, SharedLock,
@@ -40,12 +42,23 @@ pub struct VerifyReport {
     pub pack_count: usize,
     /// How much was read of them.
     pub read_bytes: u64,
+    /// What came of the proofs, where they were asked for.
+    pub proofs: BTreeMap<BackupName, Proof>,
 }
 
 impl VerifyReport {
     /// Whether anything is damaged that was read.
     pub fn has_damage(&self) -> bool {
-        !self.damaged_packs.is_empty() || self.backups.iter().any(|backup| backup.judgement.is_damaged())
+        let has_failed = self.proofs.values().any(|proof| !proof.is_passed());
+        has_failed
+            || !self.damaged_packs.is_empty()
+            || self.backups.iter().any(|backup| backup.judgement.is_damaged())
+    }
+
+    /// The backups that were found sound.
+    pub fn sound(&self) -> impl Iterator<Item = BackupName> {
+        let is_sound = |backup: &&Verified| matches!(&backup.judgement, Judgement::Reached(verdict) if !verdict.is_damaged());
+        self.backups.iter().filter(is_sound).map(|backup| backup.name)
     }
 
     /// Whether anything could not be read, so that nothing is known of it.
@@ -109,7 +122,30 @@ pub fn verify(
         read_bytes: scan.read_bytes,
         damaged_packs: scan.damaged_packs,
         unreadable_packs: scan.unreadable_packs,
+        proofs: BTreeMap::new(),
     })
+}
+
+/// Restores a backup that was found sound where nobody uses it, reads all of it, and keeps what came of it.
+///
+/// # Errors
+/// [`crate::error::Kind::Refused`] without room for it, [`crate::error::Kind::Busy`] while another proof is at work, and
+/// what says nothing about the backup. That it does not recover or read is in the [`Proof`].
+pub fn prove(
+    tools: &Tools,
+    repository: &Repository,
+    name: BackupName,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Proof> {
+    let backup = repository.find(name)?;
+    let proof = proof::prove(tools, repository, &backup, now)?;
+    let lock = repository.lock_shared("keeping a proof").context("lock the repository")?;
+    // Another verification may have come to another verdict meanwhile.
+    if let Verification::Done(verdict) = repository.find(name)?.verification {
+        let verdict = VerificationVerdict { proof: Some(proof.clone()), ..verdict };
+        repository.keep_verdict(&lock, name, &verdict).context("keep the proof")?;
+    }
+    Ok(proof)
 }
 
 struct Job<'a> {
@@ -122,7 +158,12 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn judge_and_keep(&self, backup: &BackupSummary) -> Verified {
-        self.keep(backup, judge(self.observe(backup), self.now))
+        let mut judgement = judge(self.observe(backup), self.now);
+        if let Judgement::Reached(verdict) = &mut judgement {
+            // What it holds never changes, so that a proof stands.
+            verdict.proof = backup.verification.proof().cloned();
+        }
+        self.keep(backup, judgement)
     }
 
     fn keep(&self, backup: &BackupSummary, judgement: Judgement) -> Verified {
