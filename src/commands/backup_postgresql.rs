@@ -64,8 +64,22 @@ pub(super) fn command() -> Command {
                 )),
         )
         .subcommand(
-            subcommand("cleanup", "Removes backups beyond MAX_BACKUPS, and says why each goes or stays")
+            subcommand("pin", "Keeps a backup until it is unpinned, whatever its age")
+                .arg(backup_name())
+                .arg(note())
                 .arg(dry_run()),
+        )
+        .subcommand(
+            subcommand("unpin", "Lets a backup be removed again when its time comes")
+                .arg(backup_name())
+                .arg(dry_run()),
+        )
+        .subcommand(
+            subcommand(
+                "cleanup",
+                "Removes the backups that retention lets go, and says why each goes or stays",
+            )
+            .arg(dry_run()),
         )
         .arg(json())
 }
@@ -85,6 +99,8 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         ("restore", Some(name)) => restore_backup(arguments, &tools, &find(&tools, name)?, ui),
         ("verify", None) => verifying::run(arguments, &tools, None, ui),
         ("verify", Some(name)) => verifying::run(arguments, &tools, Some(&find(&tools, name)?), ui),
+        ("pin", Some(name)) => backing_up::pin(arguments, &tools, find(&tools, name)?.name, ui),
+        ("unpin", Some(name)) => backing_up::unpin(arguments, &tools, find(&tools, name)?.name, ui),
         ("cleanup", _) => backing_up::cleanup(arguments, &tools, ui),
         (other, _) => Err(Failure::new(Kind::Usage, format!("there is no subcommand '{other}'")).into()),
     }
@@ -154,6 +170,9 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
         format!("new when made      {}", format::bytes(backup.stored_bytes)),
     ];
     lines.extend(backup.note.iter().map(|note| format!("note               {note}")));
+    lines.extend(
+        backup.pin.iter().map(|pin| format!("pinned             {}", pin.note.as_deref().unwrap_or("yes"))),
+    );
     lines.push(format!("verified           {}", verified_of(backup)));
     for page in &backup.damaged_pages {
         lines.push(format!("damaged            {page}"));

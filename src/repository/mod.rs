@@ -5,6 +5,7 @@
 //! lock                        held while backups are written or removed, shared while they are read
 //! data_20261120_114010/       one backup: files.zst (what it holds) and backup.json (what it is; written last);
 //!                             verification.json (the newest verdict on it, if it was ever verified)
+//! data_20261120_114010.pin    that it is not to be removed, if a person said so
 //! packs/ab/ab….pack           the chunks of all backups, each once
 //! ```
 //! A backup counts once its `backup.json` is there, needs no other backup, and is never changed. Everything that is
@@ -16,6 +17,7 @@ mod document;
 mod error;
 mod index;
 mod pack;
+mod pins;
 mod reader;
 mod removal;
 mod scan;
@@ -241,6 +243,11 @@ impl Repository {
 
     /// What is known of one directory; `None` when it is no finished backup.
     fn summarise(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
+        let summary = self.summarise_unpinned(name)?;
+        Ok(summary.map(|summary| BackupSummary { pin: pins::read(&self.root, name), ..summary }))
+    }
+
+    fn summarise_unpinned(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
         let path = format!("{name}/{DOCUMENT_FILE}");
         match self.root.read_bounded(&path, document::MAXIMUM_SIZE_BYTES) {
             Ok(bytes) => {

@@ -11,6 +11,7 @@ use super::document::DOCUMENT_FILE;
 use super::error::{RepositoryError, attempting};
 use super::index::{list_packs, open_pack};
 use super::pack::{PACK_SUFFIX, PACKS, TEMPORARY_SUFFIX, pack_path, read_index};
+use super::pins::PIN_SUFFIX;
 use super::reader::read_table;
 use super::table::{EntryContent, TABLE_FILE};
 use super::verdict::VERDICT_FILE;
@@ -71,7 +72,9 @@ impl Repository {
     fn sweep_directories(&self, report: &mut SweepReport) -> Result<(), RepositoryError> {
         for entry in self.list_directory(".")? {
             let path = self.root().path().join(&entry.name);
-            if entry.name.contains(DURABLE_TEMPORARY) && entry.facts.kind == EntryKind::File {
+            if entry.facts.kind == EntryKind::File
+                && (entry.name.contains(DURABLE_TEMPORARY) || self.is_pin_of_nothing(&entry.name)?)
+            {
                 self.root().remove_file(&entry.name).map_err(attempting("remove", &path))?;
             } else if self.is_left_over(&entry)? {
                 self.root().remove_tree(&entry.name).map_err(attempting("remove", &path))?;
@@ -81,6 +84,15 @@ impl Repository {
             }
         }
         Ok(())
+    }
+
+    /// Whether a file is the pin of a backup that a person removed.
+    fn is_pin_of_nothing(&self, file: &str) -> Result<bool, RepositoryError> {
+        let name = file.strip_suffix(PIN_SUFFIX).filter(|name| name.parse::<BackupName>().is_ok());
+        Ok(match name {
+            Some(name) => !self.exists(name)?,
+            None => false,
+        })
     }
 
     /// What a verification that was killed left under a temporary name.

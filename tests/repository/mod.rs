@@ -3,6 +3,7 @@
 
 mod damage;
 mod hot;
+mod pins;
 mod prove;
 mod removal;
 mod restored;

@@ -91,7 +91,7 @@ fn place(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<PathBuf> {
 fn ensure_ours(place: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let facts = std::fs::symlink_metadata(place).with_context(|| format!("look at '{}'", place.display()))?;
-    if facts.is_dir() && facts.uid() == effective_identity().uid && facts.mode() & 0o077 == 0 {
+    if facts.is_dir() && facts.uid() == effective_identity().uid && facts.mode() & 0o777 == 0o700 {
         return Ok(());
     }
     let message = format!("cannot prove a backup in '{}': it is not a directory of our own", place.display());

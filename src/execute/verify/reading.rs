@@ -94,7 +94,7 @@ fn count_rows(client: &mut Client, schema: &str, name: &str) -> Result<u64, Stri
             return Ok(rows);
         }
         // A line break within a value is written as two other characters (copyto.c, `CopyAttributeOutText()`).
-        rows += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+        rows += piece.iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
         let size = piece.len();
         reader.consume(size);
     }
