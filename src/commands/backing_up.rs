@@ -280,6 +280,18 @@ fn tell_swept(swept: &SweepReport, ui: &Ui) {
             format::bytes(swept.freed_bytes)
         ));
     }
+    if swept.removed_packs == 0 && swept.repacked_packs > 0 {
+        ui.info(&format!("freed {}", format::bytes(swept.freed_bytes)));
+    }
+    if swept.repacked_packs > 0 {
+        ui.info(&format!(
+            "repacked {} of which less than half was needed",
+            format::counted(swept.repacked_packs, "pack")
+        ));
+    }
+    if let Some(reason) = &swept.not_repacked_because {
+        ui.warn(&format!("packs of which little is needed were left as they are: {reason}"));
+    }
     if let Some(reason) = &swept.packs_kept_because {
         ui.warn(&format!("no pack was swept: {reason}"));
     }

@@ -20,6 +20,7 @@ mod pack;
 mod pins;
 mod reader;
 mod removal;
+mod repack;
 mod scan;
 mod script_copy;
 mod table;

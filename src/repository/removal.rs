@@ -1,7 +1,7 @@
-//! Removing backups, and what nothing refers to any more.
+//! Removing backups, and what nothing refers to any more. What is little referred to, `repack` sees to.
 //!
 //! A backup leaves the list in one rename, which is made durable before anything of it is deleted. Packs are
-//! deleted whole, and only when the table of every backup that is left could be read: a pack that seems unused may
+//! deleted whole here, and only when the table of every backup that is left could be read: a pack that seems unused may
 //! otherwise belong to the one that could not.
 
 use std::collections::HashSet;
@@ -29,8 +29,12 @@ const DURABLE_TEMPORARY: &str = ".pgbox-";
 pub struct SweepReport {
     /// Packs that no backup referred to.
     pub removed_packs: usize,
-    /// What they held.
+    /// Packs of which less than half was needed, and that gave way to new ones.
+    pub repacked_packs: usize,
+    /// What they held that nobody needed.
     pub freed_bytes: u64,
+    /// Why packs of which little is needed were left, where there was no room to write new ones.
+    pub not_repacked_because: Option<String>,
     /// Unfinished or half-deleted backups.
     pub removed_directories: usize,
     /// Why no packs were looked at, where a backup could not be read.
@@ -57,13 +61,17 @@ impl Repository {
             .map_err(attempting("remove", &path))
     }
 
-    /// Deletes what is left of unfinished and removed backups, and every pack that no backup refers to.
+    /// Deletes what is left of unfinished and removed backups, and every pack that no backup refers to; of packs that
+    /// backups refer to little, what is needed moves to new ones.
     pub fn sweep(&self, _lock: &ExclusiveLock) -> Result<SweepReport, RepositoryError> {
         let mut report = SweepReport::default();
         self.sweep_directories(&mut report)?;
         self.sweep_temporary_packs()?;
         match self.referenced_chunks()? {
-            Ok(referenced) => self.sweep_packs(&referenced, &mut report)?,
+            Ok(referenced) => {
+                self.sweep_packs(&referenced, &mut report)?;
+                self.repack(&referenced, &mut report)?;
+            }
             Err(reason) => report.packs_kept_because = Some(reason),
         }
         Ok(report)

@@ -6,6 +6,7 @@ mod hot;
 mod pins;
 mod prove;
 mod removal;
+mod repack;
 mod restored;
 mod script_copies;
 mod second;

@@ -190,9 +190,11 @@ fn a_damaged_backup_gives_way_to_an_older_one_until_a_new_backup_has_stored_it_a
 
     // Nothing changed; what makes it store anything is that the chunks are not relied on.
     sandbox.succeed(&["backup-postgresql", "create", "--force"]);
-    let text = sandbox.expect_status(&["backup-postgresql", "verify", "--all"], 4);
+    let text = sandbox.succeed(&["backup-postgresql", "verify", "--all"]);
     assert!(text.contains(&format!("{second} is sound again")), "{text}");
     assert_eq!(damage_count(&sandbox, &newest(&sandbox)), 0);
+    // Little of the damaged pack was needed still, and that moved.
+    assert!(!pack.exists());
     sandbox.succeed(&["backup-postgresql", "restore", &second, "--yes"]);
     assert_eq!(sandbox.sql("SELECT count(*), max(length(md5)) FROM t"), "100000|32");
 }
