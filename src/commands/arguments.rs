@@ -49,7 +49,10 @@ pub(super) fn timeout(help: &'static str) -> Arg {
 
 /// `NAME`, of a backup.
 pub(super) fn backup_name() -> Arg {
-    Arg::new("name").value_name("NAME").required(true).help("The backup's name, as `list` shows it")
+    Arg::new("name")
+        .value_name("NAME")
+        .required(true)
+        .help("The backup's name, as `list` shows it; `latest` is the newest good one")
 }
 
 /// A subcommand.

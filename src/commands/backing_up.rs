@@ -1,7 +1,9 @@
 //! Making, listing and removing backups, for the two commands that do: `backup-postgresql` and `maintenance`.
 
 use super::arguments::is_given;
+use super::verifying::verified_of;
 use anyhow::Context;
+use chrono::Utc;
 use clap::ArgMatches;
 use pgbox::cluster::session::ServerAddress;
 use pgbox::error::{Failure, Kind};
@@ -12,7 +14,7 @@ use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
 use pgbox::format;
-use pgbox::plan::{BackupFormat, BackupKind, BackupSummary, Condition, Verdict};
+use pgbox::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, Condition, Verdict};
 use pgbox::repository::{Repository, SweepReport};
 use pgbox::sys::{ReadRoot, WriteRoot};
 use pgbox::ui::{Table, Ui};
@@ -71,7 +73,7 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
     if matches!(outcome, CreateOutcome::Created(_)) {
         let (removed, swept) = clean_up(tools, &repository)?;
         for name in &removed {
-            ui.info(&format!("removed {name}, which is beyond MAX_BACKUPS"));
+            ui.info(&format!("removed {name}, which retention lets go"));
         }
         tell_swept(&swept, ui);
     }
@@ -167,11 +169,17 @@ pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         ui.hint("`backup-postgresql create` makes one");
         return Ok(0);
     }
-    let mut table = Table::new().column("NAME").column("MADE").figures("SIZE").figures("NEW").column("STATE");
+    let mut table = Table::new()
+        .column("NAME")
+        .column("MADE")
+        .figures("SIZE")
+        .figures("NEW")
+        .column("VERIFIED")
+        .column("STATE");
     for backup in &backups {
         let made = format::time(backup.created_at);
         let (size, new) = (size_of(backup), format::bytes(backup.stored_bytes));
-        table.row([backup.name.to_string(), made, size, new, state_of(backup)]);
+        table.row([backup.name.to_string(), made, size, new, verified_of(backup), state_of(backup)]);
     }
     ui.table(&table)?;
     Ok(0)
@@ -184,7 +192,13 @@ fn size_of(backup: &BackupSummary) -> String {
     }
 }
 
+/// What stands in the list beside a backup; that it is pinned, too.
 fn state_of(backup: &BackupSummary) -> String {
+    let state = condition_of(backup);
+    if backup.pin.is_some() { format!("{state}, pinned") } else { state }
+}
+
+fn condition_of(backup: &BackupSummary) -> String {
     match (&backup.condition, backup.damaged_pages.len(), backup.format) {
         (Condition::Unreadable { reason }, ..) => format!("unreadable: {reason}"),
         (_, 1.., _) => format!("{} damaged pages", backup.damaged_pages.len()),
@@ -196,6 +210,35 @@ fn state_of(backup: &BackupSummary) -> String {
         }
         .to_owned(),
     }
+}
+
+/// Keeps a backup from being removed.
+pub(super) fn pin(arguments: &ArgMatches, tools: &Tools, name: BackupName, ui: &Ui) -> anyhow::Result<u8> {
+    if is_given(arguments, "dry-run") {
+        ui.info(&format!("would pin {name}"));
+        return Ok(0);
+    }
+    let repository = tools.repository()?.context("find the repository")?;
+    let lock = repository.lock_shared("pinning a backup").context("lock the repository")?;
+    repository.pin(&lock, name, arguments.get_one::<String>("note").cloned(), Utc::now())?;
+    ui.info(&format!("pinned {name}: no cleanup removes it until `backup-postgresql unpin {name}`"));
+    Ok(0)
+}
+
+/// Lets a backup be removed again.
+pub(super) fn unpin(arguments: &ArgMatches, tools: &Tools, name: BackupName, ui: &Ui) -> anyhow::Result<u8> {
+    if is_given(arguments, "dry-run") {
+        ui.info(&format!("would unpin {name}"));
+        return Ok(0);
+    }
+    let repository = tools.repository()?.context("find the repository")?;
+    let lock = repository.lock_shared("unpinning a backup").context("lock the repository")?;
+    if repository.unpin(&lock, name)? {
+        ui.info(&format!("unpinned {name}: a cleanup removes it when its time comes"));
+    } else {
+        ui.info(&format!("{name} was not pinned"));
+    }
+    Ok(0)
 }
 
 /// Removes what retention lets go, and says why each backup goes or stays.
@@ -242,6 +285,18 @@ fn tell_swept(swept: &SweepReport, ui: &Ui) {
             format::counted(swept.removed_packs, "pack"),
             format::bytes(swept.freed_bytes)
         ));
+    }
+    if swept.removed_packs == 0 && swept.repacked_packs > 0 {
+        ui.info(&format!("freed {}", format::bytes(swept.freed_bytes)));
+    }
+    if swept.repacked_packs > 0 {
+        ui.info(&format!(
+            "repacked {} of which less than half was needed",
+            format::counted(swept.repacked_packs, "pack")
+        ));
+    }
+    if let Some(reason) = &swept.not_repacked_because {
+        ui.warn(&format!("packs of which little is needed were left as they are: {reason}"));
     }
     if let Some(reason) = &swept.packs_kept_because {
         ui.warn(&format!("no pack was swept: {reason}"));

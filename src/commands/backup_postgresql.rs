@@ -1,12 +1,14 @@
-//! `backup-postgresql`: makes, lists, shows, restores and removes backups.
+//! `backup-postgresql`: makes, lists, shows, verifies, restores and removes backups.
 
 use super::arguments::{
     backup_name, dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, switch, yes,
 };
 use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
+use super::finding::{Wanted, backup_named, find};
 use super::init_postgresql::tell;
 use super::privileges::{Directories, drop_privileges};
+use super::verifying::{self, files_of, verified_of};
 use super::{exporting, importing};
 use anyhow::Context;
 use chrono::Utc;
@@ -16,7 +18,7 @@ use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::restore::{plan_restore, restore};
 use pgbox::format;
-use pgbox::plan::{BackupName, BackupSummary, Condition};
+use pgbox::plan::{BackupSummary, Condition};
 use pgbox::settings::Settings;
 use pgbox::ui::Ui;
 use std::path::PathBuf;
@@ -31,10 +33,19 @@ const UNDO: &str = "Takes the last restore or recovery back: the data that it se
 What is there now is set aside in turn, so that a second undo takes the first one back. Data that was set aside because \
 it was damaged is damaged still, and is refused.";
 
+const VERIFY: &str = "Reads all that a backup needs, and checks it by its hashes.
+
+Each chunk of each file, the file table, backup.json, and the WAL from the beginning of the backup to its end. The \
+verdict is kept beside the backup: one that is damaged is not restored from until a later verification finds it \
+sound. Exit status 4 means that something is damaged, 1 that something could not be read.
+
+With --prove it is then restored into a directory of its own, a server that nobody else can reach recovers it, every \
+row of every table is read, and pg_amcheck holds every index against its table. The server goes on meanwhile.";
+
 /// The command line.
 pub(super) fn command() -> Command {
     Command::new("backup-postgresql")
-        .about("Makes, lists, shows, restores and removes backups of the PostgreSQL cluster")
+        .about("Makes, lists, shows, verifies, restores and removes backups of the PostgreSQL cluster")
         .subcommand(
             subcommand("create", "Makes a backup while the server runs")
                 .arg(note())
@@ -57,10 +68,6 @@ pub(super) fn command() -> Command {
                 .arg(yes())
                 .arg(dry_run()),
         )
-        .subcommand(
-            subcommand("cleanup", "Removes backups beyond MAX_BACKUPS, and says why each goes or stays")
-                .arg(dry_run()),
-        )
         .subcommand(export_command())
         .subcommand(
             subcommand("import", "Makes a backup of a bundle, or of what pg_basebackup wrote")
@@ -74,17 +81,40 @@ pub(super) fn command() -> Command {
                 .arg(note())
                 .arg(dry_run()),
         )
+        .subcommand(
+            subcommand("verify", "Reads a backup, or all, and checks every byte by its hash")
+                .long_about(VERIFY)
+                .arg(backup_name().required(false).required_unless_present("all"))
+                .arg(switch("all", "Verify every backup").conflicts_with("name"))
+                .arg(switch(
+                    "prove",
+                    "Restore it beside the server, recover it, and read every table and index, too",
+                )),
+        )
+        .subcommand(
+            subcommand("pin", "Keeps a backup until it is unpinned, whatever its age")
+                .arg(backup_name())
+                .arg(note())
+                .arg(dry_run()),
+        )
+        .subcommand(
+            subcommand("unpin", "Lets a backup be removed again when its time comes")
+                .arg(backup_name())
+                .arg(dry_run()),
+        )
+        .subcommand(
+            subcommand(
+                "cleanup",
+                "Removes the backups that retention lets go, and says why each goes or stays",
+            )
+            .arg(dry_run()),
+        )
         .arg(json())
 }
 
 fn export_command() -> Command {
     subcommand("export", "Writes a backup as one archive that tar and PostgreSQL alone can restore")
-        .arg(
-            Arg::new("name")
-                .value_name("NAME|latest")
-                .required(true)
-                .help("The backup, or the newest good one"),
-        )
+        .arg(backup_name())
         .arg(
             Arg::new("file")
                 .value_name("FILE")
@@ -121,26 +151,12 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         ("show", Some(name)) => show(&find(&tools, name)?, ui),
         ("restore", Some(name)) => restore_backup(arguments, &tools, &find(&tools, name)?, ui),
         ("undo", _) => undo(arguments, &tools, ui),
+        ("verify", None) => verifying::run(arguments, &tools, None, ui),
+        ("verify", Some(name)) => verifying::run(arguments, &tools, Some(&find(&tools, name)?), ui),
+        ("pin", Some(name)) => backing_up::pin(arguments, &tools, find(&tools, name)?.name, ui),
+        ("unpin", Some(name)) => backing_up::unpin(arguments, &tools, find(&tools, name)?.name, ui),
         ("cleanup", _) => backing_up::cleanup(arguments, &tools, ui),
         (other, _) => Err(Failure::new(Kind::Usage, format!("there is no subcommand '{other}'")).into()),
-    }
-}
-
-fn backup_named(arguments: &ArgMatches) -> Result<Option<BackupName>, Failure> {
-    let Ok(Some(name)) = arguments.try_get_one::<String>("name") else { return Ok(None) };
-    let parsed: Result<BackupName, _> = name.parse();
-    parsed.map(Some).map_err(|error| {
-        Failure::new(Kind::NoSuchBackup, error.to_string()).hint("`backup-postgresql list` shows the names")
-    })
-}
-
-fn find(tools: &Tools, name: BackupName) -> anyhow::Result<BackupSummary> {
-    if let Some(repository) = tools.repository()? {
-        Ok(repository.find(name)?)
-    } else {
-        let place = tools.settings.backup_directory.display();
-        Err(Failure::new(Kind::NoSuchBackup, format!("there is no backup {name}: '{place}' has none at all"))
-            .into())
     }
 }
 
@@ -172,8 +188,18 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
         format!("new when made      {}", format::bytes(backup.stored_bytes)),
     ];
     lines.extend(backup.note.iter().map(|note| format!("note               {note}")));
+    lines.extend(
+        backup.pin.iter().map(|pin| format!("pinned             {}", pin.note.as_deref().unwrap_or("yes"))),
+    );
+    lines.push(format!("verified           {}", verified_of(backup)));
     for page in &backup.damaged_pages {
         lines.push(format!("damaged            {page}"));
+    }
+    if let Some(proof) = backup.verification.proof() {
+        lines.extend(proof.complaints().map(|complaint| format!("not proven         {complaint}")));
+    }
+    for piece in backup.verification.verdict().iter().flat_map(|verdict| &verdict.damage) {
+        lines.push(format!("damaged            {piece}{}", files_of(piece)));
     }
     ui.data(&lines.join("\n"))?;
     Ok(0)
@@ -219,5 +245,5 @@ fn undo(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     if !is_given(arguments, "dry-run") {
         backing_up::store_what_was_set_aside(tools, ui)?;
     }
-    restore_backup(arguments, tools, &find(tools, name)?, ui)
+    restore_backup(arguments, tools, &find(tools, Wanted::Named(name))?, ui)
 }

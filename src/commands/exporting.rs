@@ -2,6 +2,7 @@
 
 use super::arguments::is_given;
 use super::context::Workplace;
+use super::finding::{Wanted, backup_named, find};
 use super::privileges::{Directories, as_postgres, drop_privileges};
 use anyhow::Context;
 use clap::ArgMatches;
@@ -11,7 +12,7 @@ use pgbox::execute::export::{
     self, BundleFormat, ExportOptions, Exported, default_file_name, ensure_enough_space, ensure_exportable,
 };
 use pgbox::format;
-use pgbox::plan::{BackupKind, BackupName, BackupSummary};
+use pgbox::plan::{BackupKind, BackupSummary};
 use pgbox::repository::Repository;
 use pgbox::settings::Settings;
 use pgbox::sys::{Existing, OutputFile, disk_space, standard_output};
@@ -22,14 +23,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The word for the newest backup.
-pub(super) const LATEST: &str = "latest";
 /// The name of the standard output or input.
 pub(super) const STANDARD_STREAM: &str = "-";
 
 /// What was asked for.
 struct Request {
-    backup: Option<BackupName>,
+    backup: Wanted,
     file: Option<PathBuf>,
     format: Option<BundleFormat>,
     existing: Existing,
@@ -37,14 +36,7 @@ struct Request {
 
 impl Request {
     fn read(arguments: &ArgMatches, ui: &Ui) -> Result<Self, Failure> {
-        let name = arguments.get_one::<String>("name").map_or(LATEST, String::as_str);
-        let backup = match name {
-            LATEST => None,
-            name => Some(name.parse().map_err(|error: pgbox::plan::ParseBackupNameError| {
-                Failure::new(Kind::NoSuchBackup, error.to_string())
-                    .hint("`backup-postgresql list` shows the names; `latest` is the newest good one")
-            })?),
-        };
+        let backup = backup_named(arguments)?.unwrap_or(Wanted::Latest);
         let file = arguments.get_one::<PathBuf>("file").cloned();
         if file.as_deref() == Some(Path::new(STANDARD_STREAM)) && ui.is_json() {
             let message = "cannot write both the bundle and JSON to standard output";
@@ -97,7 +89,7 @@ pub(super) fn export(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> an
     if request.is_stream() {
         drop_privileges(settings, ui, Directories::LeaveAlone)?;
     }
-    let backup = as_postgres(|| find(settings, ui, request.backup))??;
+    let backup = as_postgres(|| find_exportable(settings, ui, request.backup))??;
     tell_flaws(&backup, ui);
     let interruption = Interruption::watch()?;
     let done = if request.is_stream() {
@@ -117,14 +109,11 @@ struct Scene<'a> {
     interruption: &'a Interruption,
 }
 
-fn find(settings: &Settings, ui: &Ui, name: Option<BackupName>) -> anyhow::Result<BackupSummary> {
+fn find_exportable(settings: &Settings, ui: &Ui, wanted: Wanted) -> anyhow::Result<BackupSummary> {
     let workplace = Workplace::open(settings, ui)?;
     let tools = workplace.tools();
+    let backup = find(&tools, wanted)?;
     let repository = opened(&tools)?;
-    let backup = match name {
-        Some(name) => repository.find(name)?,
-        None => export::latest(&repository.backups()?).cloned().ok_or_else(|| no_backup(&tools))?,
-    };
     ensure_exportable(&backup, repository)?;
     Ok(backup)
 }

@@ -63,8 +63,11 @@ pub(super) fn command() -> Command {
         )
         .subcommand(subcommand("restart", "Stops the server and starts it again").arg(dry_run()))
         .subcommand(
-            subcommand("cleanup", "Removes backups beyond MAX_BACKUPS, and says why each goes or stays")
-                .arg(dry_run()),
+            subcommand(
+                "cleanup",
+                "Removes the backups that retention lets go, and says why each goes or stays",
+            )
+            .arg(dry_run()),
         )
         // What start-services runs as the server's user when it has stopped the server; of no use to a person.
         .subcommand(subcommand("seal", "Notes the files of a server that has just stopped").hide(true))

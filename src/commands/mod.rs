@@ -9,6 +9,7 @@ mod backup_postgresql;
 mod check;
 mod context;
 mod exporting;
+mod finding;
 mod importing;
 mod init_postgresql;
 mod install;
@@ -19,6 +20,7 @@ mod privileges;
 mod repairing;
 mod start_services;
 mod status;
+mod verifying;
 
 use clap::{ArgMatches, Command};
 use pgbox::error::{Failure, Kind, kind_of};

@@ -4,7 +4,7 @@ use super::Tools;
 use crate::cluster::history;
 use crate::pg::SystemIdentifier;
 use crate::pg::control_file::{self, ControlFile};
-use crate::plan::{BackupName, RetentionPlan, RetentionPolicy, retention};
+use crate::plan::{BackupName, KeptPeriods, RetentionPlan, RetentionPolicy, retention};
 use crate::repository::{Repository, SweepReport};
 use crate::sys::ReadRoot;
 use anyhow::Context;
@@ -13,7 +13,12 @@ use anyhow::Context;
 pub fn plan_cleanup(tools: &Tools, repository: &Repository) -> anyhow::Result<RetentionPlan> {
     let backups = repository.backups().context("list the backups")?;
     let max_backups = usize::try_from(tools.settings.max_backups)?;
-    let policy = RetentionPolicy { max_backups, restored_from: restored_from(tools) };
+    let periods = KeptPeriods {
+        daily: usize::try_from(tools.settings.keep_daily)?,
+        weekly: usize::try_from(tools.settings.keep_weekly)?,
+        monthly: usize::try_from(tools.settings.keep_monthly)?,
+    };
+    let policy = RetentionPolicy { max_backups, periods, restored_from: restored_from(tools) };
     Ok(retention(&backups, &policy, current_system(tools)))
 }
 

@@ -27,6 +27,7 @@ mod staging;
 pub mod start;
 pub mod stop;
 pub mod takeover;
+pub mod verify;
 
 use crate::cluster::binaries::Installation;
 use crate::cluster::server::StartError;

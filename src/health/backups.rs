@@ -1,13 +1,65 @@
-//! How old the newest backup is.
+//! How old the newest backup is, and what verifications found.
 
 use super::Check;
 use crate::execute::Tools;
-use crate::plan::{BackupKind, BackupSummary};
+use crate::plan::{BackupKind, BackupSummary, Verification};
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// Checks that there is a good backup, not older than it should be.
 pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) {
     checks.push(verdict(tools, now));
+    if let Ok(Some(repository)) = tools.repository()
+        && let Ok(backups) = repository.backups()
+    {
+        checks.push(verification(&backups, now));
+    }
+}
+
+/// What the verdicts beside the backups say.
+fn verification(backups: &[BackupSummary], now: DateTime<Utc>) -> Check {
+    const NAME: &str = "backup-verification";
+    let names = |is_meant: &dyn Fn(&Verification) -> bool| -> Vec<String> {
+        let meant = backups.iter().filter(|backup| is_meant(&backup.verification));
+        meant.map(|backup| backup.name.to_string()).collect()
+    };
+    let damaged = names(&Verification::is_damaged);
+    if !damaged.is_empty() {
+        let remedy = "`backup-postgresql show NAME` names what; `backup-postgresql create` stores it anew, and \
+                      `backup-postgresql verify --all` looks again";
+        return Check::issue(NAME, format!("damaged: {}", damaged.join(", ")), remedy);
+    }
+    let unreadable = names(&|verification| matches!(verification, Verification::Unreadable { .. }));
+    if !unreadable.is_empty() {
+        let summary = format!("the verdict on {} cannot be read", unreadable.join(", "));
+        return Check::warning(NAME, summary, "`backup-postgresql verify --all` reaches a new one");
+    }
+    let time = |backup: &BackupSummary| backup.verification.verdict().map(|verdict| verdict.verified_at);
+    let failed: Vec<&BackupSummary> = backups
+        .iter()
+        .filter(|backup| backup.verification.proof().is_some_and(|proof| !proof.is_passed()))
+        .collect();
+    if let Some(newest) = failed.first() {
+        let summary = format!("not all is well in {}, restored and recovered", newest.name);
+        return Check::issue(
+            NAME,
+            summary,
+            "`backup-postgresql show NAME` names what; see to the server's own data, too",
+        );
+    }
+    match backups.iter().filter_map(|backup| Some((time(backup)?, backup.name))).max() {
+        Some((time, name)) => {
+            let hours = (now - time).num_hours();
+            let proofs = backups
+                .iter()
+                .filter_map(|backup| Some((backup.verification.proof()?.proven_at, backup.name)));
+            let proven = proofs.max().map_or_else(
+                || "none was proven".to_owned(),
+                |(time, name)| format!("{name} was proven {} h ago", (now - time).num_hours()),
+            );
+            Check::ok(NAME, format!("{name} was found sound {hours} h ago; {proven}"))
+        }
+        None => Check::ok(NAME, "no backup was verified yet; `backup-postgresql verify latest` does"),
+    }
 }
 
 fn verdict(tools: &Tools, now: DateTime<Utc>) -> Check {

@@ -5,10 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Local, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeZone, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::diagnosis::RelationName;
+use super::verification::Verification;
 use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
 
 /// What a directory in the repository is a copy of.
@@ -79,6 +80,11 @@ impl BackupName {
         // In the hour that is repeated when summer time ends, the earlier one; in the one that is skipped, UTC.
         let local = Local.from_local_datetime(&self.time).earliest();
         local.map_or_else(|| self.time.and_utc(), |time| time.with_timezone(&Utc))
+    }
+
+    /// The local day on which the backup was begun.
+    pub fn date(self) -> NaiveDate {
+        self.time.date()
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -232,6 +238,21 @@ pub struct BackupSummary {
     pub condition: Condition,
     /// What a person or pgbox said of it.
     pub note: Option<String>,
+    /// What is known of its soundness. It stands in a file of its own, since the document never changes.
+    #[serde(default, skip_serializing_if = "Verification::is_never")]
+    pub verification: Verification,
+    /// That it is not to be removed, if a person said so. It stands in a file of its own, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
+}
+
+/// A person's word that a backup is not to be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// When it was given; `None` where the pin cannot be read.
+    pub pinned_at: Option<DateTime<Utc>>,
+    /// Why.
+    pub note: Option<String>,
 }
 
 impl BackupSummary {
@@ -257,12 +278,27 @@ impl BackupSummary {
             damaged_pages: Vec::new(),
             condition: Condition::Complete,
             note: None,
+            verification: Verification::Never,
+            pin: None,
         }
     }
 
-    /// Whether it is a complete copy without known damage.
+    /// Whether it is a complete copy without known damage. One whose verdict cannot be read may have any,
+    /// and one that was not proven has some.
     pub fn is_good(&self) -> bool {
-        self.is_complete() && self.damaged_pages.is_empty()
+        let is_doubtful = matches!(self.verification, Verification::Unreadable { .. });
+        let has_failed = self.verification.proof().is_some_and(|proof| !proof.is_passed());
+        self.is_usable() && self.damaged_pages.is_empty() && !is_doubtful && !has_failed
+    }
+
+    /// Whether it is good, and was seen to be so by a verification.
+    pub fn is_verified(&self) -> bool {
+        self.is_good() && self.verification.verdict().is_some()
+    }
+
+    /// Whether it can be restored from: it can be read, and its newest verdict is not that it is damaged.
+    pub fn is_usable(&self) -> bool {
+        self.is_complete() && !self.verification.is_damaged()
     }
 
     /// Whether it can be read, damaged pages or not.

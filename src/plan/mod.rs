@@ -2,6 +2,7 @@
 
 pub mod backups;
 pub mod diagnosis;
+pub mod periods;
 pub mod policy;
 pub mod recovery;
 pub mod restore;
@@ -9,14 +10,20 @@ pub mod retention;
 pub mod selection;
 #[cfg(test)]
 mod tests;
+pub mod verification;
 mod words;
 
 pub use backups::{
-    BackupFormat, BackupKind, BackupName, BackupSummary, Condition, DamagedPage, ParseBackupNameError,
+    BackupFormat, BackupKind, BackupName, BackupSummary, Condition, DamagedPage, ParseBackupNameError, Pin,
 };
 pub use diagnosis::{
     ClusterCondition, Diagnosis, Extent, FileContent, Finding, Journal, Phase, Presence, RelationName,
     Remedy, Severity,
 };
+pub use periods::KeptPeriods;
 pub use policy::RecoveryPolicy;
 pub use retention::{Decision, RetentionPlan, RetentionPolicy, Verdict, retention};
+pub use verification::{
+    Damage, DamageCode, DamagedFile, IndexCheck, Judgement, Observed, Proof, Verification,
+    VerificationVerdict, judge,
+};

@@ -5,7 +5,7 @@ use super::diagnosis::{ClusterCondition, Diagnosis, Presence};
 use super::recovery::{
     Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step,
 };
-use super::selection::free_name;
+use super::selection::{free_name, newest_first};
 use crate::pg::MajorVersion;
 
 /// Decides how to put a backup in the place of the present data.
@@ -21,7 +21,7 @@ pub fn restore(
     installed: MajorVersion,
     circumstances: &Circumstances,
 ) -> Result<Plan, Refusal> {
-    refuse(backup, diagnosis, installed)?;
+    refuse(backup, diagnosis, installed, circumstances.backups)?;
     let mut steps = Vec::new();
     if let Presence::Running { pid } = diagnosis.presence {
         let reason = "nothing may use the data directory while it is replaced".to_owned();
@@ -51,7 +51,37 @@ pub fn restore(
     })
 }
 
-fn refuse(backup: &BackupSummary, diagnosis: &Diagnosis, installed: MajorVersion) -> Result<(), Refusal> {
+/// A backup that a verification found damaged would fail halfway; a better one is named.
+fn refuse_damaged(backup: &BackupSummary, backups: &[BackupSummary]) -> Result<(), Refusal> {
+    let Some(damage) = backup.verification.verdict().and_then(|verdict| verdict.damage.first()) else {
+        return Ok(());
+    };
+    let is_of_same = |other: &&BackupSummary| {
+        other.name != backup.name && other.system_identifier == backup.system_identifier && other.is_good()
+    };
+    let good: Vec<&BackupSummary> =
+        newest_first(backups, None).into_iter().filter(|other| is_of_same(other)).collect();
+    let older = good.iter().find(|other| other.age_key() < backup.age_key());
+    let hint = match older.or(good.first()) {
+        Some(other) => format!("{} is good: restore that one. Nothing was changed.", other.name),
+        None => "no other backup of this cluster is good. Nothing was changed.".to_owned(),
+    };
+    Err(Refusal {
+        reason: format!("a verification found {} damaged: {damage}", backup.name),
+        hint: format!(
+            "{hint} If its disk is back, `backup-postgresql verify {}` takes the verdict back",
+            backup.name
+        ),
+        is_busy: false,
+    })
+}
+
+fn refuse(
+    backup: &BackupSummary,
+    diagnosis: &Diagnosis,
+    installed: MajorVersion,
+    backups: &[BackupSummary],
+) -> Result<(), Refusal> {
     let refusal =
         |reason: String, hint: &str, is_busy| Err(Refusal { reason, hint: hint.to_owned(), is_busy });
     let path = diagnosis.data_directory.display();
@@ -67,6 +97,7 @@ fn refuse(backup: &BackupSummary, diagnosis: &Diagnosis, installed: MajorVersion
         let reason = format!("{} cannot be read: {reason}", backup.name);
         return refusal(reason, "choose another of `backup-postgresql list`. Nothing was changed.", false);
     }
+    refuse_damaged(backup, backups)?;
     if let Some(version) = backup.major_version
         && version != installed
     {

@@ -9,7 +9,7 @@ use crate::pg::{Lsn, TimelineId};
 
 /// The backups that fit a cluster, the best first: those of its own history before those of a branch that a
 /// restore left, good ones before those with damaged pages, newer ones before older ones. One of another cluster
-/// never fits, nor one that cannot be read.
+/// never fits, nor one that cannot be read or was found damaged by a verification.
 pub fn newest_first<'a>(
     backups: &'a [BackupSummary],
     identity: Option<&ClusterIdentity>,
@@ -28,7 +28,7 @@ pub fn newest_first<'a>(
     };
     let mut usable: Vec<&BackupSummary> = backups
         .iter()
-        .filter(|backup| backup.name.kind() == BackupKind::Backup && backup.is_complete())
+        .filter(|backup| backup.name.kind() == BackupKind::Backup && backup.is_usable())
         .filter(fits)
         .collect();
     let is_of_history =
@@ -63,14 +63,22 @@ pub fn free_name(kind: BackupKind, diagnosis: &Diagnosis, circumstances: &Circum
     name
 }
 
-/// A backup of a cluster that is there and cannot be read, and why.
+/// A backup of a cluster that is there and is not restored from, and why: it cannot be read, or a verification found it
+/// damaged.
 pub(super) fn unreadable(backup: &BackupSummary) -> Option<(&BackupSummary, &str)> {
-    match &backup.condition {
-        Condition::Unreadable { reason } if backup.name.kind() == BackupKind::Backup => {
-            Some((backup, reason))
-        }
-        _ => None,
+    if backup.name.kind() != BackupKind::Backup {
+        return None;
     }
+    if let Condition::Unreadable { reason } = &backup.condition {
+        return Some((backup, reason));
+    }
+    let damage = backup.verification.verdict()?.damage.first()?;
+    Some((backup, &damage.problem))
+}
+
+/// The backup that `latest` means for a restore: the newest good one, else the newest that can be restored from.
+pub fn latest(backups: &[BackupSummary]) -> Option<&BackupSummary> {
+    newest_first(backups, None).first().copied()
 }
 
 /// A backup as a source, with the surviving WAL that follows it.

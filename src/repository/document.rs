@@ -13,7 +13,8 @@ pub(super) const DOCUMENT_FILE: &str = "backup.json";
 /// A document is far smaller; a file that is larger is something else.
 pub(super) const MAXIMUM_SIZE_BYTES: u64 = 16 * 1024 * 1024;
 
-const OWN_HASH: &str = "blake3";
+/// The field of the hash of all other fields.
+pub(super) const OWN_HASH: &str = "blake3";
 const TABLE_HASH: &str = "files_blake3";
 
 /// Why a document cannot be believed.
@@ -32,23 +33,33 @@ pub(super) fn encode(summary: &BackupSummary, table_hash: Digest) -> Result<Vec<
     let mut document = serde_json::to_value(summary)?;
     let fields = document.as_object_mut().ok_or(DocumentError::NoHash)?;
     fields.insert(TABLE_HASH.to_owned(), serde_json::to_value(table_hash)?);
-    let own_hash = hash_of(&document)?;
-    if let Some(fields) = document.as_object_mut() {
-        fields.insert(OWN_HASH.to_owned(), serde_json::to_value(own_hash)?);
-    }
-    let mut text = serde_json::to_vec_pretty(&document)?;
+    seal(document)
+}
+
+/// Adds its own hash to an object, and writes it, readable.
+pub(super) fn seal(mut object: Value) -> Result<Vec<u8>, DocumentError> {
+    let own_hash = hash_of(&object)?;
+    let fields = object.as_object_mut().ok_or(DocumentError::NoHash)?;
+    fields.insert(OWN_HASH.to_owned(), serde_json::to_value(own_hash)?);
+    let mut text = serde_json::to_vec_pretty(&object)?;
     text.push(b'\n');
     Ok(text)
 }
 
-/// Reads a document, and returns it with the hash of the file table.
-pub(super) fn decode(bytes: &[u8]) -> Result<(BackupSummary, Digest), DocumentError> {
-    let mut document: Value = serde_json::from_slice(bytes)?;
-    let fields = document.as_object_mut().ok_or(DocumentError::NoHash)?;
+/// Reads what [`seal`] wrote, without the hash.
+pub(super) fn unseal(bytes: &[u8]) -> Result<Value, DocumentError> {
+    let mut object: Value = serde_json::from_slice(bytes)?;
+    let fields = object.as_object_mut().ok_or(DocumentError::NoHash)?;
     let own_hash: Digest = serde_json::from_value(fields.remove(OWN_HASH).ok_or(DocumentError::NoHash)?)?;
-    if hash_of(&document)? != own_hash {
+    if hash_of(&object)? != own_hash {
         return Err(DocumentError::WrongHash);
     }
+    Ok(object)
+}
+
+/// Reads a document, and returns it with the hash of the file table.
+pub(super) fn decode(bytes: &[u8]) -> Result<(BackupSummary, Digest), DocumentError> {
+    let document = unseal(bytes)?;
     let table_hash = document.get(TABLE_HASH).cloned().ok_or(DocumentError::NoHash)?;
     Ok((serde_json::from_value(document)?, serde_json::from_value(table_hash)?))
 }

@@ -1,6 +1,7 @@
 //! Which chunks the repository has, and where: put together from the ends of all packs.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 
 use super::chunk::ChunkId;
@@ -13,6 +14,8 @@ use crate::sys::{EntryKind, ReadRoot};
 pub(super) struct DamagedPack {
     pub(super) id: PackId,
     pub(super) reason: String,
+    /// Whether the disk did not give it, which says nothing about what is on it.
+    pub(super) is_unreadable: bool,
 }
 
 /// Where a chunk is.
@@ -37,6 +40,8 @@ struct Place {
 pub(super) struct ChunkIndex {
     packs: Vec<PackId>,
     chunks: HashMap<ChunkId, Place>,
+    /// Further copies of chunks that were stored anew since a pack that has them was found damaged.
+    copies: HashMap<ChunkId, Vec<Place>>,
     damaged: Vec<DamagedPack>,
 }
 
@@ -50,7 +55,11 @@ impl ChunkIndex {
             let file = root.open_file(&path).map_err(attempting("open", root.path().join(&path)))?;
             match read_index(&file) {
                 Ok(entries) => index.add(id, &entries),
-                Err(error) => index.damaged.push(DamagedPack { id, reason: error.to_string() }),
+                Err(error) => index.damaged.push(DamagedPack {
+                    id,
+                    is_unreadable: error.is_unreadable(),
+                    reason: error.to_string(),
+                }),
             }
         }
         Ok(index)
@@ -62,16 +71,29 @@ impl ChunkIndex {
         self.chunks.reserve(entries.len());
         for entry in entries {
             let PackEntry { chunk, offset, stored_size_bytes, raw_size_bytes } = *entry;
-            self.chunks.insert(chunk, Place { pack_number, stored_size_bytes, raw_size_bytes, offset });
+            let place = Place { pack_number, stored_size_bytes, raw_size_bytes, offset };
+            match self.chunks.entry(chunk) {
+                Entry::Vacant(entry) => _ = entry.insert(place),
+                Entry::Occupied(_) => self.copies.entry(chunk).or_default().push(place),
+            }
         }
     }
 
-    pub(super) fn contains(&self, chunk: &ChunkId) -> bool {
-        self.chunks.contains_key(chunk)
+    /// Whether a pack other than the `distrusted` ones has a chunk.
+    pub(super) fn contains_outside(&self, chunk: &ChunkId, distrusted: &HashSet<PackId>) -> bool {
+        if distrusted.is_empty() {
+            return self.chunks.contains_key(chunk);
+        }
+        self.find_all(chunk).any(|location| !distrusted.contains(&location.pack))
     }
 
-    pub(super) fn find(&self, chunk: &ChunkId) -> Option<Location> {
-        let place = self.chunks.get(chunk)?;
+    /// Every copy of a chunk.
+    pub(super) fn find_all(&self, chunk: &ChunkId) -> impl Iterator<Item = Location> {
+        let copies = self.copies.get(chunk).into_iter().flatten();
+        self.chunks.get(chunk).into_iter().chain(copies).filter_map(|place| self.location(place))
+    }
+
+    fn location(&self, place: &Place) -> Option<Location> {
         Some(Location {
             pack: *self.packs.get(place.pack_number as usize)?,
             offset: place.offset,

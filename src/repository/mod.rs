@@ -3,7 +3,9 @@
 //! ```text
 //! repository.json             format version, id, chunk size
 //! lock                        held while backups are written or removed, shared while they are read
-//! data_20261120_114010/       one backup: files.zst (what it holds) and backup.json (what it is; written last)
+//! data_20261120_114010/       one backup: files.zst (what it holds) and backup.json (what it is; written last);
+//!                             verification.json (the newest verdict on it, if it was ever verified)
+//! data_20261120_114010.pin    that it is not to be removed, if a person said so
 //! packs/ab/ab….pack           the chunks of all backups, each once
 //! ```
 //! A backup counts once its `backup.json` is there, needs no other backup, and is never changed. Everything that is
@@ -15,10 +17,14 @@ mod document;
 mod error;
 mod index;
 mod pack;
+mod pins;
 mod reader;
 mod removal;
+mod repack;
+mod scan;
 mod script_copy;
 mod table;
+mod verdict;
 mod writer;
 
 use std::io::Read;
@@ -31,12 +37,13 @@ pub use chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, ParseDigestError};
 pub use error::RepositoryError;
 pub use reader::{BackupReader, FileReader};
 pub use removal::SweepReport;
+pub use scan::{ChunkFault, FaultyChunk, PackScan};
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};
 pub use writer::BackupWriter;
 
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
 use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of};
-use document::DOCUMENT_FILE;
+use document::{DOCUMENT_FILE, DocumentError};
 use error::{attempting, lock_error};
 use writer::free_name;
 
@@ -121,7 +128,8 @@ impl Repository {
             chunk_size_bytes: chunk::CHUNK_SIZE,
             created: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
         };
-        let text = serde_json::to_vec_pretty(&identity).map_err(std::io::Error::other);
+        let object = serde_json::to_value(&identity).map_err(std::io::Error::other);
+        let text = object.and_then(|object| document::seal(object).map_err(std::io::Error::other));
         text.and_then(|text| self.root.write_durably(IDENTITY_FILE, &text))
             .map_err(attempting("write", path))?;
         Ok(identity)
@@ -196,6 +204,15 @@ impl Repository {
         BackupReader::open(&self.root, self.find(name)?)
     }
 
+    /// Reads the table of a backup, checked by its hash.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] when `backup.json` or the table is not what was written; another one when they
+    /// could not be read.
+    pub fn entries(&self, name: BackupName) -> Result<Vec<TableEntry>, RepositoryError> {
+        Ok(reader::read_table(&self.root, name)?.entries)
+    }
+
     /// Begins a backup that is called `name`, or by the next name of the same second when that is taken. It holds
     /// the repository's lock until it is finished or dropped.
     ///
@@ -205,6 +222,15 @@ impl Repository {
         let lock = self.lock_exclusively("writing a backup")?;
         let name = free_name(&self.root, name)?;
         BackupWriter::begin(self, name, lock)
+    }
+
+    fn exists(&self, path: &str) -> Result<bool, RepositoryError> {
+        let facts = self.root.facts(path).map_err(attempting("read", self.root.path().join(path)))?;
+        Ok(facts.is_some())
+    }
+
+    fn has_verdict(&self, name: BackupName) -> Result<bool, RepositoryError> {
+        self.exists(&format!("{name}/{}", verdict::VERDICT_FILE))
     }
 
     fn backup_directories(&self) -> Result<Vec<BackupName>, RepositoryError> {
@@ -220,9 +246,21 @@ impl Repository {
 
     /// What is known of one directory; `None` when it is no finished backup.
     fn summarise(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
+        let summary = self.summarise_unpinned(name)?;
+        Ok(summary.map(|summary| BackupSummary { pin: pins::read(&self.root, name), ..summary }))
+    }
+
+    fn summarise_unpinned(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
         let path = format!("{name}/{DOCUMENT_FILE}");
         match self.root.read_bounded(&path, document::MAXIMUM_SIZE_BYTES) {
-            Ok(bytes) => Ok(Some(summary_of(name, &bytes))),
+            Ok(bytes) => {
+                let verification = verdict::read(&self.root, name);
+                Ok(Some(BackupSummary { verification, ..summary_of(name, &bytes) }))
+            }
+            // Only a backup that was finished once has a verdict.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.has_verdict(name)? => {
+                Ok(Some(unreadable(name, format!("{DOCUMENT_FILE} is gone"))))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let copy = script_copy::find_data_directory(&self.root, name)?;
                 Ok(copy.map(|directory| script_copy::summarise(&self.root, name, &directory)))
@@ -247,16 +285,32 @@ fn unreadable(name: BackupName, reason: String) -> BackupSummary {
 
 fn read_identity(root: &StoreRoot) -> Result<Option<RepositoryIdentity>, RepositoryError> {
     let path = root.path().join(IDENTITY_FILE);
-    let Some(text) = root.read_text(IDENTITY_FILE, 65_536).map_err(attempting("read", &path))? else {
-        return Ok(None);
+    let bytes = match root.read_bounded(IDENTITY_FILE, 65_536) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(attempting("read", &path)(error)),
     };
-    let identity: RepositoryIdentity = serde_json::from_str(&text)
-        .map_err(|error| RepositoryError::damaged(format!("'{}' is damaged: {error}", path.display())))?;
+    let damaged = |error: &dyn std::fmt::Display| {
+        RepositoryError::damaged(format!("'{}' is damaged: {error}", path.display()))
+    };
+    let object = identity_object(&bytes).map_err(|error| damaged(&error))?;
+    let identity: RepositoryIdentity = serde_json::from_value(object).map_err(|error| damaged(&error))?;
     if identity.format != FORMAT || identity.chunk_size_bytes as usize != CHUNK_SIZE_BYTES {
         let path = root.path().to_path_buf();
         return Err(RepositoryError::UnknownFormat { path, found: identity.format, known: FORMAT });
     }
     Ok(Some(identity))
+}
+
+/// The fields of `repository.json`, checked by their hash. The first repositories have none, and no other field either:
+/// one whose name was hit is not taken for theirs.
+fn identity_object(bytes: &[u8]) -> Result<serde_json::Value, DocumentError> {
+    const FIELDS_WITHOUT_HASH: usize = 4;
+    let object: serde_json::Value = serde_json::from_slice(bytes)?;
+    let is_first = object.as_object().is_some_and(|fields| {
+        fields.len() == FIELDS_WITHOUT_HASH && !fields.contains_key(document::OWN_HASH)
+    });
+    if is_first { Ok(object) } else { document::unseal(bytes) }
 }
 
 /// Whether a lock file could not be made because the directory, or the whole mount, is not to be written.

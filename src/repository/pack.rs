@@ -111,6 +111,13 @@ pub(super) enum PackIndexError {
     BadIndex,
 }
 
+impl PackIndexError {
+    /// Whether the disk did not give it, which says nothing about what is on it.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof)
+    }
+}
+
 /// Reads the index of a pack from its end.
 pub(super) fn read_index(file: &File) -> Result<Vec<PackEntry>, PackIndexError> {
     let size = file.metadata()?.len();

@@ -13,7 +13,7 @@ use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, decompress};
 use super::document::{self, DOCUMENT_FILE};
 use super::error::{RepositoryError, attempting};
 use super::index::{ChunkIndex, Location, open_pack};
-use super::pack::PackId;
+use super::pack::{PackId, pack_path};
 use super::script_copy;
 use super::table::{EntryContent, TABLE_FILE, Table, TableEntry, TableHeader};
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
@@ -230,15 +230,26 @@ struct PackReader {
 
 impl PackReader {
     fn read(&self, chunk: &ChunkId, raw: &mut Vec<u8>) -> Result<(), ReadError> {
-        let location = self.index.find(chunk).ok_or_else(|| self.missing(chunk))?;
-        let pack = self.pack(&location.pack).map_err(ReadError::Repository)?;
-        let damaged =
-            |what: String| ReadError::Damaged(format!("chunk {chunk} in pack {}: {what}", location.pack));
-        read_frame(&pack, location, raw).map_err(|error| damaged(error.to_string()))?;
-        if ChunkId::of(raw) != *chunk {
-            return Err(damaged("its content is not what was stored".to_owned()));
+        let mut answer = None;
+        for location in self.index.find_all(chunk) {
+            match self.read_copy(chunk, location, raw) {
+                Ok(()) => return Ok(()),
+                Err(error) => answer = answer.or(Some(error)),
+            }
         }
-        Ok(())
+        Err(answer.unwrap_or_else(|| self.missing(chunk)))
+    }
+
+    fn read_copy(&self, chunk: &ChunkId, location: Location, raw: &mut Vec<u8>) -> Result<(), ReadError> {
+        let pack = self.pack(&location.pack).map_err(ReadError::Repository)?;
+        let frame = read_frame(&pack, location).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => damaged_chunk(chunk, location, "the pack is cut short"),
+            _ => ReadError::Repository(attempting("read", self.root.path().join(pack_path(&location.pack)))(
+                error,
+            )),
+        })?;
+        unpack(chunk, &frame, location.raw_size_bytes, raw)
+            .map_err(|what| damaged_chunk(chunk, location, &what))
     }
 
     fn missing(&self, chunk: &ChunkId) -> ReadError {
@@ -263,10 +274,25 @@ impl PackReader {
     }
 }
 
-fn read_frame(pack: &File, location: Location, raw: &mut Vec<u8>) -> io::Result<()> {
+fn damaged_chunk(chunk: &ChunkId, location: Location, what: &str) -> ReadError {
+    ReadError::Damaged(format!("chunk {chunk} in pack {}: {what}", location.pack))
+}
+
+fn read_frame(pack: &File, location: Location) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; location.stored_size_bytes as usize];
     pack.read_exact_at(&mut frame, location.offset)?;
-    decompress(&frame, location.raw_size_bytes as usize, raw)
+    Ok(frame)
+}
+
+/// Brings the chunk out of its frame and checks it by its hash; says in words what is wrong with it.
+pub(super) fn unpack(
+    chunk: &ChunkId,
+    frame: &[u8],
+    raw_size_bytes: u32,
+    raw: &mut Vec<u8>,
+) -> Result<(), String> {
+    decompress(frame, raw_size_bytes as usize, raw).map_err(|error| error.to_string())?;
+    if ChunkId::of(raw) == *chunk { Ok(()) } else { Err("its content is not what was stored".to_owned()) }
 }
 
 fn reopened(root: &ReadRoot, path: &str) -> Result<ReadRoot, RepositoryError> {

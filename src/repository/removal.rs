@@ -1,7 +1,7 @@
-//! Removing backups, and what nothing refers to any more.
+//! Removing backups, and what nothing refers to any more. What is little referred to, `repack` sees to.
 //!
 //! A backup leaves the list in one rename, which is made durable before anything of it is deleted. Packs are
-//! deleted whole, and only when the table of every backup that is left could be read: a pack that seems unused may
+//! deleted whole here, and only when the table of every backup that is left could be read: a pack that seems unused may
 //! otherwise belong to the one that could not.
 
 use std::collections::HashSet;
@@ -11,8 +11,10 @@ use super::document::DOCUMENT_FILE;
 use super::error::{RepositoryError, attempting};
 use super::index::{list_packs, open_pack};
 use super::pack::{PACK_SUFFIX, PACKS, TEMPORARY_SUFFIX, pack_path, read_index};
+use super::pins::PIN_SUFFIX;
 use super::reader::read_table;
 use super::table::{EntryContent, TABLE_FILE};
+use super::verdict::VERDICT_FILE;
 use super::{ExclusiveLock, Repository};
 use crate::plan::{BackupFormat, BackupName};
 use crate::sys::{Entry, EntryKind};
@@ -27,8 +29,12 @@ const DURABLE_TEMPORARY: &str = ".pgbox-";
 pub struct SweepReport {
     /// Packs that no backup referred to.
     pub removed_packs: usize,
-    /// What they held.
+    /// Packs of which less than half was needed, and that gave way to new ones.
+    pub repacked_packs: usize,
+    /// What they held that nobody needed.
     pub freed_bytes: u64,
+    /// Why packs of which little is needed were left, where there was no room to write new ones.
+    pub not_repacked_because: Option<String>,
     /// Unfinished or half-deleted backups.
     pub removed_directories: usize,
     /// Why no packs were looked at, where a backup could not be read.
@@ -55,13 +61,17 @@ impl Repository {
             .map_err(attempting("remove", &path))
     }
 
-    /// Deletes what is left of unfinished and removed backups, and every pack that no backup refers to.
+    /// Deletes what is left of unfinished and removed backups, and every pack that no backup refers to; of packs that
+    /// backups refer to little, what is needed moves to new ones.
     pub fn sweep(&self, _lock: &ExclusiveLock) -> Result<SweepReport, RepositoryError> {
         let mut report = SweepReport::default();
         self.sweep_directories(&mut report)?;
         self.sweep_temporary_packs()?;
         match self.referenced_chunks()? {
-            Ok(referenced) => self.sweep_packs(&referenced, &mut report)?,
+            Ok(referenced) => {
+                self.sweep_packs(&referenced, &mut report)?;
+                self.repack(&referenced, &mut report)?;
+            }
             Err(reason) => report.packs_kept_because = Some(reason),
         }
         Ok(report)
@@ -70,12 +80,39 @@ impl Repository {
     fn sweep_directories(&self, report: &mut SweepReport) -> Result<(), RepositoryError> {
         for entry in self.list_directory(".")? {
             let path = self.root().path().join(&entry.name);
-            if entry.name.contains(DURABLE_TEMPORARY) && entry.facts.kind == EntryKind::File {
+            if entry.facts.kind == EntryKind::File
+                && (entry.name.contains(DURABLE_TEMPORARY) || self.is_pin_of_nothing(&entry.name)?)
+            {
                 self.root().remove_file(&entry.name).map_err(attempting("remove", &path))?;
             } else if self.is_left_over(&entry)? {
                 self.root().remove_tree(&entry.name).map_err(attempting("remove", &path))?;
                 report.removed_directories += 1;
+            } else if entry.facts.kind == EntryKind::Directory && entry.name.parse::<BackupName>().is_ok() {
+                self.sweep_unfinished_verdicts(&entry.name)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Whether a file is the pin of a backup that a person removed.
+    fn is_pin_of_nothing(&self, file: &str) -> Result<bool, RepositoryError> {
+        let name = file.strip_suffix(PIN_SUFFIX).filter(|name| name.parse::<BackupName>().is_ok());
+        Ok(match name {
+            Some(name) => !self.exists(name)?,
+            None => false,
+        })
+    }
+
+    /// What a verification that was killed left under a temporary name.
+    fn sweep_unfinished_verdicts(&self, directory: &str) -> Result<(), RepositoryError> {
+        let is_left_over = |entry: &&Entry| {
+            entry.facts.kind == EntryKind::File
+                && entry.name.starts_with(VERDICT_FILE)
+                && entry.name.contains(DURABLE_TEMPORARY)
+        };
+        for entry in self.list_directory(directory)?.iter().filter(is_left_over) {
+            let path = format!("{directory}/{}", entry.name);
+            self.root().remove_file(&path).map_err(attempting("remove", self.root().path().join(&path)))?;
         }
         Ok(())
     }

@@ -26,6 +26,8 @@ pub struct BackupWriter<'r> {
     root: &'r StoreRoot,
     name: BackupName,
     index: ChunkIndex,
+    /// Packs that a verification found damaged: what is in them is stored anew.
+    distrusted: HashSet<PackId>,
     new_chunks: Mutex<HashSet<ChunkId>>,
     open_pack: Mutex<Option<PackBuilder>>,
     sealed: Mutex<Vec<PackId>>,
@@ -67,6 +69,7 @@ impl<'r> BackupWriter<'r> {
             root: repository.root(),
             name,
             index: ChunkIndex::load(repository.root())?,
+            distrusted: repository.damaged_packs()?,
             new_chunks: Mutex::default(),
             open_pack: Mutex::default(),
             sealed: Mutex::default(),
@@ -124,7 +127,7 @@ impl<'r> BackupWriter<'r> {
 
     /// Whether the repository had a chunk when this backup was begun.
     pub fn has_chunk(&self, chunk: &ChunkId) -> bool {
-        self.index.contains(chunk)
+        self.index.contains_outside(chunk, &self.distrusted)
     }
 
     /// Stores a chunk, unless the repository has it. May be called from many threads.
@@ -134,7 +137,7 @@ impl<'r> BackupWriter<'r> {
     pub fn store_chunk(&self, raw: &[u8]) -> Result<ChunkId, RepositoryError> {
         let id = ChunkId::of(raw);
         // Whoever adds the name stores the chunk: a second thread with the same one has nothing left to do.
-        if self.index.contains(&id) || !locked(&self.new_chunks).insert(id) {
+        if self.has_chunk(&id) || !locked(&self.new_chunks).insert(id) {
             return Ok(id);
         }
         self.noting_full(self.append(id, raw))?;

@@ -62,6 +62,12 @@ pub struct Settings {
     pub disabled_services: Vec<String>,
     /// How many backups are kept.
     pub max_backups: u32,
+    /// For how many days one good backup each is kept besides.
+    pub keep_daily: u32,
+    /// For how many weeks.
+    pub keep_weekly: u32,
+    /// For how many months.
+    pub keep_monthly: u32,
     /// How often a backup is made; `None` is never.
     pub backup_interval: Option<Duration>,
     /// How far recovery goes without a person.
@@ -129,6 +135,9 @@ impl Settings {
             services_directory: paths::directory(&source, &table::SERVICES_DIRECTORY)?,
             disabled_services: source.value(&table::DISABLED_SERVICES, values::service_names)?,
             max_backups: source.value(&table::MAX_BACKUPS, values::max_backups)?,
+            keep_daily: source.value(&table::KEEP_DAILY, values::period_count)?,
+            keep_weekly: source.value(&table::KEEP_WEEKLY, values::period_count)?,
+            keep_monthly: source.value(&table::KEEP_MONTHLY, values::period_count)?,
             backup_interval: source.value(&table::BACKUP_INTERVAL, values::interval)?,
             recovery: source.value(&table::RECOVERY, values::recovery)?,
             startup_timeout: source.value(&table::STARTUP_TIMEOUT, values::timeout)?,

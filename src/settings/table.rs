@@ -125,6 +125,14 @@ pub(super) const DISABLED_SERVICES: Setting = Setting::new("disabled-services", 
     .help("Services that are not started, with commas or spaces between; postgresql is one of them");
 pub(super) const MAX_BACKUPS: Setting =
     Setting::new("max-backups", "MAX_BACKUPS", "COUNT").default("7").help("How many backups are kept");
+pub(super) const KEEP_DAILY: Setting = Setting::new("keep-daily", "KEEP_DAILY", "COUNT")
+    .default("0")
+    .help("For how many days the newest good backup of each is kept, too");
+pub(super) const KEEP_WEEKLY: Setting = Setting::new("keep-weekly", "KEEP_WEEKLY", "COUNT")
+    .default("0")
+    .help("The same for weeks, which begin on Monday");
+pub(super) const KEEP_MONTHLY: Setting =
+    Setting::new("keep-monthly", "KEEP_MONTHLY", "COUNT").default("0").help("The same for months");
 pub(super) const BACKUP_INTERVAL: Setting = Setting::new("backup-interval", "BACKUP_INTERVAL", "TIME")
     .default("24h")
     .help("How often start-services makes a backup: 90s, 15m, 6h, 1d, or off");
@@ -162,6 +170,9 @@ pub const SETTINGS: &[Setting] = &[
     SERVICES_DIRECTORY,
     DISABLED_SERVICES,
     MAX_BACKUPS,
+    KEEP_DAILY,
+    KEEP_WEEKLY,
+    KEEP_MONTHLY,
     BACKUP_INTERVAL,
     RECOVERY,
     STARTUP_TIMEOUT,

@@ -22,6 +22,11 @@ pub(super) fn max_backups(text: &str) -> Result<u32, Expected> {
     whole_number(text, 1..=9999)
 }
 
+/// How many days, weeks or months.
+pub(super) fn period_count(text: &str) -> Result<u32, Expected> {
+    whole_number(text, 0..=9999)
+}
+
 pub(super) fn start_retries(text: &str) -> Result<u32, Expected> {
     whole_number(text, 1..=100)
 }

@@ -50,6 +50,8 @@ pub enum ProcessError {
         program: PathBuf,
         /// How it ended, in words.
         status: String,
+        /// What it wrote to standard output.
+        stdout: String,
         /// What it wrote to standard error.
         stderr: String,
     },
@@ -223,12 +225,13 @@ impl RunningTool {
 
 fn outcome(program: &Path, output: io::Result<std::process::Output>) -> Result<ToolOutput, ProcessError> {
     let output = output.map_err(|reason| start_error(program, reason))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {
         let (program, status) = (program.to_path_buf(), describe(output.status));
-        return Err(ProcessError::Failed { program, status, stderr });
+        return Err(ProcessError::Failed { program, status, stdout, stderr });
     }
-    Ok(ToolOutput { stdout: String::from_utf8_lossy(&output.stdout).into_owned(), stderr })
+    Ok(ToolOutput { stdout, stderr })
 }
 
 fn start_error(program: &Path, reason: io::Error) -> ProcessError {

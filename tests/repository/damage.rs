@@ -135,11 +135,11 @@ fn a_damaged_page_is_recorded_and_the_backup_kept_but_not_good() {
 }
 
 /// A file system of its own, gone when dropped.
-struct SmallDisk(TempDir);
+pub(super) struct SmallDisk(pub(super) TempDir);
 
 impl SmallDisk {
     /// `None` where we may not mount.
-    fn new(size: &str) -> Option<Self> {
+    pub(super) fn new(size: &str) -> Option<Self> {
         let directory = crate::support::directory::make();
         let size = format!("size={size}");
         let mount =

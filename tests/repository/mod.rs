@@ -4,12 +4,16 @@
 mod damage;
 mod hot;
 mod killed;
+mod pins;
+mod prove;
 mod removal;
+mod repack;
 mod restored;
 mod rounds;
 mod script_copies;
 mod second;
 mod server;
+mod verify;
 
 use std::path::Path;
 

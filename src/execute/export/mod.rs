@@ -22,7 +22,7 @@ use self::writing::{Bundle, Measured};
 use super::restored_layout::{Layout, RestoredTablespace};
 use crate::error::{Failure, Kind};
 use crate::format::bytes;
-use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, Condition};
+use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::sys::DiskSpace;
@@ -56,14 +56,6 @@ pub struct Exported {
     pub tablespaces: Vec<RestoredTablespace>,
     /// Symbolic links, whose targets are not in the bundle.
     pub links: Vec<String>,
-}
-
-/// The backup that `latest` means: the newest without known damage, else the newest that can be read.
-pub fn latest(backups: &[BackupSummary]) -> Option<&BackupSummary> {
-    let is_candidate =
-        |backup: &&BackupSummary| backup.name.kind() == BackupKind::Backup && is_exportable(backup);
-    let mut candidates = backups.iter().filter(is_candidate);
-    candidates.clone().find(|backup| backup.is_good()).or_else(|| candidates.next())
 }
 
 fn is_exportable(backup: &BackupSummary) -> bool {

@@ -110,7 +110,7 @@ pub(super) fn refuse_to_forget(
         .collect();
     Err(Refusal {
         reason: format!(
-            "'{}' is damaged ({}), and none of its backups can be read; the newest, {}: {reason}",
+            "'{}' is damaged ({}), and none of its backups can be used; the newest, {}: {reason}",
             diagnosis.data_directory.display(),
             worst.join("; "),
             newest.name

@@ -29,7 +29,7 @@ pub(super) fn replace(
     let is_newer =
         |other: &BackupSummary| usable.first().is_some_and(|chosen| other.created_at > chosen.created_at);
     remarks.extend(unreadable.iter().filter(|(other, _)| is_newer(other)).map(|(other, reason)| {
-        format!("{} is newer, and is passed over because it cannot be read: {reason}", other.name)
+        format!("{} is newer, and is passed over because it cannot be used: {reason}", other.name)
     }));
     remarks.extend(repository_elsewhere(diagnosis, circumstances));
     let purpose = match usable.first() {

@@ -4,7 +4,7 @@ mod properties;
 
 use super::recovery::{Action, Circumstances, Effect, Plan, Replay, Source, Tried, recovery};
 use super::restore::restore;
-use super::selection::{newest_first, surviving_replay};
+use super::selection::{latest, newest_first, surviving_replay, unreadable};
 use super::*;
 use crate::pg::control_file::ClusterState;
 use crate::pg::timeline_history::Ancestor;
@@ -78,6 +78,27 @@ fn sources(plan: &Plan) -> Vec<Source> {
         _ => None,
     };
     plan.steps.iter().find_map(|step| of_step(&step.action)).unwrap_or_default()
+}
+
+#[test]
+fn a_backup_that_a_verification_found_damaged_is_never_restored_by_itself_nor_hidden_by_an_empty_cluster() {
+    let name = |day: &str| format!("data_202601{day}_120000").parse::<BackupName>().unwrap();
+    let mut newest = BackupSummary::unknown(name("02"), BackupFormat::Chunked);
+    let older = BackupSummary::unknown(name("01"), BackupFormat::Chunked);
+    let damage = vec![Damage::new(DamageCode::ChunkDamaged, "its content is not what was stored")];
+    let observed = Observed { damage, ..Observed::default() };
+    let Judgement::Reached(verdict) = judge(observed, newest.created_at) else { panic!("undecided") };
+    newest.verification = Verification::Done(verdict.clone());
+
+    assert!(!newest.is_good());
+    assert_eq!(latest(&[newest.clone(), older.clone()]).map(|backup| backup.name), Some(older.name));
+    assert_eq!(latest(std::slice::from_ref(&newest)), None);
+    let (_, reason) = unreadable(&newest).unwrap();
+    assert_eq!(reason, "its content is not what was stored");
+
+    let sound = VerificationVerdict { damage: Vec::new(), ..verdict };
+    newest.verification = Verification::Done(sound);
+    assert_eq!(latest(&[older, newest.clone()]), Some(&newest));
 }
 
 #[test]

@@ -1,0 +1,278 @@
+//! Verifies backups: everything that they need is read, and the verdict is kept beside each.
+//!
+//! Reading is here and in the repository; what follows from it is decided in `plan::verification`. Packs are read once
+//! for all backups that are verified together. Other backups that need what was found damaged get their verdict, too:
+//! it would be no help to restore the one beside it. Nothing is written but verdicts.
+
+mod naming;
+mod proof;
+mod reading;
+mod wal;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use self::naming::name_relations;
+use super::Tools;
+use crate::plan::{
+    BackupFormat, BackupName, BackupSummary, Damage, DamageCode, DamagedFile, Judgement, Observed, Proof,
+    Verification, VerificationVerdict, judge,
+};
+use crate::repository::{
+    CHUNK_SIZE_BYTES, ChunkFault, ChunkId, EntryContent, PackScan, Repository, RepositoryError, SharedLock,
+    TableEntry,
+};
+use crate::sys::step_point;
+
+/// What a verification came to.
+#[derive(Debug, Serialize)]
+pub struct VerifyReport {
+    /// A judgement for each backup that was verified, newest first.
+    pub backups: Vec<Verified>,
+    /// The backups that were not to be verified, and need what was found damaged.
+    pub also_damaged: Vec<Verified>,
+    /// The packs that are not what was written, and how that was noticed.
+    pub damaged_packs: BTreeMap<String, String>,
+    /// The packs that could not be read, and why.
+    pub unreadable_packs: BTreeMap<String, String>,
+    /// How many packs were read.
+    pub pack_count: usize,
+    /// How much was read of them.
+    pub read_bytes: u64,
+    /// What came of the proofs, where they were asked for.
+    pub proofs: BTreeMap<BackupName, Proof>,
+}
+
+impl VerifyReport {
+    /// Whether anything is damaged that was read.
+    pub fn has_damage(&self) -> bool {
+        let has_failed = self.proofs.values().any(|proof| !proof.is_passed());
+        has_failed
+            || !self.damaged_packs.is_empty()
+            || self.backups.iter().any(|backup| backup.judgement.is_damaged())
+    }
+
+    /// The backups that were found sound.
+    pub fn sound(&self) -> impl Iterator<Item = BackupName> {
+        let is_sound = |backup: &&Verified| matches!(&backup.judgement, Judgement::Reached(verdict) if !verdict.is_damaged());
+        self.backups.iter().filter(is_sound).map(|backup| backup.name)
+    }
+
+    /// Whether anything could not be read, so that nothing is known of it.
+    pub fn has_unreadable(&self) -> bool {
+        let is_undecided = |backup: &Verified| matches!(backup.judgement, Judgement::Undecided { .. });
+        !self.unreadable_packs.is_empty() || self.backups.iter().any(is_undecided)
+    }
+}
+
+/// One backup, verified.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    /// Its name.
+    pub name: BackupName,
+    /// What was found.
+    #[serde(flatten)]
+    pub judgement: Judgement,
+    /// What was known before.
+    pub former: Verification,
+    /// Why the verdict could not be kept, where it could not.
+    pub not_kept: Option<String>,
+}
+
+/// Whether a backup can be verified at all: a plain copy has no hashes to compare with.
+pub fn is_verifiable(backup: &BackupSummary) -> bool {
+    backup.format == BackupFormat::Chunked
+}
+
+/// Reads all that these backups need, and keeps the verdict on each.
+///
+/// # Errors
+/// [`crate::error::Kind::Busy`] while another process writes or removes, and what could not be read of the repository as a
+/// whole. Damage is no error: it is what the report tells.
+pub fn verify(
+    tools: &Tools,
+    repository: &Repository,
+    names: &[BackupName],
+    now: DateTime<Utc>,
+) -> anyhow::Result<VerifyReport> {
+    let lock = repository.lock_shared("verifying backups").context("lock the repository")?;
+    let summaries = repository.backups().context("list the backups")?;
+    let mut needed = HashSet::new();
+    for name in names {
+        // Damage of a table is judged below, with all else of its backup.
+        if let Ok(entries) = repository.entries(*name) {
+            needed.extend(chunks_of(&entries).map(|(_, _, chunk)| chunk));
+        }
+    }
+    let scan = repository.scan_packs(&lock, needed, tools.progress).context("read the packs")?;
+    let verification = Job { tools, repository, lock: &lock, scan: &scan, now };
+    let (chosen, others): (Vec<&BackupSummary>, _) = summaries
+        .iter()
+        .filter(|backup| is_verifiable(backup))
+        .partition(|backup| names.contains(&backup.name));
+    let backups = chosen.into_iter().map(|backup| verification.judge_and_keep(backup)).collect();
+    let also_damaged = verification.also_damaged(&others);
+    Ok(VerifyReport {
+        backups,
+        also_damaged,
+        pack_count: scan.pack_count,
+        read_bytes: scan.read_bytes,
+        damaged_packs: scan.damaged_packs,
+        unreadable_packs: scan.unreadable_packs,
+        proofs: BTreeMap::new(),
+    })
+}
+
+/// Restores a backup that was found sound where nobody uses it, reads all of it, and keeps what came of it.
+///
+/// # Errors
+/// [`crate::error::Kind::Refused`] without room for it, [`crate::error::Kind::Busy`] while another proof is at work, and
+/// what says nothing about the backup. That it does not recover or read is in the [`Proof`].
+pub fn prove(
+    tools: &Tools,
+    repository: &Repository,
+    name: BackupName,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Proof> {
+    let backup = repository.find(name)?;
+    let proof = proof::prove(tools, repository, &backup, now)?;
+    let lock = repository.lock_shared("keeping a proof").context("lock the repository")?;
+    // Another verification may have come to another verdict meanwhile.
+    if let Verification::Done(verdict) = repository.find(name)?.verification {
+        let verdict = VerificationVerdict { proof: Some(proof.clone()), ..verdict };
+        repository.keep_verdict(&lock, name, &verdict).context("keep the proof")?;
+    }
+    Ok(proof)
+}
+
+struct Job<'a> {
+    tools: &'a Tools<'a>,
+    repository: &'a Repository,
+    lock: &'a SharedLock,
+    scan: &'a PackScan,
+    now: DateTime<Utc>,
+}
+
+impl Job<'_> {
+    fn judge_and_keep(&self, backup: &BackupSummary) -> Verified {
+        let mut judgement = judge(self.observe(backup), self.now);
+        if let Judgement::Reached(verdict) = &mut judgement {
+            // What it holds never changes, so that a proof stands.
+            verdict.proof = backup.verification.proof().cloned();
+        }
+        self.keep(backup, judgement)
+    }
+
+    fn keep(&self, backup: &BackupSummary, judgement: Judgement) -> Verified {
+        let not_kept = match &judgement {
+            Judgement::Reached(verdict) => {
+                step_point("verified");
+                let kept = self.repository.keep_verdict(self.lock, backup.name, verdict);
+                step_point("kept the verdict");
+                kept.err().map(|error| format!("{:#}", anyhow::Error::new(error)))
+            }
+            Judgement::Undecided { .. } => None,
+        };
+        Verified { name: backup.name, judgement, former: backup.verification.clone(), not_kept }
+    }
+
+    /// Everything that reading told of one backup.
+    fn observe(&self, backup: &BackupSummary) -> Observed {
+        let mut observed = Observed { read_bytes: self.scan.read_bytes, ..Observed::default() };
+        match self.repository.entries(backup.name) {
+            Ok(entries) => self.observe_chunks(&entries, &mut observed),
+            Err(error) if backup.is_complete() => {
+                observe_failure(error, DamageCode::TableDamaged, &mut observed);
+            }
+            Err(error) => observe_failure(error, DamageCode::DocumentDamaged, &mut observed),
+        }
+        // A damaged chunk of a segment is told already.
+        if observed.damage.is_empty() && observed.unreadable.is_empty() {
+            let checked = self.repository.reader(backup.name).and_then(|reader| wal::check(&reader));
+            match checked {
+                Ok(damage) => observed.damage.extend(damage),
+                Err(error) => observe_failure(error, DamageCode::WalBroken, &mut observed),
+            }
+        }
+        name_relations(self.tools, backup, &mut observed.damage);
+        observed
+    }
+
+    fn observe_chunks(&self, entries: &[TableEntry], observed: &mut Observed) {
+        let mut damage: BTreeMap<ChunkId, Damage> = BTreeMap::new();
+        let mut unreadable = BTreeSet::new();
+        for (entry, number, chunk) in chunks_of(entries) {
+            let in_damaged = self.scan.in_damaged_packs.get(&chunk);
+            observed.damaged_packs.extend(in_damaged.map(ToString::to_string));
+            let Some(faulty) = self.scan.faulty.get(&chunk) else { continue };
+            let code = match faulty.fault {
+                ChunkFault::Damaged => DamageCode::ChunkDamaged,
+                ChunkFault::Missing => DamageCode::ChunkMissing,
+                ChunkFault::Unreadable => {
+                    unreadable.insert(format!("'{}': chunk {chunk}: {}", entry.path, faulty.reason));
+                    continue;
+                }
+            };
+            let of_chunk = damage.entry(chunk).or_insert_with(|| Damage {
+                pack: faulty.pack.map(|pack| pack.to_string()),
+                chunk: Some(chunk.to_string()),
+                ..Damage::new(code, faulty.reason.clone())
+            });
+            let offset = number as u64 * CHUNK_SIZE_BYTES as u64;
+            of_chunk.files.push(DamagedFile { file: entry.path.to_string(), offset, relation: None });
+        }
+        observed.damage.extend(damage.into_values());
+        observed.unreadable.extend(unreadable);
+    }
+
+    /// The backups beside those that were verified that need a chunk that was found damaged.
+    fn also_damaged(&self, others: &[&BackupSummary]) -> Vec<Verified> {
+        if self.scan.faulty.values().all(|faulty| faulty.fault == ChunkFault::Unreadable) {
+            return Vec::new();
+        }
+        let mut verified = Vec::new();
+        for backup in others {
+            let Ok(entries) = self.repository.entries(backup.name) else { continue };
+            let mut observed = Observed { read_bytes: self.scan.read_bytes, ..Observed::default() };
+            self.observe_chunks(&entries, &mut observed);
+            if observed.damage.is_empty() {
+                continue;
+            }
+            name_relations(self.tools, backup, &mut observed.damage);
+            verified.push(self.keep(backup, judge(observed, self.now)));
+        }
+        verified
+    }
+}
+
+/// Every chunk of every file, with its number in the file.
+fn chunks_of(entries: &[TableEntry]) -> impl Iterator<Item = (&TableEntry, usize, ChunkId)> {
+    entries.iter().flat_map(|entry| {
+        let chunks = match &entry.content {
+            EntryContent::File { chunks, .. } => chunks.as_slice(),
+            _ => &[],
+        };
+        chunks.iter().enumerate().map(move |(number, chunk)| (entry, number, *chunk))
+    })
+}
+
+/// Tells damage from what could not be read.
+fn observe_failure(error: RepositoryError, code: DamageCode, observed: &mut Observed) {
+    match error {
+        RepositoryError::Damaged { what } => observed.damage.push(Damage::new(code, what)),
+        RepositoryError::Io { source, action, path } if is_about_content(&source) => {
+            let problem = format!("could not {action} '{}': {source}", path.display());
+            observed.damage.push(Damage::new(code, problem));
+        }
+        error => observed.unreadable.push(format!("{:#}", anyhow::Error::new(error))),
+    }
+}
+
+/// Whether a file is gone, cut short or far too large, which no disk that comes back will mend.
+fn is_about_content(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | UnexpectedEof | FileTooLarge)
+}

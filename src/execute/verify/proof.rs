@@ -1,0 +1,205 @@
+//! Proves that a backup can be restored: it is restored into a directory that nobody uses, a server that only this
+//! process can reach recovers it, and all that is in it is read.
+//!
+//! The real server goes on serving meanwhile, and nothing of its cluster is touched: the copy is in a directory of its own
+//! with a lock of its own, below `.pgbox` on the disk of the data directory, or where temporary files go. It is removed
+//! whatever comes of it; what a killed proof left, a server too, the next one removes. The copy archives nothing,
+//! replicates nothing and runs no background workers of anybody, so that nothing of it gets out.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+
+use super::reading::{self, Read};
+use crate::cluster::binaries;
+use crate::cluster::inspect::Depth;
+use crate::cluster::server::StartError;
+use crate::error::{Failure, Kind};
+use crate::execute::Tools;
+use crate::execute::ensure::wait_for_release;
+use crate::execute::private_server::{PrivateServer, PrivateStart};
+use crate::execute::restore_files::restore_files;
+use crate::execute::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
+use crate::plan::{BackupName, BackupSummary, Proof, Severity};
+use crate::repository::Repository;
+use crate::sys::{
+    OWN_DIRECTORY, OperationLock, Tool, WriteRoot, effective_identity, ensure_directory, step_point,
+};
+
+/// What replay and the first checkpoint write besides the copy.
+const SPARE_BYTES: u64 = 128 << 20;
+const HOST_BASED_ACCESS: &str = "local all all trust\n";
+/// Where the server's own words go, below the directory of the proof.
+const LOG: &str = ".pgbox/proof.log";
+const ACCESS_FILE: &str = ".pgbox/proof.hba";
+
+/// Proves one backup.
+///
+/// # Errors
+/// [`Kind::Refused`] without room, [`Kind::Busy`] while another proof or a writer is at work, and what says nothing about
+/// the backup. That it could not be recovered or read is no error: it is in the [`Proof`].
+pub(super) fn prove(
+    tools: &Tools,
+    repository: &Repository,
+    backup: &BackupSummary,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Proof> {
+    let installation = match backup.major_version {
+        Some(major) => binaries::find(Some(major))?,
+        None => tools.installation.clone(),
+    };
+    let tools = Tools { installation: &installation, ..*tools };
+    let place = place(&tools, backup)?;
+    let operation = OperationLock::take(&place, "proving a backup").context("begin the proof")?;
+    wait_for_release(&place)?;
+    let root =
+        WriteRoot::claim(&place, None, "proving a backup").context("take the directory of the proof")?;
+    clear_staging(&root)?;
+    let started = Instant::now();
+    let proven = restore_and_read(&tools, repository, &root, backup.name);
+    let cleared = [STAGING, LOG, ACCESS_FILE].iter().try_for_each(|path| root.discard(path));
+    drop((root, operation));
+    let mut proof = proven?;
+    cleared.context("remove the copy that was proven")?;
+    proof.proven_at = now;
+    proof.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(proof)
+}
+
+/// A directory of the proof's own with enough room on its disk.
+fn place(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<PathBuf> {
+    let needed_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
+    let action = format!("prove {}", backup.name);
+    let temporary = std::env::temp_dir();
+    let own = tools.settings.data_directory.join(OWN_DIRECTORY);
+    // `.pgbox` is made by what works on the cluster, which a proof does not.
+    let has_own = own.is_dir();
+    let place = if has_own && ensure_room(&own, needed_bytes, &action).is_ok() {
+        own.join("proof")
+    } else {
+        ensure_room(&temporary, needed_bytes, &action)?;
+        temporary.join(format!("pgbox-proof-{}", effective_identity().uid))
+    };
+    ensure_directory(&place, 0o700, None).with_context(|| format!("make '{}'", place.display()))?;
+    ensure_ours(&place)?;
+    Ok(place)
+}
+
+/// Where anybody may write, somebody else may have made the directory first.
+fn ensure_ours(place: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let facts = std::fs::symlink_metadata(place).with_context(|| format!("look at '{}'", place.display()))?;
+    if facts.is_dir() && facts.uid() == effective_identity().uid && facts.mode() & 0o777 == 0o700 {
+        return Ok(());
+    }
+    let message = format!("cannot prove a backup in '{}': it is not a directory of our own", place.display());
+    Err(Failure::new(Kind::Refused, message).hint("remove it, or set TMPDIR to another directory").into())
+}
+
+fn restore_and_read(
+    tools: &Tools,
+    repository: &Repository,
+    root: &WriteRoot,
+    name: BackupName,
+) -> anyhow::Result<Proof> {
+    {
+        let _reading = repository.lock_shared("proving a backup").context("lock the repository")?;
+        let reader = repository.reader(name)?;
+        restore_files(&reader, root, Path::new(STAGING), tools.progress)
+            .with_context(|| format!("restore {name}"))?;
+    }
+    step_point("restored for a proof");
+    root.write_durably(ACCESS_FILE, HOST_BASED_ACCESS.as_bytes(), 0o600).context("let nobody else in")?;
+    for file in ["postgresql.conf", "pg_ident.conf"] {
+        if root.facts(staged(file))?.is_none() {
+            root.write_durably(staged(file), b"", 0o600).context("configure the copy")?;
+        }
+    }
+    let mut proof = Proof::default();
+    tools.progress.begin("recovering the copy", None);
+    let started = start(tools, root);
+    tools.progress.end();
+    match started {
+        Ok(server) => read_all(tools, root, server, &mut proof)?,
+        Err(error @ (StartError::Ended { .. } | StartError::NoProgress { .. })) => {
+            let log = error.log().join(" / ");
+            proof.failures.push(format!("it does not recover: {error}: {log}"));
+        }
+        Err(error) => return Err(error).context("start a server on the copy"),
+    }
+    Ok(proof)
+}
+
+fn start(tools: &Tools, root: &WriteRoot) -> Result<PrivateServer, StartError> {
+    let libraries = preloaded_libraries(tools, root);
+    let start = |libraries: &str| {
+        let mut settings: Vec<(&'static str, String)> =
+            SETTINGS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        settings.push(("shared_preload_libraries", libraries.to_owned()));
+        settings.push(("hba_file", root.path().join(ACCESS_FILE).display().to_string()));
+        let (data_directory, log_file) = (root.path().join(STAGING), root.path().join(LOG));
+        PrivateServer::start(tools, root, PrivateStart { data_directory, log_file, settings })
+    };
+    match start(&libraries) {
+        // One that is not installed here says nothing about the backup.
+        Err(StartError::Ended { .. }) if !libraries.is_empty() => start(""),
+        result => result,
+    }
+}
+
+/// What the copy is opened with: nothing leaves it, nothing is left of it, and no damage is passed over.
+const SETTINGS: &[(&str, &str)] = &[
+    ("archive_mode", "off"),
+    ("autovacuum", "off"),
+    ("external_pid_file", ""),
+    ("fsync", "off"),
+    ("hot_standby", "off"),
+    ("huge_pages", "off"),
+    ("ignore_checksum_failure", "off"),
+    ("jit", "off"),
+    ("lc_messages", "C"),
+    ("log_destination", "stderr"),
+    ("logging_collector", "off"),
+    ("max_connections", "20"),
+    ("max_logical_replication_workers", "0"),
+    ("max_wal_senders", "0"),
+    ("max_worker_processes", "0"),
+    ("shared_buffers", "64MB"),
+    ("ssl", "off"),
+    ("superuser_reserved_connections", "3"),
+    ("zero_damaged_pages", "off"),
+];
+
+/// What the backup's configuration has the server load: an extension's types may need it to be read.
+fn preloaded_libraries(tools: &Tools, root: &WriteRoot) -> String {
+    let tool = Tool::new(tools.installation.program("postgres"))
+        .arguments(["-C", "shared_preload_libraries", "-D"])
+        .argument(root.path().join(STAGING))
+        .without_variable("PGPORT");
+    tool.run().map(|output| output.stdout.trim().to_owned()).unwrap_or_default()
+}
+
+/// Reads everything, stops the server cleanly, and inspects what it leaves.
+fn read_all(tools: &Tools, root: &WriteRoot, server: PrivateServer, proof: &mut Proof) -> anyhow::Result<()> {
+    step_point("recovered for a proof");
+    tools.progress.begin("reading every table", None);
+    let read = reading::read_tables(tools, server.address());
+    tools.progress.end();
+    let Read { database_count, table_count, row_count, failures, superuser } = read?;
+    (proof.database_count, proof.table_count, proof.row_count) = (database_count, table_count, row_count);
+    proof.failures.extend(failures);
+    tools.progress.begin("checking every index", None);
+    proof.index_check = reading::check_indexes(tools, server.address(), &superuser);
+    tools.progress.end();
+    let stopped = server.stop();
+    if let Err(error) = stopped {
+        proof.failures.push(format!("{error:#}"));
+        return Ok(());
+    }
+    let diagnosis = inspect_staged(tools, root, Depth::Catalogs)?;
+    let errors = diagnosis.findings.iter().filter(|finding| finding.severity == Severity::Error);
+    proof.failures.extend(errors.map(crate::plan::Finding::summary));
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Repacking: of a pack that backups refer to less than half of, what is referred to moves to a new pack, and the rest
+//! is given back to the disk.
+//!
+//! The new pack is on disk, under its own name, before the old one goes, so that a death at any point leaves each chunk
+//! at least once: then twice, and the next sweep finds that nothing needs the old pack any more. Chunks move as they are
+//! stored, each seen to be sound first; a pack with one that is not stays. Whoever sweeps has the repository to itself,
+//! so that nobody reads what moves.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::Repository;
+use super::chunk::ChunkId;
+use super::error::{RepositoryError, attempting};
+use super::index::{ChunkIndex, Location, list_packs, open_pack};
+use super::pack::{
+    PACKS, PackBuilder, PackEntry, PackId, TARGET_SIZE_BYTES, TEMPORARY_SUFFIX, pack_path, read_index,
+};
+use super::reader::unpack;
+use super::removal::SweepReport;
+use crate::format::bytes;
+use crate::sys::{disk_space, step_point};
+
+/// What a new pack needs besides its chunks, and what is left to others.
+const MARGIN_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A pack that is to go, and what of it is still needed.
+struct Outgoing {
+    id: PackId,
+    size_bytes: u64,
+    needed: Vec<PackEntry>,
+}
+
+impl Outgoing {
+    fn needed_bytes(&self) -> u64 {
+        stored_bytes(&self.needed)
+    }
+}
+
+fn stored_bytes(entries: &[PackEntry]) -> u64 {
+    entries.iter().map(|entry| u64::from(entry.stored_size_bytes)).sum()
+}
+
+/// Why a batch did not move.
+enum Stopped {
+    NoRoom(String),
+    Failed(RepositoryError),
+}
+
+impl Repository {
+    /// Moves what is needed out of packs that are mostly unneeded, and removes these.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Io`]. Want of room is none: it is in the report, and every chunk is where it was.
+    pub(super) fn repack(
+        &self,
+        referenced: &HashSet<ChunkId>,
+        report: &mut SweepReport,
+    ) -> Result<(), RepositoryError> {
+        let index = ChunkIndex::load(self.root())?;
+        // A copy in a pack that was found damaged is not counted on, so that it is that pack which goes.
+        let (mut gone, mut batch, mut batch_bytes) = (self.damaged_packs()?, Vec::new(), 0);
+        for id in list_packs(self.root())? {
+            let Some(outgoing) = self.outgoing(id, referenced, &index, &gone)? else { continue };
+            // From here on, no other pack may count on it.
+            gone.insert(id);
+            batch_bytes += outgoing.needed_bytes();
+            batch.push(outgoing);
+            if batch_bytes >= TARGET_SIZE_BYTES {
+                if !self.move_or_tell(&batch, report)? {
+                    return Ok(());
+                }
+                batch.clear();
+                batch_bytes = 0;
+            }
+        }
+        self.move_or_tell(&batch, report).map(|_| ())
+    }
+
+    /// The pack, if less than half of it is needed.
+    fn outgoing(
+        &self,
+        id: PackId,
+        referenced: &HashSet<ChunkId>,
+        index: &ChunkIndex,
+        gone: &HashSet<PackId>,
+    ) -> Result<Option<Outgoing>, RepositoryError> {
+        let file = open_pack(self.root(), &id)?;
+        // What a pack with a damaged index holds is not known.
+        let Ok(entries) = read_index(&file) else { return Ok(None) };
+        let path = self.root().path().join(pack_path(&id));
+        let size_bytes = file.metadata().map_err(attempting("read", &path))?.len();
+        let is_needed = |entry: &&PackEntry| {
+            referenced.contains(&entry.chunk) && !self.is_sound_elsewhere(&entry.chunk, id, index, gone)
+        };
+        let needed: Vec<PackEntry> = entries.iter().filter(is_needed).copied().collect();
+        let is_mostly_unneeded = stored_bytes(&needed) * 2 < stored_bytes(&entries);
+        Ok(is_mostly_unneeded.then_some(Outgoing { id, size_bytes, needed }))
+    }
+
+    /// Whether a pack that stays has a copy of the chunk that was seen to be sound.
+    fn is_sound_elsewhere(
+        &self,
+        chunk: &ChunkId,
+        here: PackId,
+        index: &ChunkIndex,
+        gone: &HashSet<PackId>,
+    ) -> bool {
+        let stays = |location: &Location| location.pack != here && !gone.contains(&location.pack);
+        index.find_all(chunk).filter(stays).any(|location| {
+            let entry = PackEntry {
+                chunk: *chunk,
+                offset: location.offset,
+                stored_size_bytes: location.stored_size_bytes,
+                raw_size_bytes: location.raw_size_bytes,
+            };
+            open_pack(self.root(), &location.pack).is_ok_and(|file| read_sound(&file, &entry).is_ok())
+        })
+    }
+
+    /// Moves a batch; returns whether there was room for it.
+    fn move_or_tell(&self, batch: &[Outgoing], report: &mut SweepReport) -> Result<bool, RepositoryError> {
+        match self.move_batch(batch, report) {
+            Ok(()) => Ok(true),
+            Err(Stopped::NoRoom(reason)) => {
+                report.not_repacked_because = Some(reason);
+                Ok(false)
+            }
+            Err(Stopped::Failed(error)) => Err(error),
+        }
+    }
+
+    fn move_batch(&self, batch: &[Outgoing], report: &mut SweepReport) -> Result<(), Stopped> {
+        let needed_bytes: u64 = batch.iter().map(Outgoing::needed_bytes).sum();
+        if needed_bytes > 0 {
+            self.ensure_room_for(needed_bytes)?;
+        }
+        let temporary = Path::new(PACKS).join(format!("repacked{TEMPORARY_SUFFIX}"));
+        let copied = self.copy_needed(batch, &temporary);
+        let copied = copied.map_err(|error| {
+            // Best effort: a sweep finds what is left.
+            let _ = self.root().remove_file(&temporary);
+            if error.is_full() { Stopped::NoRoom(error.to_string()) } else { Stopped::Failed(error) }
+        })?;
+        for outgoing in batch.iter().filter(|outgoing| copied.contains(&outgoing.id)) {
+            self.remove_pack(&outgoing.id).map_err(Stopped::Failed)?;
+            step_point("removed a repacked pack");
+            report.repacked_packs += 1;
+            report.freed_bytes += outgoing.size_bytes.saturating_sub(outgoing.needed_bytes());
+        }
+        Ok(())
+    }
+
+    fn ensure_room_for(&self, needed_bytes: u64) -> Result<(), Stopped> {
+        let path = self.root().path();
+        let space = disk_space(path).map_err(attempting("ask for free space in", path));
+        let available_bytes = space.map_err(Stopped::Failed)?.available_bytes;
+        if available_bytes >= needed_bytes.saturating_add(MARGIN_BYTES) {
+            return Ok(());
+        }
+        Err(Stopped::NoRoom(format!(
+            "it takes {} for a while, and {} are free",
+            bytes(needed_bytes.saturating_add(MARGIN_BYTES)),
+            bytes(available_bytes)
+        )))
+    }
+
+    /// Writes what is needed of a batch into a new pack, and returns the packs of which all of it could be read. When
+    /// this returns, the new pack is on disk.
+    fn copy_needed(&self, batch: &[Outgoing], temporary: &Path) -> Result<HashSet<PackId>, RepositoryError> {
+        let mut copied = HashSet::new();
+        let mut builder: Option<PackBuilder> = None;
+        self.root()
+            .remove_file(temporary)
+            .map_err(attempting("remove", self.root().path().join(temporary)))?;
+        for outgoing in batch {
+            let file = open_pack(self.root(), &outgoing.id)?;
+            let mut is_whole = true;
+            for entry in &outgoing.needed {
+                // What is damaged stays where it is, for a verification to name it and for whoever can mend it.
+                let Ok(frame) = read_sound(&file, entry) else {
+                    is_whole = false;
+                    continue;
+                };
+                let pack = match builder.as_mut() {
+                    Some(pack) => pack,
+                    None => builder.insert(PackBuilder::create(self.root(), PathBuf::from(temporary))?),
+                };
+                pack.append(entry.chunk, &frame, entry.raw_size_bytes)
+                    .map_err(attempting("write", self.root().path().join(temporary)))?;
+            }
+            copied.extend(is_whole.then_some(outgoing.id));
+        }
+        if let Some(pack) = builder {
+            step_point("wrote a repacked pack");
+            // A pack is named by its content: a repacking that was cut short may have written this very one.
+            copied.remove(&pack.seal(self.root())?);
+            step_point("sealed a repacked pack");
+        }
+        Ok(copied)
+    }
+
+    fn remove_pack(&self, id: &PackId) -> Result<(), RepositoryError> {
+        let path = pack_path(id);
+        let directory = path.parent().unwrap_or(Path::new(PACKS));
+        self.root()
+            .remove_file(&path)
+            .and_then(|()| self.root().sync_directory(directory))
+            .map_err(attempting("remove", self.root().path().join(&path)))
+    }
+}
+
+/// Reads a chunk's frame, and sees that the chunk in it is what was stored.
+fn read_sound(file: &std::fs::File, entry: &PackEntry) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; entry.stored_size_bytes as usize];
+    file.read_exact_at(&mut frame, entry.offset)?;
+    unpack(&entry.chunk, &frame, entry.raw_size_bytes, &mut Vec::new()).map_err(io::Error::other)?;
+    Ok(frame)
+}
