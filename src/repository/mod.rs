@@ -5,6 +5,7 @@
 //! lock                        held while backups are written or removed, shared while they are read
 //! data_20261120_114010/       one backup: files.zst (what it holds) and backup.json (what it is; written last)
 //! packs/ab/ab….pack           the chunks of all backups, each once
+//! wal/SYSTEM/TIMELINE/…       archived WAL files, each under its name and the hash of its content
 //! ```
 //! A backup counts once its `backup.json` is there, needs no other backup, and is never changed. Everything that is
 //! read is checked by its hash. The refused alternative was a chain of increments: one lost link would lose all that
@@ -19,6 +20,7 @@ mod reader;
 mod removal;
 mod script_copy;
 mod table;
+mod wal;
 mod writer;
 
 use std::io::Read;
@@ -32,6 +34,7 @@ pub use error::RepositoryError;
 pub use reader::{BackupReader, FileReader};
 pub use removal::SweepReport;
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};
+pub use wal::{ArchivedFile, Archiving, WalArchive};
 pub use writer::BackupWriter;
 
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
@@ -104,7 +107,10 @@ impl Repository {
             return Ok(Self { root, identity: Some(identity) });
         }
         let repository = Self { root, identity: None };
-        let lock = repository.lock_exclusively("making the repository")?;
+        // Another process that makes it at this moment, such as the server's archiving, is done before long.
+        let lock_path = repository.root.path().join(LOCK_FILE);
+        let waited = repository.root.wait_for_lock(LOCK_FILE, "making the repository");
+        let lock = ExclusiveLock { _file: waited.map_err(|error| lock_error(&lock_path, error))? };
         let identity = match read_identity(&repository.root)? {
             Some(identity) => identity,
             None => repository.write_identity(&lock)?,

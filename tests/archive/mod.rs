@@ -1,0 +1,4 @@
+//! WAL is archived beside the backups, and never at the server's expense.
+
+mod queue;
+mod setting;
