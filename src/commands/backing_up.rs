@@ -229,7 +229,7 @@ fn cleanup_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     if !table.is_empty() {
         ui.table(&table)?;
     }
-    plan.wal.iter().for_each(|removal| ui.info(&format!("archived WAL to remove: {}", words_of(removal))));
+    plan.wal.iter().for_each(|removal| ui.info(&format!("to be removed: {}", words_of(removal))));
     Ok(0)
 }
 

@@ -51,7 +51,7 @@ fn verdict(tools: &Tools, data: &ReadRoot, now: DateTime<Utc>) -> anyhow::Result
     let cluster = control.system_identifier;
     if let Some(missing) = missing_after_backup(repository, cluster)? {
         let summary = format!("{missing} is not in the archive, so that moments after it cannot be reached");
-        return Ok(Check::issue(NAME, summary, CLOSE_IT));
+        return Ok(Check::issue(NAME, summary, "`backup-postgresql create --force` closes the gap"));
     }
     let waiting = waiting_bytes(data)?;
     let summary = match newest(repository, cluster)? {

@@ -12,10 +12,18 @@ use crate::pg::{Lsn, SystemIdentifier, TimelineId};
 pub struct ArchiveView {
     /// Whole segments, by timeline and position.
     pub segments: Vec<WalFileName>,
-    /// Every timeline of which there is anything.
-    pub timelines: Vec<TimelineId>,
     /// The ancestors of each timeline whose history file is there, oldest first.
     pub histories: Vec<(TimelineId, Vec<Ancestor>)>,
+    /// The timeline of the segment that was archived last.
+    pub latest: Option<TimelineId>,
+}
+
+impl ArchiveView {
+    /// The ancestors of a timeline, where its history file is there.
+    pub fn history(&self, timeline: TimelineId) -> Option<&[Ancestor]> {
+        let found = self.histories.iter().find(|(of, _)| *of == timeline);
+        found.map(|(_, ancestors)| ancestors.as_slice())
+    }
 }
 
 /// What to do with a file that could not be archived.

@@ -247,24 +247,32 @@ impl WalArchive<'_> {
     /// What there is, as decisions need it, in a cluster with segments of a size.
     ///
     /// # Errors
-    /// When a directory or a history file cannot be read.
+    /// When a directory cannot be read.
     pub fn view(&self, segment_size_bytes: u32) -> Result<ArchiveView, RepositoryError> {
         let mut view = ArchiveView::default();
-        for timeline in names_in(self.root, &self.directory)? {
-            let Ok(number) = u32::from_str_radix(&timeline, 16) else { continue };
-            view.timelines.push(TimelineId(number));
-            for stored in names_in(self.root, &format!("{}/{timeline}", self.directory))? {
-                let Some((name, _)) = split_stored_name(&stored) else { continue };
-                view.segments.extend(WalFileName::parse(name, segment_size_bytes).ok());
+        let mut latest_ns = i64::MIN;
+        for file in self.files()? {
+            let Ok(segment) = WalFileName::parse(&file.name, segment_size_bytes) else { continue };
+            if file.archived_ns > latest_ns {
+                (latest_ns, view.latest) = (file.archived_ns, Some(segment.timeline));
             }
-            if let Some(history) = self.history(TimelineId(number))? {
-                view.histories.push((TimelineId(number), history));
+            view.segments.push(segment);
+        }
+        view.segments.dedup();
+        for timeline in self.timelines()? {
+            // A history file that cannot be read costs its timeline, and no other.
+            if let Ok(Some(history)) = self.history(timeline) {
+                view.histories.push((timeline, history));
             }
         }
-        view.segments.sort_unstable();
-        view.segments.dedup();
-        view.timelines.sort_unstable();
         Ok(view)
+    }
+
+    /// Every timeline of which there is anything.
+    pub fn timelines(&self) -> Result<Vec<TimelineId>, RepositoryError> {
+        let names = names_in(self.root, &self.directory)?;
+        let numbers = names.iter().filter(|name| name.len() == 8);
+        Ok(numbers.filter_map(|name| u32::from_str_radix(name, 16).ok()).map(TimelineId).collect())
     }
 
     fn history(
