@@ -185,6 +185,8 @@ impl Options {
         };
         let flags: Vec<OsString> = directories.iter().chain(&self.flags).map(as_flag).collect();
         let mut settings = Settings::from_flags(&flags)?;
+        // The server would have to run this very program, which does not know the command.
+        settings.wal_archive = false;
         let socket_directory = base.join("run");
         let length = socket_directory.as_os_str().as_bytes().len() + SOCKET_NAME.len();
         // With a longer path the server would not start; its port is enough.

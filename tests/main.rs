@@ -9,6 +9,7 @@
     reason = "tests make damage by hand, start programs, say what they skip, and report by panicking"
 )]
 
+mod archive;
 mod bundle;
 mod command_line;
 mod corpus;

@@ -53,7 +53,8 @@ impl Fingerprint {
     }
 }
 
-fn leads_elsewhere(content: &[u8]) -> bool {
+/// Whether a configuration file takes in others, or has its `pg_hba.conf` elsewhere.
+pub(super) fn leads_elsewhere(content: &[u8]) -> bool {
     String::from_utf8_lossy(content).lines().any(|line| {
         let line = line.trim_start().to_ascii_lowercase();
         line.starts_with("include") || line.starts_with("hba_file")

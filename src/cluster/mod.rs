@@ -5,11 +5,13 @@ pub mod configuration;
 pub mod history;
 pub mod initdb;
 pub mod inspect;
+pub mod own_archiving;
 pub mod readiness;
 pub mod seal;
 pub mod server;
 pub mod session;
 pub mod setup;
 pub(crate) mod tree;
+pub mod wal_gap;
 
 pub use inspect::{Expectations, inspect};

@@ -14,6 +14,7 @@ use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
 use pgbox::format;
+use pgbox::plan::archive::WalRemoval;
 use pgbox::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, Condition, Verdict};
 use pgbox::repository::{Repository, SweepReport};
 use pgbox::sys::{ReadRoot, WriteRoot};
@@ -71,11 +72,12 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
     let outcome = backup::create(&mut client, &data, &repository, options, tools.progress)?;
     let status = tell_outcome(&outcome, ui)?;
     if matches!(outcome, CreateOutcome::Created(_)) {
-        let (removed, swept) = clean_up(tools, &repository)?;
-        for name in &removed {
+        let cleaned = clean_up(tools, &repository)?;
+        for name in &cleaned.backups {
             ui.info(&format!("removed {name}, which retention lets go"));
         }
-        tell_swept(&swept, ui);
+        cleaned.wal.iter().for_each(|removal| ui.info(&format!("removed {}", words_of(removal))));
+        tell_swept(&cleaned.swept, ui);
     }
     Ok(status)
 }
@@ -251,9 +253,10 @@ pub(super) fn cleanup(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow:
     if is_given(arguments, "dry-run") {
         return Ok(status);
     }
-    let (removed, swept) = clean_up(tools, repository)?;
-    ui.info(&format!("removed {}", format::counted(removed.len(), "backup")));
-    tell_swept(&swept, ui);
+    let cleaned = clean_up(tools, repository)?;
+    ui.info(&format!("removed {}", format::counted(cleaned.backups.len(), "backup")));
+    cleaned.wal.iter().for_each(|removal| ui.info(&format!("removed {}", words_of(removal))));
+    tell_swept(&cleaned.swept, ui);
     Ok(status)
 }
 
@@ -275,7 +278,22 @@ fn cleanup_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     if !table.is_empty() {
         ui.table(&table)?;
     }
+    plan.wal.iter().for_each(|removal| ui.info(&format!("to be removed: {}", words_of(removal))));
     Ok(0)
+}
+
+/// Archived WAL that goes, in one line.
+fn words_of(removal: &WalRemoval) -> String {
+    let first = removal.names.first().map(String::as_str).unwrap_or_default();
+    let last = removal.names.last().filter(|last| last.as_str() != first);
+    let range = last.map_or_else(|| first.to_owned(), |last| format!("{first} to {last}"));
+    format!(
+        "{} of archived WAL ({}) of cluster {}, {range}: {}",
+        format::counted(removal.names.len(), "file"),
+        format::bytes(removal.stored_bytes),
+        removal.system_identifier,
+        removal.reason
+    )
 }
 
 fn tell_swept(swept: &SweepReport, ui: &Ui) {

@@ -3,6 +3,7 @@
 //! The name is the base name of `argv[0]`, else the first argument of `pgbox`. It has to match exactly: the
 //! refused alternative, the longest suffix, would let `my-maintenance` stop a server.
 
+mod archive_wal;
 mod arguments;
 mod backing_up;
 mod backup_postgresql;
@@ -38,16 +39,51 @@ pub(crate) struct Applet {
     pub(crate) name: &'static str,
     /// Its command line, without the settings.
     pub(crate) command: fn() -> Command,
-    /// What it does; the exit status.
-    pub(crate) run: fn(&ArgMatches, &Settings, &Ui) -> anyhow::Result<u8>,
+    /// What it does.
+    run: Run,
+}
+
+/// What an applet does; the exit status.
+enum Run {
+    /// A command for people, which takes the settings.
+    WithSettings(fn(&ArgMatches, &Settings, &Ui) -> anyhow::Result<u8>),
+    /// A command for the server, which takes what it needs as arguments.
+    ForServer {
+        /// What it does.
+        run: fn(&ArgMatches, &Ui) -> u8,
+        /// The status for a command line that makes no sense.
+        usage_status: u8,
+    },
 }
 
 /// Every applet.
 pub(crate) const APPLETS: &[Applet] = &[
-    Applet { name: "start-services", command: start_services::command, run: start_services::run },
-    Applet { name: "init-postgresql", command: init_postgresql::command, run: init_postgresql::run },
-    Applet { name: "backup-postgresql", command: backup_postgresql::command, run: backup_postgresql::run },
-    Applet { name: "maintenance", command: maintenance::command, run: maintenance::run },
+    Applet {
+        name: "start-services",
+        command: start_services::command,
+        run: Run::WithSettings(start_services::run),
+    },
+    Applet {
+        name: "init-postgresql",
+        command: init_postgresql::command,
+        run: Run::WithSettings(init_postgresql::run),
+    },
+    Applet {
+        name: "backup-postgresql",
+        command: backup_postgresql::command,
+        run: Run::WithSettings(backup_postgresql::run),
+    },
+    Applet { name: "maintenance", command: maintenance::command, run: Run::WithSettings(maintenance::run) },
+    Applet {
+        name: "archive-wal",
+        command: archive_wal::archive_command,
+        run: Run::ForServer { run: archive_wal::archive, usage_status: 2 },
+    },
+    Applet {
+        name: "fetch-wal",
+        command: archive_wal::fetch_command,
+        run: Run::ForServer { run: archive_wal::fetch, usage_status: archive_wal::FETCH_FAILED },
+    },
 ];
 
 impl Applet {
@@ -55,9 +91,21 @@ impl Applet {
         APPLETS.iter().find(|applet| applet.name == name)
     }
 
+    /// The status with which a command line ends that was printed help for, or that made no sense.
+    fn usage_status(&self, status: u8) -> u8 {
+        match self.run {
+            Run::ForServer { usage_status, .. } if status != 0 => usage_status,
+            _ => status,
+        }
+    }
+
     /// Its whole command line.
     pub(crate) fn full_command(&self) -> Command {
-        Settings::arguments((self.command)()).version(env!("CARGO_PKG_VERSION"))
+        let command = match self.run {
+            Run::WithSettings(_) => Settings::arguments((self.command)()),
+            Run::ForServer { .. } => (self.command)(),
+        };
+        command.version(env!("CARGO_PKG_VERSION"))
     }
 }
 
@@ -122,7 +170,7 @@ fn run_applet(applet: &Applet, called: String, arguments: &[OsString]) -> u8 {
     let mut command = applet.full_command();
     let matches = match read_arguments(&mut command, called, arguments) {
         Ok(matches) => matches,
-        Err(status) => return status,
+        Err(status) => return applet.usage_status(status),
     };
     if command.has_subcommands() && matches.subcommand_name().is_none() {
         // The old orchestrator runs every script of its directory without arguments, and needs a success.
@@ -130,9 +178,13 @@ fn run_applet(applet: &Applet, called: String, arguments: &[OsString]) -> u8 {
         return 0;
     }
     let ui = Ui::new(Mode { json: arguments::is_json(&matches) }, applet.name);
+    let run = match &applet.run {
+        Run::WithSettings(run) => run,
+        Run::ForServer { run, .. } => return run(&matches, &ui),
+    };
     let status = Settings::from_environment(&matches)
         .map_err(anyhow::Error::from)
-        .and_then(|settings| (applet.run)(&matches, &settings, &ui));
+        .and_then(|settings| run(&matches, &settings, &ui));
     status.unwrap_or_else(|error| report(&ui, &error))
 }
 

@@ -1,11 +1,12 @@
-//! Removing backups that retention lets go, and the packs that nothing refers to any more.
+//! Removing backups and archived WAL that retention lets go, and the packs that nothing refers to any more.
 
 use super::Tools;
 use crate::cluster::history;
 use crate::pg::SystemIdentifier;
 use crate::pg::control_file::{self, ControlFile};
-use crate::plan::{BackupName, KeptPeriods, RetentionPlan, RetentionPolicy, retention};
-use crate::repository::{Repository, SweepReport};
+use crate::plan::archive::{Archived, WalRemoval, WalRetention};
+use crate::plan::{BackupName, BackupSummary, KeptPeriods, RetentionPlan, RetentionPolicy, retention};
+use crate::repository::{ArchivedFile, Repository, SweepReport};
 use crate::sys::ReadRoot;
 use anyhow::Context;
 
@@ -19,21 +20,61 @@ pub fn plan_cleanup(tools: &Tools, repository: &Repository) -> anyhow::Result<Re
         monthly: usize::try_from(tools.settings.keep_monthly)?,
     };
     let policy = RetentionPolicy { max_backups, periods, restored_from: restored_from(tools) };
-    Ok(retention(&backups, &policy, current_system(tools)))
+    let current = current_system(tools);
+    let mut plan = retention(&backups, &policy, current);
+    let removals = plan.removals();
+    let kept: Vec<&BackupSummary> =
+        backups.iter().filter(|backup| !removals.contains(&backup.name)).collect();
+    let limit_bytes = tools.settings.wal_archive_limit_bytes;
+    plan.wal = WalRetention { kept: &kept, current, limit_bytes }.decide(&archived(repository)?);
+    Ok(plan)
+}
+
+/// Every archived file of every cluster.
+fn archived(repository: &Repository) -> anyhow::Result<Vec<(SystemIdentifier, Vec<Archived>)>> {
+    let mut clusters = Vec::new();
+    for cluster in repository.archived_clusters().context("list the archived WAL")? {
+        let files = repository.wal_archive(cluster).files().context("list the archived WAL")?;
+        let as_data = |file: ArchivedFile| Archived {
+            name: file.name,
+            stored_bytes: file.stored_bytes,
+            archived_ns: file.archived_ns,
+        };
+        clusters.push((cluster, files.into_iter().map(as_data).collect()));
+    }
+    Ok(clusters)
+}
+
+/// What a cleanup removed.
+#[derive(Debug)]
+pub struct Cleaned {
+    /// The backups.
+    pub backups: Vec<BackupName>,
+    /// The archived WAL.
+    pub wal: Vec<WalRemoval>,
+    /// What nothing referred to any more.
+    pub swept: SweepReport,
 }
 
 /// Removes what a plan lets go, as far as it is still so, and sweeps the packs.
 ///
 /// # Errors
-/// Killed or failed at any point, no backup that is listed has lost anything.
-pub fn clean_up(tools: &Tools, repository: &Repository) -> anyhow::Result<(Vec<BackupName>, SweepReport)> {
+/// Killed or failed at any point, no backup that is listed has lost anything, nor WAL that it needs.
+pub fn clean_up(tools: &Tools, repository: &Repository) -> anyhow::Result<Cleaned> {
     let lock = repository.lock_exclusively("removing old backups").context("lock the repository")?;
-    let removals = plan_cleanup(tools, repository)?.removals();
+    let plan = plan_cleanup(tools, repository)?;
+    let removals = plan.removals();
     for name in &removals {
         repository.remove(&lock, *name).with_context(|| format!("remove {name}"))?;
     }
+    for removal in &plan.wal {
+        repository
+            .wal_archive(removal.system_identifier)
+            .remove(&lock, &removal.names)
+            .context("remove archived WAL")?;
+    }
     let swept = repository.sweep(&lock).context("sweep the repository")?;
-    Ok((removals, swept))
+    Ok(Cleaned { backups: removals, wal: plan.wal, swept })
 }
 
 /// The backup that the present cluster was restored from last, as its history has it.

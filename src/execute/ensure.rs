@@ -19,6 +19,8 @@ use crate::cluster::server;
 use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind, kind_of};
+use crate::pg::SystemIdentifier;
+use crate::plan::archive::ArchiveView;
 use crate::plan::recovery::{Action, Circumstances, Plan, Refusal, Tried, recovery};
 use crate::plan::restore::restore;
 use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Journal, Presence, Severity};
@@ -97,8 +99,14 @@ fn decide_after(
         ClusterCondition::Repairable if is_first_try => listed_backups(tools).unwrap_or_default(),
         _ => listed_backups(tools)?,
     };
+    let archives = match diagnosis.condition {
+        // To leave out archived WAL that cannot be read now would lose rows for a reason that may pass.
+        ClusterCondition::Damaged => archives_of(tools, &backups)?,
+        _ => archives_of(tools, &backups).unwrap_or_default(),
+    };
     let circumstances = Circumstances {
         backups: &backups,
+        archives: &archives,
         repository: repository_id(tools),
         policy: tools.settings.recovery,
         tried: tried.clone(),
@@ -117,7 +125,8 @@ pub(super) fn decide_restore(
     let backups = listed_backups(tools)?;
     let policy = tools.settings.recovery;
     let repository = repository_id(tools);
-    let circumstances = Circumstances { backups: &backups, repository, policy, tried: Tried::default(), now };
+    let circumstances =
+        Circumstances { backups: &backups, archives: &[], repository, policy, tried: Tried::default(), now };
     let decided = restore(backup, diagnosis, tools.installation.version, &circumstances);
     decided.map_err(|refusal| Failure::from(refusal).into())
 }
@@ -134,6 +143,24 @@ fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
         Some(repository) => repository.backups().context("list the backups"),
         None => Ok(Vec::new()),
     }
+}
+
+/// The archived WAL of every cluster that one of the backups is of.
+fn archives_of(
+    tools: &Tools,
+    backups: &[BackupSummary],
+) -> anyhow::Result<Vec<(SystemIdentifier, ArchiveView)>> {
+    let mut archives: Vec<(SystemIdentifier, ArchiveView)> = Vec::new();
+    let Ok(Some(repository)) = tools.repository() else { return Ok(archives) };
+    for backup in backups {
+        let known = backup.system_identifier.zip(backup.wal_segment_size_bytes);
+        let Some((cluster, size)) = known else { continue };
+        if archives.iter().all(|(of, _)| *of != cluster) {
+            let view = repository.wal_archive(cluster).view(size).context("list the archived WAL")?;
+            archives.push((cluster, view));
+        }
+    }
+    Ok(archives)
 }
 
 impl From<Refusal> for Failure {

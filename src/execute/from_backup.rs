@@ -1,14 +1,18 @@
-//! Building a cluster in staging from a backup and the WAL that survived.
+//! Building a cluster in staging from a backup and the WAL that follows it: what survived in `pg_wal`, and what was
+//! archived.
+//!
+//! The segments are laid out before the first start, and no others: a server that fetched them one by one would go on
+//! along a branch that a restore has left.
 
 use super::Tools;
 use super::restore_files::restore_files;
-use super::staging::{STAGING, clear_staging, staged};
+use super::staging::{STAGING, clear_staging, ensure_room, staged};
 use super::start::RECOVERY_SIGNAL;
 use crate::cluster::inspect::follow;
 use crate::pg::{TimelineId, timeline_history, wal};
 use crate::plan::recovery::Replay;
 use crate::plan::{BackupName, BackupSummary};
-use crate::repository::{Repository, RepositoryError, SharedLock};
+use crate::repository::{Repository, RepositoryError, SharedLock, WalArchive};
 use crate::sys::{ReadRoot, WriteRoot};
 use anyhow::Context;
 use std::io;
@@ -18,10 +22,14 @@ use std::time::{Duration, Instant};
 /// How long a backup at work is waited for.
 const READING_PATIENCE: Duration = Duration::from_mins(2);
 
+/// Where a file from the archive is until it is proven.
+const INCOMING: &str = ".pgbox/incoming-wal";
+
 /// Stands in for the history file of a timeline that is known to exist and whose own file is gone.
 const PLACEHOLDER: &[u8] = b"# pgbox: this timeline exists in another branch of this cluster's history\n";
 
-/// Builds the cluster of a backup in the staging directory, whole and on disk.
+/// Builds the cluster of a backup in the staging directory, whole and on disk. Returns how many segments of WAL after
+/// those of the backup are there to be replayed.
 ///
 /// # Errors
 /// What could not be read or written; the staging directory is discarded by whoever comes next.
@@ -30,7 +38,7 @@ pub(super) fn build_from_backup(
     root: &WriteRoot,
     name: BackupName,
     replay: &Replay,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<usize> {
     let repository = tools.repository()?.context("find the repository")?;
     clear_staging(root)?;
     let _reading = begin_reading(tools, repository)?;
@@ -41,13 +49,16 @@ pub(super) fn build_from_backup(
         tools.progress.note(&tablespace.to_string());
     }
     let present = follow(root, "pg_wal").ok();
-    copy_surviving_wal(root, present.as_ref(), replay).context("copy the WAL that survived")?;
+    let archive = reader.summary().system_identifier.map(|cluster| repository.wal_archive(cluster));
+    let wal = Wal { present: present.as_ref(), archive: archive.as_ref(), tools };
+    let segments = wal.lay_out(root, replay).context("lay out the WAL that follows it")?;
     let backups = repository.backups().context("list the backups")?;
-    keep_timelines_apart(root, present.as_ref(), reader.summary(), &backups)?;
+    keep_timelines_apart(root, &wal, reader.summary(), &backups)?;
     let target = replay.timeline.map(|timeline| timeline.0.to_string()).unwrap_or_default();
     root.write_durably(staged(RECOVERY_SIGNAL), target.as_bytes(), 0o600)
         .context("ask for a timeline of its own")?;
-    root.sync_file_system().context("write the restored cluster to disk")
+    root.sync_file_system().context("write the restored cluster to disk")?;
+    Ok(segments)
 }
 
 /// Keeps a cleanup from removing what is being read. A backup at work is waited for; its server is down, so that
@@ -67,14 +78,71 @@ fn begin_reading(tools: &Tools, repository: &Repository) -> anyhow::Result<Share
     }
 }
 
-/// Copies segments of the present `pg_wal` beside those of the backup. They are copied, not moved: until the
-/// new cluster has served, the old one must be able to come back whole.
-fn copy_surviving_wal(root: &WriteRoot, present: Option<&ReadRoot>, replay: &Replay) -> anyhow::Result<()> {
-    for segment in &replay.segments {
-        let present = present.context("open the present pg_wal")?;
-        copy_unless_there(root, present, &segment.to_string())?;
+/// Where WAL that follows a backup may be.
+struct Wal<'a> {
+    present: Option<&'a ReadRoot>,
+    archive: Option<&'a WalArchive<'a>>,
+    tools: &'a Tools<'a>,
+}
+
+impl Wal<'_> {
+    /// Puts segments beside those of the backup. Those of the present `pg_wal` are copied, not moved: until the new
+    /// cluster has served, the old one must be able to come back whole. Returns how many there are.
+    ///
+    /// Where one is damaged in the archive and nowhere else, the WAL ends for this backup, and for every other before
+    /// it: that is told, and what comes before is replayed.
+    fn lay_out(&self, root: &WriteRoot, replay: &Replay) -> anyhow::Result<usize> {
+        let sizes = replay.segments.iter().map(|segment| u64::from(segment.segment_size_bytes()));
+        ensure_room(root.path(), sizes.sum(), "lay out the WAL that follows the backup")?;
+        for (count, segment) in replay.segments.iter().enumerate() {
+            let name = segment.to_string();
+            // What is archived is proven by its hash.
+            if self.fetch(root, &name)? {
+                continue;
+            }
+            let survives = |wal: &&ReadRoot| matches!(wal.facts(&name), Ok(Some(_)));
+            let Some(present) = self.present.filter(survives) else {
+                let lost = format!(
+                    "'{name}' cannot be had: what was committed from {} on is lost",
+                    segment.start_lsn()
+                );
+                self.tools.progress.note(&lost);
+                return Ok(count);
+            };
+            copy_unless_there(root, present, &name)?;
+        }
+        Ok(replay.segments.len())
     }
-    Ok(())
+
+    /// Takes a file from the archive, and notes for the server that it is archived. `false`: it has to come from
+    /// elsewhere.
+    fn fetch(&self, root: &WriteRoot, name: &str) -> anyhow::Result<bool> {
+        let Some(archive) = self.archive else { return Ok(false) };
+        let target = staged("pg_wal").join(name);
+        if root.facts(&target)?.is_some() {
+            return Ok(true);
+        }
+        let incoming = Path::new(INCOMING);
+        root.discard(incoming).context("make room for archived WAL")?;
+        let mut file = root.create_file(incoming, 0o600).context("make room for archived WAL")?;
+        let is_whole = match archive.fetch(name, &mut file) {
+            Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. })) => {
+                self.tools.progress.note(&format!("{error}; the one in pg_wal is taken, if there is one"));
+                false
+            }
+            result => result.with_context(|| format!("fetch '{name}' from the archive"))?,
+        };
+        if !is_whole {
+            root.discard(incoming).context("remove what was not needed")?;
+            return Ok(false);
+        }
+        root.rename(incoming, &target).with_context(|| format!("put '{name}' in place"))?;
+        let status = staged("pg_wal/archive_status");
+        root.create_directory(&status, 0o700).context("make the directory of what is archived")?;
+        root.create_file(status.join(format!("{name}.done")), 0o600)
+            .context("note that a segment is archived")?;
+        Ok(true)
+    }
 }
 
 fn copy_unless_there(root: &WriteRoot, from: &ReadRoot, name: &str) -> anyhow::Result<()> {
@@ -94,11 +162,11 @@ fn copy_unless_there(root: &WriteRoot, from: &ReadRoot, name: &str) -> anyhow::R
 /// number up to the highest that is known gets one.
 fn keep_timelines_apart(
     root: &WriteRoot,
-    present: Option<&ReadRoot>,
+    wal: &Wal,
     backup: &BackupSummary,
     backups: &[BackupSummary],
 ) -> anyhow::Result<()> {
-    let names = match present {
+    let names = match wal.present {
         Some(present) => present.entries(".").context("list the present pg_wal")?,
         None => Vec::new(),
     };
@@ -108,16 +176,20 @@ fn keep_timelines_apart(
         if wal::is_history_file(&entry.name) || wal::is_segment_name(&entry.name) {
             highest = highest.max(timeline.unwrap_or_default());
         }
-        if let (true, Some(present)) = (wal::is_history_file(&entry.name), present) {
+        if let (true, Some(present)) = (wal::is_history_file(&entry.name), wal.present) {
             copy_unless_there(root, present, &entry.name).context("copy a timeline's history")?;
         }
     }
     let same_cluster = |other: &&BackupSummary| other.system_identifier == backup.system_identifier;
     let of_backups = backups.iter().filter(same_cluster).filter_map(|other| other.timeline);
-    highest = of_backups.map(|timeline| timeline.0).fold(highest, u32::max);
+    let archived =
+        wal.archive.map(WalArchive::timelines).transpose().context("list the archived timelines")?;
+    let of_archive = archived.into_iter().flatten();
+    highest = of_backups.chain(of_archive).map(|timeline| timeline.0).fold(highest, u32::max);
     for number in 2..=highest {
-        let target = staged("pg_wal").join(timeline_history::file_name(TimelineId(number)));
-        if root.facts(&target)?.is_none() {
+        let name = timeline_history::file_name(TimelineId(number));
+        let target = staged("pg_wal").join(&name);
+        if root.facts(&target)?.is_none() && !wal.fetch(root, &name)? {
             root.write_durably(&target, PLACEHOLDER, 0o600).context("reserve a timeline")?;
         }
     }

@@ -1,5 +1,6 @@
 //! Carries plans out. Nothing here decides; nothing here prints.
 
+pub mod archiving;
 mod attempt;
 pub mod backup;
 pub mod cleanup;

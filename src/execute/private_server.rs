@@ -43,6 +43,8 @@ impl PrivateServer {
         let mut settings = start.settings;
         // A configuration file may name another directory, which must not be the one that is served.
         settings.push(("data_directory", start.data_directory.display().to_string()));
+        // What a private server writes is of no history that anybody will want to go back to.
+        settings.push(("archive_mode", "off".to_owned()));
         let options = StartOptions {
             installation: tools.installation.clone(),
             data_directory: start.data_directory,

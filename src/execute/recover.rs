@@ -219,8 +219,8 @@ impl Recovery<'_> {
             Source::Salvage => Ok(build_from_salvage(tools, root, self.diagnosis)?.lines()),
             Source::Replayed { checkpoint } => build_from_replay(tools, root, *checkpoint),
             Source::Backup { name, replay } => {
-                build_from_backup(tools, root, *name, replay)?;
-                Ok(vec![match replay.segments.len() {
+                let segments = build_from_backup(tools, root, *name, replay)?;
+                Ok(vec![match segments {
                     0 => format!("restored {name}"),
                     count => format!(
                         "restored {name} and replayed the WAL since, as far as it is whole ({})",

@@ -1,6 +1,6 @@
 //! Starting the server of a claimed cluster, with retries, and verifying that it serves.
 
-use super::{Tools, shown_log, start_failure};
+use super::{Tools, archiving, shown_log, start_failure};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::seal;
@@ -117,7 +117,7 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::
         port: tools.settings.port,
         listen_addresses: tools.settings.listen_addresses.clone(),
         socket_directory: tools.settings.socket_directory.clone().or_else(socket_directory),
-        settings: start.settings(),
+        settings: [start.settings(), archiving::server_settings(tools, root)].concat(),
         accepts_standby: start == Start::AsItIs,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,

@@ -8,6 +8,7 @@ mod collations;
 mod data;
 mod disks;
 mod server;
+mod wal_archive;
 
 use crate::execute::Tools;
 use crate::execute::ensure::diagnose;
@@ -77,6 +78,7 @@ pub fn examine(tools: &Tools, now: DateTime<Utc>) -> Report {
         collations::check(&mut session, &mut checks);
     }
     backups::check(tools, now, &mut checks);
+    wal_archive::check(tools, now, &mut checks);
     let level = checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok);
     Report { time: now, level, checks }
 }

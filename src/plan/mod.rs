@@ -1,5 +1,6 @@
 //! Decisions, pure: plain data in, plain data out. No disk, no clock, no randomness, no logging.
 
+pub mod archive;
 pub mod backups;
 pub mod diagnosis;
 pub mod periods;

@@ -7,6 +7,7 @@
 
 use serde::Serialize;
 
+use super::archive::WalRemoval;
 use super::backups::{BackupKind, BackupName, BackupSummary, Pin};
 use super::periods::KeptPeriods;
 use crate::pg::SystemIdentifier;
@@ -48,6 +49,8 @@ pub struct Decision {
 pub struct RetentionPlan {
     /// One decision for each backup.
     pub decisions: Vec<Decision>,
+    /// The archived WAL that is let go with them.
+    pub wal: Vec<WalRemoval>,
 }
 
 impl RetentionPlan {
@@ -80,7 +83,8 @@ pub fn retention(
         current: current_system.or(newest_complete),
         newest_first,
     };
-    RetentionPlan { decisions: decider.newest_first.iter().map(|backup| decider.decide(backup)).collect() }
+    let decisions = decider.newest_first.iter().map(|backup| decider.decide(backup)).collect();
+    RetentionPlan { decisions, wal: Vec::new() }
 }
 
 fn is_restore_point(backup: &BackupSummary) -> bool {

@@ -1,11 +1,12 @@
 //! Which backups a cluster can come back from, in which order, and how far WAL that survives carries on. Pure.
 
+use super::archive::ArchiveView;
 use super::backups::{BackupKind, BackupName, BackupSummary, Condition};
 use super::diagnosis::{ClusterIdentity, Diagnosis};
 use super::recovery::{Circumstances, Replay, Source};
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
-use crate::pg::{Lsn, TimelineId};
+use crate::pg::{Lsn, SystemIdentifier, TimelineId};
 
 /// The backups that fit a cluster, the best first: those of its own history before those of a branch that a
 /// restore left, good ones before those with damaged pages, newer ones before older ones. One of another cluster
@@ -81,12 +82,50 @@ pub fn latest(backups: &[BackupSummary]) -> Option<&BackupSummary> {
     newest_first(backups, None).first().copied()
 }
 
-/// A backup as a source, with the surviving WAL that follows it.
-pub fn source_of(backup: &BackupSummary, diagnosis: &Diagnosis) -> Source {
-    Source::Backup {
-        name: backup.name,
-        replay: surviving_replay(backup, &diagnosis.wal_segments, &diagnosis.identity),
+/// A backup as a source, with the WAL that follows it: what survives in `pg_wal`, and what was archived.
+pub fn source_of(backup: &BackupSummary, diagnosis: &Diagnosis, archives: &Archives) -> Source {
+    let surviving = &diagnosis.wal_segments;
+    let archive = archives.iter().find(|(cluster, _)| backup.system_identifier == Some(*cluster));
+    let replay = match archive {
+        None => surviving_replay(backup, surviving, &diagnosis.identity),
+        Some((_, view)) => archived_replay(backup, surviving, &diagnosis.identity, view),
+    };
+    Source::Backup { name: backup.name, replay }
+}
+
+/// The archived WAL of each cluster.
+type Archives = [(SystemIdentifier, ArchiveView)];
+
+/// Which segments continue a backup, be they in `pg_wal` or archived.
+///
+/// Where nothing in the data directory tells on which timeline the cluster was, it is the one that was archived last,
+/// if it came from the backup. Only what survives in `pg_wal` proves that the WAL ends where it ends.
+pub fn archived_replay(
+    backup: &BackupSummary,
+    surviving: &[WalFileName],
+    identity: &ClusterIdentity,
+    view: &ArchiveView,
+) -> Replay {
+    let mut identity = identity.clone();
+    if identity.timeline.is_none() {
+        identity.timeline = view.latest.filter(|latest| leads_to(backup, *latest, view));
     }
+    if identity.ancestors.is_empty() {
+        let ancestors = identity.timeline.and_then(|timeline| view.history(timeline));
+        identity.ancestors = ancestors.map(<[Ancestor]>::to_vec).unwrap_or_default();
+    }
+    let mut segments = [surviving, &view.segments].concat();
+    segments.sort_unstable();
+    segments.dedup();
+    let replay = surviving_replay(backup, &segments, &identity);
+    Replay { reaches_the_end: replay.reaches_the_end && !surviving.is_empty(), ..replay }
+}
+
+/// Whether a timeline goes on from where a backup ends, by its history file.
+fn leads_to(backup: &BackupSummary, timeline: TimelineId, view: &ArchiveView) -> bool {
+    let Some((of_backup, stop)) = backup.timeline.zip(backup.stop_lsn) else { return false };
+    let is_parent = |ancestor: &Ancestor| ancestor.timeline == of_backup && stop <= ancestor.switch_point;
+    timeline == of_backup || view.history(timeline).is_some_and(|history| history.iter().any(is_parent))
 }
 
 /// Which of the surviving segments continue a backup.

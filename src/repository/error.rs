@@ -24,6 +24,12 @@ pub enum RepositoryError {
         /// What is damaged, and how that was noticed.
         what: String,
     },
+    /// The WAL archive has a file of this name with other content.
+    #[error("the archive has another '{name}' already, with other content")]
+    OtherContent {
+        /// The name of the WAL file.
+        name: String,
+    },
     /// Another process is at work in the repository.
     #[error("the repository is in use by {}", .0.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string))]
     Locked(Option<Holder>),

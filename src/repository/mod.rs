@@ -7,6 +7,7 @@
 //!                             verification.json (the newest verdict on it, if it was ever verified)
 //! data_20261120_114010.pin    that it is not to be removed, if a person said so
 //! packs/ab/ab….pack           the chunks of all backups, each once
+//! wal/SYSTEM/TIMELINE/…       archived WAL files, each under its name and the hash of its content
 //! ```
 //! A backup counts once its `backup.json` is there, needs no other backup, and is never changed. Everything that is
 //! read is checked by its hash. The refused alternative was a chain of increments: one lost link would lose all that
@@ -25,6 +26,7 @@ mod scan;
 mod script_copy;
 mod table;
 mod verdict;
+mod wal;
 mod writer;
 
 use std::io::Read;
@@ -39,6 +41,7 @@ pub use reader::{BackupReader, FileReader};
 pub use removal::SweepReport;
 pub use scan::{ChunkFault, FaultyChunk, PackScan};
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};
+pub use wal::{ArchivedFile, Archiving, WalArchive};
 pub use writer::BackupWriter;
 
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
@@ -112,7 +115,10 @@ impl Repository {
             return Ok(Self { root, identity: Some(identity) });
         }
         let repository = Self { root, identity: None };
-        let lock = repository.lock_exclusively("making the repository")?;
+        // Another process that makes it at this moment, such as the server's archiving, is done before long.
+        let lock_path = repository.root.path().join(LOCK_FILE);
+        let waited = repository.root.wait_for_lock(LOCK_FILE, "making the repository");
+        let lock = ExclusiveLock { _file: waited.map_err(|error| lock_error(&lock_path, error))? };
         let identity = match read_identity(&repository.root)? {
             Some(identity) => identity,
             None => repository.write_identity(&lock)?,

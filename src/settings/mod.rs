@@ -70,6 +70,12 @@ pub struct Settings {
     pub keep_monthly: u32,
     /// How often a backup is made; `None` is never.
     pub backup_interval: Option<Duration>,
+    /// Whether WAL is archived. A program that embeds pgbox has no command for the server to run, and sets it off.
+    pub wal_archive: bool,
+    /// How much the archived WAL may take; `None` is as much as the kept backups need.
+    pub wal_archive_limit_bytes: Option<u64>,
+    /// How much WAL may wait for an archive that fails.
+    pub wal_queue_limit_bytes: u64,
     /// How far recovery goes without a person.
     pub recovery: RecoveryPolicy,
     /// How long a starting server may make no progress.
@@ -83,6 +89,11 @@ pub struct Settings {
     /// Where the server puts its socket, if not where PostgreSQL's own default or `/tmp` is; empty is nowhere. Only a
     /// program that embeds pgbox sets it.
     pub socket_directory: Option<PathBuf>,
+}
+
+/// Reads a size as settings take it: bytes, or a number with K, M, G or T.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    values::size(text).map_err(|expected| format!("it must be {expected}"))
 }
 
 impl Settings {
@@ -139,6 +150,9 @@ impl Settings {
             keep_weekly: source.value(&table::KEEP_WEEKLY, values::period_count)?,
             keep_monthly: source.value(&table::KEEP_MONTHLY, values::period_count)?,
             backup_interval: source.value(&table::BACKUP_INTERVAL, values::interval)?,
+            wal_archive: source.value(&table::WAL_ARCHIVE, values::switch)?,
+            wal_archive_limit_bytes: source.value_if_given(&table::WAL_ARCHIVE_LIMIT, values::size)?,
+            wal_queue_limit_bytes: source.value(&table::WAL_QUEUE_LIMIT, values::size)?,
             recovery: source.value(&table::RECOVERY, values::recovery)?,
             startup_timeout: source.value(&table::STARTUP_TIMEOUT, values::timeout)?,
             start_retries: source.value(&table::START_RETRIES, values::start_retries)?,

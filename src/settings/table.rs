@@ -136,6 +136,14 @@ pub(super) const KEEP_MONTHLY: Setting =
 pub(super) const BACKUP_INTERVAL: Setting = Setting::new("backup-interval", "BACKUP_INTERVAL", "TIME")
     .default("24h")
     .help("How often start-services makes a backup: 90s, 15m, 6h, 1d, or off");
+pub(super) const WAL_ARCHIVE: Setting = Setting::new("wal-archive", "WAL_ARCHIVE", "ON|OFF")
+    .default("on")
+    .help("Whether WAL is archived beside the backups, so that every moment since them can be reached");
+pub(super) const WAL_ARCHIVE_LIMIT: Setting = Setting::new("wal-archive-limit", "WAL_ARCHIVE_LIMIT", "SIZE")
+    .help("How much the archived WAL may take, such as 20G, if not all that the kept backups need");
+pub(super) const WAL_QUEUE_LIMIT: Setting = Setting::new("wal-queue-limit", "WAL_QUEUE_LIMIT", "SIZE")
+    .default("1G")
+    .help("How much WAL may wait for an archive that fails, before it is given up for the server's sake");
 pub(super) const RECOVERY: Setting = Setting::new("recovery", "RECOVERY", "POLICY")
     .default("auto")
     .help("How far recovery goes without a person: auto (to the end), repair (in place only), never");
@@ -174,6 +182,9 @@ pub const SETTINGS: &[Setting] = &[
     KEEP_WEEKLY,
     KEEP_MONTHLY,
     BACKUP_INTERVAL,
+    WAL_ARCHIVE,
+    WAL_ARCHIVE_LIMIT,
+    WAL_QUEUE_LIMIT,
     RECOVERY,
     STARTUP_TIMEOUT,
     START_RETRIES,

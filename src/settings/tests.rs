@@ -148,6 +148,20 @@ fn a_relative_directory_becomes_absolute() {
 }
 
 #[test]
+fn a_size_is_bytes_or_a_number_with_a_unit() {
+    let limit =
+        |text| resolve(&[], &[("WAL_QUEUE_LIMIT", text)]).map(|settings| settings.wal_queue_limit_bytes);
+    for (text, bytes) in [("0", 0), ("5000", 5000), ("64K", 64 << 10), ("512M", 512 << 20), ("2T", 2 << 40)] {
+        assert_eq!(limit(text).unwrap(), bytes);
+    }
+    for text in ["G", "-1", "1.5G", "1 G", "1g", "99999999T", "1GB", "ä"] {
+        assert!(limit(text).is_err(), "{text}");
+    }
+    assert_eq!(resolve(&[], &[]).unwrap().wal_queue_limit_bytes, 1 << 30);
+    assert_eq!(resolve(&[], &[]).unwrap().wal_archive_limit_bytes, None);
+}
+
+#[test]
 fn a_password_is_not_shown_by_debug() {
     let settings =
         resolve(&["--superuser-password", "hunter2"], &[("DATABASE_PASSWORD", "hunter2")]).unwrap();

@@ -78,6 +78,35 @@ pub(super) fn interval(text: &str) -> Result<Option<Duration>, Expected> {
     value.map(Some).ok_or_else(|| "a time with a unit, such as 90s, 15m, 6h or 1d, or off".to_owned())
 }
 
+pub(super) fn switch(text: &str) -> Result<bool, Expected> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".to_owned()),
+    }
+}
+
+/// Bytes, or a number with a unit of 1024: `64K`, `512M`, `20G`, `1T`.
+pub(super) fn size(text: &str) -> Result<u64, Expected> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((end, unit @ ('K' | 'M' | 'G' | 'T'))) => {
+            let shift = match unit {
+                'K' => 10,
+                'M' => 20,
+                'G' => 30,
+                _ => 40,
+            };
+            (text.get(..end).unwrap_or_default(), shift)
+        }
+        _ => (text, 0),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let value = digits.parse::<u64>().ok().filter(|_| is_number);
+    value
+        .and_then(|value| value.checked_mul(1 << shift))
+        .ok_or_else(|| "a size in bytes, or with a unit, such as 512M or 20G".to_owned())
+}
+
 pub(super) fn recovery(text: &str) -> Result<RecoveryPolicy, Expected> {
     RecoveryPolicy::from_name(text).ok_or_else(|| "auto, repair or never".to_owned())
 }

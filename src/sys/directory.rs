@@ -211,6 +211,13 @@ impl Directory {
         }
     }
 
+    /// The names in a directory, in no order, without a look at what they name.
+    pub(super) fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        let directory = self.dir.open_dir(path)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        names_in(&rustix::fs::openat(&directory, ".", flags, Mode::empty())?)
+    }
+
     pub(super) fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
         self.dir.read_link_contents(path)
     }

@@ -43,7 +43,8 @@ pub use mounts::{Mount, is_mount_root, mount_of};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use prepare::{
-    OwnershipReport, ensure_directory, fix_ownership, is_writable_directory, misowned_entries, set_owner,
+    OwnershipReport, ensure_directory, fix_ownership, is_runnable, is_writable_directory, misowned_entries,
+    set_owner,
 };
 pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};

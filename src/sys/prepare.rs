@@ -81,3 +81,8 @@ pub fn fix_ownership(path: &Path, owner: &Identity) -> io::Result<OwnershipRepor
 pub fn is_writable_directory(path: &Path) -> bool {
     path.is_dir() && rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
+
+/// Whether this process may run a program.
+pub fn is_runnable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
+}

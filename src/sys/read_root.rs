@@ -60,7 +60,12 @@ impl ReadRoot {
         self.entries_on(path, Threads::One)
     }
 
-    /// The same of a directory that may have very many.
+    /// The names in a directory, in no order, without a look at what they name; `"."` is the root.
+    pub fn names(&self, path: impl AsRef<Path>) -> io::Result<Vec<String>> {
+        self.directory.names(path.as_ref())
+    }
+
+    /// [`ReadRoot::entries`] of a directory that may have very many.
     pub fn entries_on(&self, path: impl AsRef<Path>, threads: Threads) -> io::Result<Vec<Entry>> {
         self.directory.entries(path.as_ref(), threads)
     }

@@ -40,6 +40,11 @@ impl StoreRoot {
         FileLock::acquire(&self.directory, path.as_ref(), mode, activity)
     }
 
+    /// Waits for a lock in the directory, and takes it alone.
+    pub fn wait_for_lock(&self, path: impl AsRef<Path>, activity: &str) -> Result<FileLock, LockError> {
+        FileLock::wait(&self.directory, path.as_ref(), activity)
+    }
+
     /// Writes a file so that after a power cut it has either its old content or the new, whole.
     pub fn write_durably(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
         self.directory.write_durably(path.as_ref(), bytes, 0o600)

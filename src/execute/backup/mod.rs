@@ -33,6 +33,7 @@ use self::listing::{Listing, Rules};
 use self::pages::PageRules;
 use self::session::{BackupSession, Stopped};
 use crate::cluster::inspect::{backed_up_to, relation_names};
+use crate::cluster::wal_gap;
 use crate::error::{Failure, Kind};
 use crate::pg::Lsn;
 use crate::pg::control_file::ControlFile;
@@ -115,7 +116,10 @@ pub fn create(
 
     let listed_at_ns = Utc::now().timestamp_nanos_opt().unwrap_or_default();
     let listing = Listing::read(data, Rules::Hot).context("list the data directory")?;
+    // A gap in the archive is closed by a backup alone, whether anything changed or not.
+    let has_gap = !matches!(wal_gap::read(data.path()), Ok(None));
     if !options.force
+        && !has_gap
         && let (Some(newest), Some(former)) = (&newest, &former)
         && pool.install(|| unchanged::is_unchanged(former, &listing, &control))?
     {
@@ -136,6 +140,9 @@ pub fn create(
     let summary = BackupSummary { created_at: options.time, finished_at: Some(Utc::now()), note, ..summary };
     let summary = writer.finish(header, entries, summary).context("finish the backup")?;
     remember(data, repository)?;
+    if has_gap {
+        wal_gap::close(data.path(), start_lsn).context("note that the gap in the WAL archive is closed")?;
+    }
     Ok(CreateOutcome::Created(summary))
 }
 

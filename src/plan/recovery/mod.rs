@@ -18,10 +18,12 @@ mod step;
 pub use repairs::{Tried, indexes_by_database};
 pub use step::{Action, Belief, Effect, PassedOver, Plan, Refusal, Replacement, Replay, Source, Step};
 
+use super::archive::ArchiveView;
 use super::backups::{BackupKind, BackupSummary};
 use super::diagnosis::{ClusterCondition, Diagnosis, Finding, Journal, Remedy};
 use super::policy::RecoveryPolicy;
 use super::selection::{free_name, newest_first};
+use crate::pg::SystemIdentifier;
 use chrono::{DateTime, Utc};
 use healing::heal;
 use refusals::{allow, refuse_what_is_not_ours, refuse_what_needs_a_person};
@@ -36,6 +38,8 @@ use replacement::{replace, replay};
 pub struct Circumstances<'a> {
     /// The backups there are.
     pub backups: &'a [BackupSummary],
+    /// The archived WAL of each cluster that has a backup.
+    pub archives: &'a [(SystemIdentifier, ArchiveView)],
     /// The repository that they are in, by its id; `None` where there is none.
     pub repository: Option<&'a str>,
     /// What is allowed.

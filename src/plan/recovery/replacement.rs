@@ -56,7 +56,8 @@ fn repository_elsewhere(diagnosis: &Diagnosis, circumstances: &Circumstances) ->
 /// Every backup that fits, the best first, with the WAL that survives; then what reads of the present cluster. An
 /// empty cluster only where there never was a backup.
 fn sources(diagnosis: &Diagnosis, usable: &[&BackupSummary], circumstances: &Circumstances) -> Vec<Source> {
-    let mut sources: Vec<Source> = usable.iter().map(|backup| source_of(backup, diagnosis)).collect();
+    let mut sources: Vec<Source> =
+        usable.iter().map(|backup| source_of(backup, diagnosis, circumstances.archives)).collect();
     sources.push(Source::Salvage);
     if usable.is_empty() && repository_elsewhere(diagnosis, circumstances).is_none() {
         sources.push(Source::Fresh);
@@ -143,6 +144,10 @@ fn loss(backup: Option<&BackupSummary>, source: Option<&Source>, needed: &[Neede
         (Some(_), Some(Source::Backup { replay, .. })) if replay.reaches_the_end && !is_end_lost => {
             "no committed row is lost: the WAL since the backup is there to be replayed".into()
         }
+        (Some(_), Some(Source::Backup { replay, .. })) if !replay.segments.is_empty() => format!(
+            "rows committed after the last segment of WAL that is there ({}) are lost, unless they are in what is set aside",
+            replay.segments.last().map(ToString::to_string).unwrap_or_default()
+        ),
         (Some(backup), _) => format!(
             "rows committed after {} are lost, unless they are in what is set aside: the WAL since then is not whole",
             backup.created_at.format("%Y-%m-%d %H:%M:%S UTC")

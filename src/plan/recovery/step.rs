@@ -177,7 +177,7 @@ pub enum Source {
     Fresh,
 }
 
-/// The surviving WAL that can be replayed after a backup.
+/// The WAL that can be replayed after a backup: what survives in `pg_wal`, and what was archived.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Replay {
     /// The segments, without a gap, from the backup on.

@@ -2,9 +2,10 @@
 
 mod properties;
 
+use super::archive::ArchiveView;
 use super::recovery::{Action, Circumstances, Effect, Plan, Replay, Source, Tried, recovery};
 use super::restore::restore;
-use super::selection::{latest, newest_first, surviving_replay, unreadable};
+use super::selection::{archived_replay, latest, newest_first, surviving_replay, unreadable};
 use super::*;
 use crate::pg::control_file::ClusterState;
 use crate::pg::timeline_history::Ancestor;
@@ -65,7 +66,7 @@ fn damaged() -> Diagnosis {
 /// With these backups, everything allowed and nothing tried.
 fn first_try(backups: &[BackupSummary]) -> Circumstances<'_> {
     let policy = RecoveryPolicy::Auto;
-    Circumstances { backups, repository: None, policy, tried: Tried::default(), now: now() }
+    Circumstances { backups, archives: &[], repository: None, policy, tried: Tried::default(), now: now() }
 }
 
 fn decide(diagnosis: &Diagnosis, backups: &[BackupSummary]) -> Result<Plan, recovery::Refusal> {
@@ -203,6 +204,37 @@ fn wal_is_replayed_across_the_timelines_that_led_to_the_present() {
     // A backup of after the fork, on the branch that was left, leads nowhere.
     let left = surviving_replay(&backup(1, 1, 9), &there, &present);
     assert_eq!(left, Replay::default());
+}
+
+#[test]
+fn archived_wal_continues_a_backup_on_the_branch_that_was_archived_last_even_if_nothing_else_is_left() {
+    let switch_point = Lsn(4 * u64::from(SEGMENT_SIZE_BYTES) + 400);
+    let history = vec![Ancestor { timeline: TimelineId(1), switch_point }];
+    let view = ArchiveView {
+        segments: vec![segment(1, 3), segment(1, 4), segment(1, 5), segment(2, 4)],
+        histories: vec![(TimelineId(2), history)],
+        latest: Some(TimelineId(2)),
+    };
+    let nothing = ClusterIdentity::default();
+
+    let replay = archived_replay(&backup(1, 1, 3), &[], &nothing, &view);
+    assert_eq!(replay.segments, [segment(1, 3), segment(2, 4)]);
+    assert_eq!((replay.timeline, replay.reaches_the_end), (Some(TimelineId(2)), false));
+
+    // Of a backup that the branch does not come from, only its own timeline is known.
+    let later = archived_replay(&backup(1, 1, 5), &[], &nothing, &view);
+    assert_eq!((later.segments, later.timeline), (vec![segment(1, 5)], None));
+}
+
+#[test]
+fn archived_and_surviving_wal_are_one_chain_and_what_survives_shows_that_it_ends() {
+    let view = ArchiveView { segments: vec![segment(1, 3), segment(1, 4)], ..ArchiveView::default() };
+    let surviving = [segment(1, 4), segment(1, 5)];
+
+    let replay = archived_replay(&backup(1, 1, 3), &surviving, &identity(1), &view);
+
+    assert_eq!(replay.segments, [segment(1, 3), segment(1, 4), segment(1, 5)]);
+    assert!(replay.reaches_the_end);
 }
 
 #[test]

@@ -1,0 +1,289 @@
+//! The WAL archive from the server's side: the command that a server is given, and what that command does.
+//!
+//! The command is run for every segment, so it reads nothing that it does not need, and never takes the repository's
+//! lock, which a backup holds for as long as it runs.
+
+use super::Tools;
+use crate::cluster::inspect::backed_up_to;
+use crate::cluster::own_archiving;
+use crate::cluster::wal_gap::{self, WalGap};
+use crate::error::{Failure, Kind};
+use crate::pg::control_file::{self, ControlFile};
+use crate::pg::wal::{
+    LONG_HEADER_SIZE_BYTES, WalFileName, WalPageHeader, is_partial_segment_name, is_segment_name,
+};
+use crate::pg::{Lsn, SystemIdentifier};
+use crate::plan::archive::{QueueVerdict, queue_verdict};
+use crate::repository::{Archiving, Repository};
+use crate::sys::{ReadRoot, StoreRoot, disk_space, is_runnable};
+use anyhow::{Context, bail, ensure};
+use chrono::{DateTime, Utc};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+
+/// The most that a crash of the disk can cost: a segment that anything was written to is archived after this time.
+const ARCHIVE_TIMEOUT: &str = "60s";
+
+/// The settings by which a server archives its WAL here. None where that is off, or the cluster has its own way; then
+/// that is told.
+pub(super) fn server_settings(tools: &Tools, root: &ReadRoot) -> Vec<(&'static str, String)> {
+    if !tools.settings.wal_archive {
+        return Vec::new();
+    }
+    match decide_settings(tools, root) {
+        Ok(settings) => settings,
+        Err(reason) => {
+            tools.progress.note(&format!("WAL is not archived by pgbox: {reason}"));
+            Vec::new()
+        }
+    }
+}
+
+fn decide_settings(tools: &Tools, root: &ReadRoot) -> Result<Vec<(&'static str, String)>, String> {
+    let own = own_archiving::read(root, tools.installation)?;
+    if let Some(parameter) = own.parameter {
+        return Err(format!("{parameter} is set in the server's configuration, and stays as it is"));
+    }
+    if own.is_minimal {
+        return Err("wal_level is minimal in the server's configuration".to_owned());
+    }
+    let program = std::env::current_exe().map_err(|error| format!("could not find this program: {error}"))?;
+    if !is_runnable(&program) {
+        return Err(format!("'{}' cannot be run by the server's user", program.display()));
+    }
+    let command = archive_command(&program, tools).ok_or("a path in its command is not valid UTF-8")?;
+    let mut settings = vec![("archive_mode", "on".to_owned()), ("archive_command", command)];
+    if !own.has_timeout {
+        settings.push(("archive_timeout", ARCHIVE_TIMEOUT.to_owned()));
+    }
+    Ok(settings)
+}
+
+/// The line that the server hands to a shell for each file.
+fn archive_command(program: &Path, tools: &Tools) -> Option<String> {
+    let settings = tools.settings;
+    let quoted = |path: &Path| Some(quote_for_server(path.to_str()?));
+    Some(format!(
+        "{} archive-wal --data-directory={} --backup-directory={} --queue-limit={} %p",
+        quoted(program)?,
+        quoted(&settings.data_directory)?,
+        quoted(&settings.backup_directory)?,
+        settings.wal_queue_limit_bytes
+    ))
+}
+
+/// Quotes a text for the shell, and for the server, which replaces what follows a percent sign before the shell has it
+/// (`shell_archive.c`).
+fn quote_for_server(text: &str) -> String {
+    shell_words::quote(text).replace('%', "%%")
+}
+
+/// A file that the server wants archived.
+#[derive(Clone, Debug)]
+pub struct ArchiveRequest {
+    /// The cluster.
+    pub data_directory: PathBuf,
+    /// Where the backups are kept.
+    pub backup_directory: PathBuf,
+    /// How much WAL may wait before it is given up.
+    pub queue_limit_bytes: u64,
+    /// The file, below the data directory or absolute.
+    pub file: PathBuf,
+    /// The time.
+    pub now: DateTime<Utc>,
+}
+
+/// What became of a file, where the server need not keep it any longer.
+#[derive(Debug)]
+pub enum Archived {
+    /// It is in the archive.
+    Done(Archiving),
+    /// It is not, and was given up so that the server's disk does not fill.
+    GivenUp {
+        /// Why it could not be archived.
+        error: anyhow::Error,
+        /// How much WAL was waiting.
+        waiting_bytes: u64,
+        /// Why the gap could not be noted, if it could not.
+        unnoted: Option<std::io::Error>,
+    },
+}
+
+/// Archives a file, or gives it up where waiting for the archive would fill the server's disk.
+///
+/// # Errors
+/// When it is not archived, and the server is to keep it and try again.
+pub fn archive(request: &ArchiveRequest) -> anyhow::Result<Archived> {
+    let name = request.file.file_name().and_then(|name| name.to_str()).context("read the file's name")?;
+    let data = ReadRoot::open(&request.data_directory).context("open the data directory")?;
+    let error = match store(request, &data, name) {
+        Ok(done) => return Ok(Archived::Done(done)),
+        Err(error) => error,
+    };
+    let Ok((waiting_bytes, QueueVerdict::GiveUp)) = examine_queue(request, &data) else { return Err(error) };
+    let unnoted = note_gap(request, &data, name, &error).err();
+    Ok(Archived::GivenUp { error, waiting_bytes, unnoted })
+}
+
+fn store(request: &ArchiveRequest, data: &ReadRoot, name: &str) -> anyhow::Result<Archiving> {
+    let system_identifier = read_system_identifier(data)?;
+    let path = data.path().join(&request.file);
+    let mut file = File::open(&path).with_context(|| format!("open '{}'", path.display()))?;
+    ensure_belongs(&mut file, name, system_identifier)?;
+    let repository = open_repository(request, data)?;
+    Ok(repository.wal_archive(system_identifier).store(name, &mut file)?)
+}
+
+/// The first eight bytes of the control file, which never change: the rest may be being written just now.
+fn read_system_identifier(data: &ReadRoot) -> anyhow::Result<SystemIdentifier> {
+    let mut bytes = [0; 8];
+    let opened = data.open_file("global/pg_control");
+    opened.and_then(|mut file| file.read_exact(&mut bytes)).context("read the control file")?;
+    Ok(SystemIdentifier(u64::from_le_bytes(bytes)))
+}
+
+/// A repository that is not the one of this cluster's backups, such as an empty directory where a disk is not mounted,
+/// would take WAL that nobody finds again.
+fn open_repository(request: &ArchiveRequest, data: &ReadRoot) -> anyhow::Result<Repository> {
+    let path = &request.backup_directory;
+    let Some(expected) = backed_up_to(data) else {
+        return Repository::open_or_create(path).context("open the repository");
+    };
+    let repository = Repository::open(path).context("open the repository")?;
+    let found =
+        repository.as_ref().and_then(|repository| repository.identity()).map(|found| found.id.clone());
+    match repository {
+        Some(repository) if found.as_ref() == Some(&expected) => Ok(repository),
+        _ => {
+            let message = format!(
+                "the repository of this cluster's backups ({expected}) is not in '{}'",
+                path.display()
+            );
+            let hint = "mount it there; if it is gone for good, `backup-postgresql create` begins another";
+            Err(Failure::new(Kind::Failed, message).hint(hint).into())
+        }
+    }
+}
+
+/// Checks by a segment's first page that it is what its name says, of the cluster that it comes from: the server
+/// makes segments by renaming old ones.
+fn ensure_belongs(file: &mut File, name: &str, cluster: SystemIdentifier) -> anyhow::Result<()> {
+    if !is_segment_name(name) && !is_partial_segment_name(name) {
+        return Ok(());
+    }
+    let mut page = [0; LONG_HEADER_SIZE_BYTES];
+    file.read_exact(&mut page).and_then(|()| file.rewind()).with_context(|| format!("read '{name}'"))?;
+    let header = WalPageHeader::parse(&page).with_context(|| format!("read '{name}'"))?;
+    let segment = WalFileName::parse(name.get(..24).unwrap_or_default(), header.segment_size_bytes)?;
+    let size_bytes = file.metadata().with_context(|| format!("read '{name}'"))?.len();
+    ensure!(
+        header.system_identifier == cluster,
+        "'{name}' is of cluster {}, and this one is {cluster}",
+        header.system_identifier
+    );
+    ensure!(
+        header.page_address == segment.start_lsn(),
+        "'{name}' begins with the page of {}",
+        header.page_address
+    );
+    // The first segment of a timeline begins with pages that its parent wrote.
+    ensure!(
+        header.timeline <= segment.timeline,
+        "'{name}' begins with a page of timeline {}",
+        header.timeline
+    );
+    if size_bytes != u64::from(header.segment_size_bytes) {
+        bail!("'{name}' has {size_bytes} bytes, and a segment of this cluster {}", header.segment_size_bytes);
+    }
+    Ok(())
+}
+
+/// How much WAL waits for the archive, and what to do about it.
+fn examine_queue(request: &ArchiveRequest, data: &ReadRoot) -> anyhow::Result<(u64, QueueVerdict)> {
+    let waiting_bytes = waiting_bytes(data)?;
+    let available = disk_space(&data.path().join("pg_wal"))?.available_bytes;
+    Ok((waiting_bytes, queue_verdict(waiting_bytes, request.queue_limit_bytes, available)))
+}
+
+/// How much WAL waits to be archived.
+///
+/// # Errors
+/// When the queue or the control file cannot be read.
+pub fn waiting_bytes(data: &ReadRoot) -> anyhow::Result<u64> {
+    let status = crate::cluster::inspect::follow(data, "pg_wal").and_then(|wal| wal.names("archive_status"));
+    let names = status.context("list the segments that wait")?;
+    let waiting =
+        names.iter().filter(|name| name.strip_suffix(".ready").is_some_and(is_segment_name)).count();
+    let size = read_control_file(data)?.wal_segment_size;
+    Ok(u64::try_from(waiting)?.saturating_mul(size.into()))
+}
+
+fn read_control_file(data: &ReadRoot) -> anyhow::Result<ControlFile> {
+    let limit = u64::try_from(control_file::FILE_SIZE_BYTES)?;
+    let bytes = data.read_bounded("global/pg_control", limit).context("read the control file")?;
+    ControlFile::parse(&bytes).context("read the control file")
+}
+
+fn note_gap(
+    request: &ArchiveRequest,
+    data: &ReadRoot,
+    name: &str,
+    error: &anyhow::Error,
+) -> std::io::Result<()> {
+    let size = read_control_file(data).map(|control| control.wal_segment_size).unwrap_or_default();
+    let segment = WalFileName::parse(name.get(..24).unwrap_or_default(), size).ok();
+    let end = segment.and_then(WalFileName::next).map_or(Lsn::INVALID, WalFileName::start_lsn);
+    // A note that makes no sense is written anew: that there is a gap is what counts.
+    let former = wal_gap::read(data.path()).unwrap_or_default();
+    wal_gap::note(data.path(), &WalGap::with(former, name, end, &format!("{error:#}"), request.now))
+}
+
+/// Writes an archived file to a place of the server's choosing: whole and proven, or not at all. `false`: it was never
+/// archived.
+///
+/// # Errors
+/// When the repository cannot be read, or what it holds is damaged.
+pub fn fetch(
+    backup_directory: &Path,
+    cluster: SystemIdentifier,
+    name: &str,
+    target: &Path,
+) -> anyhow::Result<bool> {
+    let opened = Repository::open(backup_directory).context("open the repository")?;
+    let Some(repository) = opened else {
+        bail!("there is no repository in '{}'", backup_directory.display())
+    };
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let last = target.file_name().and_then(|name| name.to_str()).context("read the target's name")?;
+    let directory = StoreRoot::open(parent).with_context(|| format!("open '{}'", parent.display()))?;
+    let temporary = format!("{last}.pgbox-{}.tmp", std::process::id());
+    directory.remove_file(&temporary).context("make room for the file")?;
+    let mut file = directory.create_file(&temporary).with_context(|| format!("create '{temporary}'"))?;
+    let fetched = repository.wal_archive(cluster).fetch(name, &mut file).map_err(anyhow::Error::from);
+    let placed = fetched.and_then(|is_there| {
+        if is_there {
+            file.sync_all().context("write the file to disk")?;
+            directory.rename(&temporary, last).context("put the file in place")?;
+            directory.sync_directory(".").context("put the file in place")?;
+        }
+        Ok(is_there)
+    });
+    if !matches!(placed, Ok(true)) {
+        directory.remove_file(&temporary).context("remove what was not needed")?;
+    }
+    placed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_reach_the_command_whole_through_the_server_and_the_shell() {
+        let path = "/data/50% 'of' \"it\" $HOME %p";
+        let quoted = quote_for_server(path);
+        assert_eq!(quoted.matches('%').count(), 4);
+        assert_eq!(shell_words::split(&quoted.replace("%%", "%")).unwrap(), [path]);
+    }
+}

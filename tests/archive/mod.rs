@@ -1,0 +1,5 @@
+//! WAL is archived beside the backups, and never at the server's expense.
+
+mod queue;
+mod recovery;
+mod setting;
