@@ -123,6 +123,13 @@ impl fmt::Display for BlockNumber {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Oid(pub u32);
 
+impl Oid {
+    /// The default tablespace, whose directories are in `base` (pg_tablespace.dat, `DEFAULTTABLESPACE_OID`).
+    pub const DEFAULT_TABLESPACE: Self = Self(1663);
+    /// The tablespace of the shared relations, `global` (pg_tablespace.dat, `GLOBALTABLESPACE_OID`).
+    pub const GLOBAL_TABLESPACE: Self = Self(1664);
+}
+
 impl fmt::Display for Oid {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)

@@ -39,6 +39,7 @@ fn assert_serves(template: &Template, fault: &Fault) {
     let volumes = Volumes::new().unwrap();
     fill(&volumes, template);
     make(fault.damage, &volumes.data_directory());
+    relink(&volumes, "/var/lib/postgresql-data/space");
 
     let container = volumes.start();
 
@@ -62,8 +63,15 @@ fn fill(volumes: &Volumes, template: &Template) {
     }
     let user = volumes.shell("echo $(id -u postgres):$(id -g postgres)");
     run(Command::new("chown").args(["-R", user.trim()]).arg(&data).arg(volume.join("space")));
-    let link = "ln -sfnT /var/lib/postgresql-data/space pg_tblspc/*; chown -h --reference=base pg_tblspc/*";
-    run(Command::new("sh").args(["-euc", link]).current_dir(&data));
+    relink(volumes, volume.join("space").to_str().unwrap());
+}
+
+/// Leads the tablespace to a directory: where it is here while damage is made, and where it will be in the container.
+fn relink(volumes: &Volumes, target: &str) {
+    let links = "for link in pg_tblspc/*; do
+        [ ! -L \"$link\" ] || { ln -sfnT \"$1\" \"$link\"; chown -h --reference=base \"$link\"; }
+    done";
+    run(Command::new("sh").args(["-euc", links, "-", target]).current_dir(volumes.data_directory()));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What is no damage to a file, and yet keeps a cluster from serving: no room, another C library, an initdb cut short.
 
+use super::fault::make;
 use super::judge::Server;
-use super::template::{Left, template};
+use super::template::{Left, feed, template};
 use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use crate::support::versions::{USUAL, programs};
 use crate::support::wait::wait_until;
@@ -150,4 +151,29 @@ fn an_initdb_that_was_killed_at_any_moment_is_begun_anew() {
         sandbox.succeed(&["maintenance", "stop"]);
         sandbox.succeed(&["maintenance", "check"]);
     }
+}
+
+#[test]
+fn a_map_is_made_anew_though_the_crash_cut_off_a_table_in_the_making() {
+    let Some(template) = template(USUAL, Left::Clean) else { return };
+    let sandbox = template.copy();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    let server = Server::of(&sandbox);
+    // Its file is on the disk, before the last checkpoint even, and no row of pg_class that counts names it.
+    let making = "BEGIN; CREATE TABLE unfinished AS SELECT generate_series(1, 5000) AS i; CHECKPOINT; SELECT pg_sleep(600);";
+    let mut session = feed(&server, making.to_owned());
+    wait_until("the table is there", || {
+        server.sql(
+            "dbuser",
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%sleep(6%'",
+        ) == "2"
+    });
+    sandbox.kill_server();
+    session.wait().unwrap();
+    make("rm base/*/pg_filenode.map", &sandbox.data());
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(told.contains("pg_filenode.map', no relation of it was ever rewritten"), "{told}");
+    assert_eq!(Server::of(&sandbox).sql("dbuser", "SELECT count(*) FROM late"), "500");
 }

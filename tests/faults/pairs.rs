@@ -46,6 +46,13 @@ fn together(damage: &str) -> Fault {
     fault(Box::leak(damage.to_owned().into_boxed_str()))
 }
 
+#[rstest]
+fn an_index_that_is_lost_with_the_map_that_named_it_is_built_anew(
+    #[values(Left::Clean, Left::Killed)] left: Left,
+) {
+    assert!(is_put_right("the_index_of_database_names_is_lost", "the_shared_relation_map_is_lost", left));
+}
+
 /// What only a backup brings back, together with what stands in the way of reading what is left.
 #[rstest]
 #[case("the_catalog_of_databases_is_lost", "the_control_file_is_lost")]

@@ -4,11 +4,13 @@
 //! prove a map: its last record in WAL that is whole to the end; or that no relation of its was ever rewritten. A
 //! rewrite leaves the old file empty until the next checkpoint and then removes it, and the new one has a number from
 //! 16384 on that `pg_class` does not know (relmapper.c; `facts/corruption.md` §5). The last condition also finds the file
-//! of a rewrite that a crash cut off between its map and its commit, which leaves the old file as it was.
+//! of a rewrite that a crash cut off between its map and its commit, which leaves the old file as it was. A file that the
+//! WAL says was made, without a map after it, is of something else that the crash cut off. Of an index only the number has
+//! to be unmistakable, not the file: a lost one is built anew, whatever was in it.
 
 use super::Inspection;
-use super::maps::{FIRST_NORMAL_OID, is_never_empty};
-use super::wal::{WalDirectory, last_relation_map};
+use super::maps::{FIRST_NORMAL_OID, is_index, is_never_empty};
+use super::wal::{MapHistory, WalDirectory, map_history};
 use crate::pg::layout::{Fork, RelationFile};
 use crate::pg::relation_map::{MapKind, RelationMap};
 use crate::pg::{MajorVersion, Oid, heap};
@@ -33,20 +35,21 @@ impl Inspection<'_> {
         };
         let database = Oid(directory.strip_prefix("base/").and_then(|oid| oid.parse().ok()).unwrap_or(0));
         let sizes = self.main_file_sizes(directory)?;
-        let logged = match WalDirectory::of_cluster(self.root, control) {
-            Some(wal) => last_relation_map(&wal, control.redo, database),
+        let history = match WalDirectory::of_cluster(self.root, control) {
+            Some(wal) => map_history(&wal, control.redo, database),
             None => Err("pg_wal cannot be read".to_owned()),
         };
         // After a clean stop there is nothing that the files themselves do not show.
-        let logged = if self.is_clean() { logged.unwrap_or_default() } else { logged? };
-        let (map, description) = if let Some((lsn, file)) = logged {
+        let MapHistory { last, made_since } =
+            if self.is_clean() { history.unwrap_or_default() } else { history? };
+        let (map, description) = if let Some((lsn, file)) = last {
             let map = RelationMap::parse(&file).map_err(|error| error.to_string())?;
             let is_replayed_anyway = !self.is_clean() && lsn >= control.redo;
             check_logged(&map, kind, major, &sizes, is_replayed_anyway)?;
             (map, format!("as its record in the WAL at {lsn} says"))
         } else {
             let map = RelationMap::identity(kind, major).ok_or("the version is unknown")?;
-            self.check_identity_map(&map, directory, &sizes)?;
+            self.check_identity_map(&map, directory, &sizes, &made_since)?;
             (map, "no relation of it was ever rewritten".to_owned())
         };
         let bytes = map.encode(major).ok_or("it would have too many entries")?;
@@ -70,13 +73,15 @@ impl Inspection<'_> {
         map: &RelationMap,
         directory: &str,
         sizes: &BTreeMap<Oid, u64>,
+        made_since: &BTreeSet<Oid>,
     ) -> Result<(), String> {
-        check_files(map, sizes, |_| true)?;
+        check_files(map, sizes, |catalog| !is_index(catalog) || sizes.contains_key(&catalog))?;
         let made_later =
             sizes.iter().filter(|(relfilenode, size)| relfilenode.0 >= FIRST_NORMAL_OID && **size > 0);
         let known = if directory == "global" { BTreeSet::new() } else { self.filenodes_in_use(directory) };
-        match made_later.map(|(relfilenode, _)| *relfilenode).find(|relfilenode| !known.contains(relfilenode))
-        {
+        let is_unknown =
+            |relfilenode: &Oid| !known.contains(relfilenode) && !made_since.contains(relfilenode);
+        match made_later.map(|(relfilenode, _)| *relfilenode).find(is_unknown) {
             Some(other) => Err(format!("'{directory}/{other}' may be the new file of one of its relations")),
             None => Ok(()),
         }

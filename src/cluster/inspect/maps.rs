@@ -128,7 +128,7 @@ pub(super) fn is_never_empty(catalog: Oid) -> bool {
 }
 
 /// The mapped catalogs that are indexes, in any version from 13 to 18 (catalog/*.h, `DECLARE_INDEX`).
-fn is_index(catalog: Oid) -> bool {
+pub(super) fn is_index(catalog: Oid) -> bool {
     const INDEXES: [u32; 41] = [
         1232, 1233, 2397, 2658, 2659, 2662, 2663, 2671, 2672, 2676, 2677, 2690, 2691, 2694, 2695, 2697, 2698,
         2703, 2704, 2837, 2847, 2965, 2967, 3455, 3593, 4061, 4172, 4176, 4178, 4182, 4184, 4186, 6001, 6002,

@@ -18,9 +18,6 @@ use crate::repository::{BackupReader, CHUNK_SIZE_BYTES};
 
 /// `RM_XLOG_ID` and `XLOG_BACKUP_END` (`pg_control.h`).
 const BACKUP_END: (u8, u8) = (0, 0x50);
-/// The tablespaces that have directories of their own (`pg_tablespace.dat`).
-const DEFAULT_TABLESPACE: Oid = Oid(1663);
-const GLOBAL_TABLESPACE: Oid = Oid(1664);
 
 /// A block, as WAL records name it.
 type Block = (RelationLocator, crate::pg::layout::Fork, BlockNumber);
@@ -95,8 +92,8 @@ fn block_of(page: &DamagedPage) -> Option<Block> {
     let file = RelationFile::parse(name)?;
     let number = |text: &str| text.parse().ok().map(Oid);
     let (tablespace, database) = match directory.split('/').collect::<Vec<_>>().as_slice() {
-        ["global"] => (GLOBAL_TABLESPACE, Oid(0)),
-        ["base", database] => (DEFAULT_TABLESPACE, number(database)?),
+        ["global"] => (Oid::GLOBAL_TABLESPACE, Oid(0)),
+        ["base", database] => (Oid::DEFAULT_TABLESPACE, number(database)?),
         ["pg_tblspc", tablespace, _, database] => (number(tablespace)?, number(database)?),
         _ => return None,
     };

@@ -16,11 +16,6 @@ use crate::sys::ReadRoot;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-/// The default tablespace, whose directories are in `base`.
-pub(super) const PG_DEFAULT: Oid = Oid(1663);
-/// The tablespace of the shared relations, `global`.
-pub(super) const PG_GLOBAL: Oid = Oid(1664);
-
 /// What makes recovery take WAL from elsewhere.
 const FROM_ELSEWHERE: [&str; 3] = ["backup_label", "recovery.signal", "standby.signal"];
 
@@ -133,8 +128,8 @@ impl<'a> Scene<'a> {
     /// Where the relations of a database in a tablespace are, below the data directory.
     pub(super) fn place(&self, database: Oid, tablespace: Oid) -> String {
         match tablespace {
-            PG_DEFAULT => format!("base/{database}"),
-            PG_GLOBAL => "global".to_owned(),
+            Oid::DEFAULT_TABLESPACE => format!("base/{database}"),
+            Oid::GLOBAL_TABLESPACE => "global".to_owned(),
             _ => format!("pg_tblspc/{tablespace}/{}/{database}", self.version_directory(tablespace)),
         }
     }
@@ -153,7 +148,7 @@ impl<'a> Scene<'a> {
 
     /// Opens the directory of a database in a tablespace.
     pub(super) fn open(&self, database: Oid, tablespace: Oid) -> io::Result<ReadRoot> {
-        if tablespace == PG_DEFAULT || tablespace == PG_GLOBAL {
+        if tablespace == Oid::DEFAULT_TABLESPACE || tablespace == Oid::GLOBAL_TABLESPACE {
             return self.root.subroot(self.place(database, tablespace));
         }
         let link = follow(self.root, &format!("pg_tblspc/{tablespace}"))?;

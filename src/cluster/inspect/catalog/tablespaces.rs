@@ -3,7 +3,7 @@
 //! What a tablespace holds is elsewhere and most likely sound, on a disk that is not mounted: only a person knows
 //! where, so neither a repair nor a replacement may hide it.
 
-use super::scene::{PG_DEFAULT, PG_GLOBAL, Scene, is_missing};
+use super::scene::{Scene, is_missing};
 use super::{Catalog, CatalogDatabase, CatalogTablespace, Certainty};
 use crate::cluster::inspect::{follow, unreadable};
 use crate::pg::Oid;
@@ -18,7 +18,7 @@ const CODES: [&str; 2] = ["tablespace-link-missing", "tablespace-directory-missi
 impl CatalogTablespace {
     /// Whether it is none of the two built-in ones.
     pub(super) fn is_users(&self) -> bool {
-        self.oid != PG_DEFAULT && self.oid != PG_GLOBAL
+        self.oid != Oid::DEFAULT_TABLESPACE && self.oid != Oid::GLOBAL_TABLESPACE
     }
 }
 

@@ -3,7 +3,7 @@
 use super::directory::RelationDirectory;
 use super::files::{Group, Place};
 use super::mapped::{self, MapOwner};
-use super::scene::{CatalogToRead, PG_DEFAULT, PG_GLOBAL, Scene};
+use super::scene::{CatalogToRead, Scene};
 use super::{Catalog, CatalogDatabase, CatalogRelation, CatalogTablespace, Certainty, rows, template0};
 use crate::pg::Oid;
 use crate::pg::heap::{DatabaseRow, NameRow};
@@ -78,7 +78,7 @@ fn template1() -> CatalogDatabase {
     CatalogDatabase {
         oid: Oid(1),
         name: TEMPLATE1.to_owned(),
-        tablespace: PG_DEFAULT,
+        tablespace: Oid::DEFAULT_TABLESPACE,
         is_invalid: false,
         allows_connections: true,
         directory: "base/1".to_owned(),
@@ -196,9 +196,9 @@ impl DatabaseWalk<'_> {
                 return part;
             }
         };
-        part.is_present = self.database.tablespace == PG_DEFAULT;
+        part.is_present = self.database.tablespace == Oid::DEFAULT_TABLESPACE;
         let Ok(root) = self.scene.open(self.database.oid, self.database.tablespace) else { return part };
-        if self.database.tablespace != PG_DEFAULT {
+        if self.database.tablespace != Oid::DEFAULT_TABLESPACE {
             part.findings.extend(super::tablespaces::check_home(self.database, &root));
         }
         let Some(map) = self.scene.map(&root, &self.database.directory) else { return part };
@@ -242,9 +242,10 @@ impl DatabaseWalk<'_> {
     /// The directories that the database's relations may be in.
     fn places(&self, findings: &mut Vec<Finding>) -> Vec<(String, Place)> {
         let mut places = Vec::new();
-        let own = [PG_DEFAULT, self.database.tablespace];
+        let own = [Oid::DEFAULT_TABLESPACE, self.database.tablespace];
         let others = self.tablespaces.iter().map(|tablespace| tablespace.oid);
-        let all: BTreeSet<Oid> = own.into_iter().chain(others).filter(|oid| *oid != PG_GLOBAL).collect();
+        let all: BTreeSet<Oid> =
+            own.into_iter().chain(others).filter(|oid| *oid != Oid::GLOBAL_TABLESPACE).collect();
         for tablespace in all {
             let place = self.scene.place(self.database.oid, tablespace);
             let listed = if self.unreachable.contains(&tablespace) {

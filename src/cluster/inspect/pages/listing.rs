@@ -13,10 +13,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// The tablespaces that every cluster has (`DEFAULTTABLESPACE_OID`, `GLOBALTABLESPACE_OID`).
-const PG_DEFAULT: Oid = Oid(1663);
-const PG_GLOBAL: Oid = Oid(1664);
-
 /// A directory with relation files.
 #[derive(Debug)]
 pub(in crate::cluster::inspect) struct DataDirectory {
@@ -103,9 +99,9 @@ impl DataFiles {
     /// is missing here; the check of the structure reports it.
     pub(in crate::cluster::inspect) fn of(root: &ReadRoot, tree: &FileTree) -> Self {
         let mut listing = Listing { root, tree: tree.by_path(), files: Self::default() };
-        listing.add_directory("global".to_owned(), PG_GLOBAL, Oid(0));
+        listing.add_directory("global".to_owned(), Oid::GLOBAL_TABLESPACE, Oid(0));
         for database in numbered_directories(root, "base") {
-            listing.add_directory(format!("base/{database}"), PG_DEFAULT, database);
+            listing.add_directory(format!("base/{database}"), Oid::DEFAULT_TABLESPACE, database);
         }
         for entry in root.entries("pg_tblspc").unwrap_or_default() {
             if let Ok(oid) = entry.name.parse() {

@@ -10,6 +10,8 @@ mod files;
 mod touches;
 
 pub(super) use chain::WalState;
-pub(crate) use checkpoints::{FoundCheckpoint, find_checkpoint_at, find_checkpoints, last_relation_map};
+pub(crate) use checkpoints::{
+    FoundCheckpoint, MapHistory, find_checkpoint_at, find_checkpoints, map_history,
+};
 pub(crate) use files::WalDirectory;
 pub(crate) use touches::WalTouches;
