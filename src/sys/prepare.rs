@@ -1,11 +1,13 @@
 //! What only root can do before privileges are dropped: make directories and set their owners.
 
 use super::identity::Identity;
-use rustix::fs::{Access, AtFlags, CWD, Gid, Uid, chownat};
+use rustix::fs::{Access, AtFlags, CWD, Gid, RenameFlags, Uid, chownat, renameat_with};
+use rustix::io::Errno;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use walkdir::WalkDir;
 
 /// What [`fix_ownership`] did.
@@ -19,7 +21,8 @@ pub struct OwnershipReport {
 
 /// Makes a directory with all above it, if it is missing, and gives what was made to `owner`.
 ///
-/// A directory that exists keeps its owner and mode. Returns whether it was made.
+/// A directory that exists keeps its owner and mode. One that is made is `owner`'s from the first moment that it is there:
+/// whoever else comes at the same time, or after a crash, finds none or the finished one. Returns whether it was made.
 pub fn ensure_directory(path: &Path, mode: u32, owner: Option<&Identity>) -> io::Result<bool> {
     if path.is_dir() {
         return Ok(false);
@@ -29,16 +32,44 @@ pub fn ensure_directory(path: &Path, mode: u32, owner: Option<&Identity>) -> io:
     {
         ensure_directory(parent, 0o755, None)?;
     }
-    match fs::DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(false),
-        Err(error) => return Err(error),
+    let beside = name_beside(path)?;
+    let made = make_directory(&beside, mode, owner).and_then(|()| put_in_place(&beside, path));
+    match made {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            // Best effort: it is empty, and the error says more.
+            let _ = fs::remove_dir(&beside);
+            if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() { Ok(false) } else { Err(error) }
+        }
     }
+}
+
+/// A name of our own in the same directory.
+fn name_beside(path: &Path) -> io::Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    Ok(path.with_file_name(format!(".{}.pgbox-{pid}-{count}", name.to_string_lossy())))
+}
+
+fn make_directory(path: &Path, mode: u32, owner: Option<&Identity>) -> io::Result<()> {
+    fs::DirBuilder::new().mode(mode).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    if let Some(owner) = owner {
-        set_owner(path, owner)?;
+    owner.map_or(Ok(()), |owner| set_owner(path, owner))
+}
+
+/// Renames a directory to a name that nothing may have. Some file systems cannot promise that; there a plain rename
+/// does no harm either, since it replaces nothing but an empty directory.
+fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => match fs::rename(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                Err(io::ErrorKind::AlreadyExists.into())
+            }
+            result => result,
+        },
+        result => Ok(result?),
     }
-    Ok(true)
 }
 
 /// Gives one entry to `owner`; a symlink itself, not what it points to.
@@ -85,4 +116,36 @@ pub fn is_writable_directory(path: &Path) -> bool {
 /// Whether this process may run a program.
 pub fn is_runnable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::user_of;
+    use std::sync::Barrier;
+
+    #[test]
+    fn of_many_who_make_a_directory_at_once_none_sees_it_before_it_is_the_owners() {
+        let directory = tempfile::tempdir().unwrap();
+        let ours = fs::metadata(directory.path()).unwrap().uid();
+        // Only root can give it to somebody else.
+        let owner = user_of(if ours == 0 { 65_534 } else { ours });
+        for round in 0..200 {
+            let path = directory.path().join(format!("{round}/data"));
+            let barrier = Barrier::new(4);
+            let make = || {
+                barrier.wait();
+                let made = ensure_directory(&path, 0o700, Some(&owner)).unwrap();
+                let facts = fs::metadata(&path).unwrap();
+                assert_eq!((facts.uid(), facts.mode() & 0o777), (owner.uid, 0o700));
+                usize::from(made)
+            };
+            let made_count: usize = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+            });
+            assert_eq!(made_count, 1);
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "something was left behind");
+        }
+    }
 }
