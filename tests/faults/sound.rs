@@ -150,7 +150,7 @@ fn churn(session: u32) -> String {
         )
     };
     let statements: String = (1..3000).map(one).collect();
-    format!("SET lock_timeout = '2s';\n{statements}")
+    format!("SET lock_timeout = '300ms';\n{statements}")
 }
 
 #[rstest]
