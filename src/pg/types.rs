@@ -124,9 +124,9 @@ impl fmt::Display for BlockNumber {
 pub struct Oid(pub u32);
 
 impl Oid {
-    /// The default tablespace, whose directories are in `base` (pg_tablespace.dat, `DEFAULTTABLESPACE_OID`).
+    /// The default tablespace, whose directories are in `base` (`pg_tablespace.dat`, `DEFAULTTABLESPACE_OID`).
     pub const DEFAULT_TABLESPACE: Self = Self(1663);
-    /// The tablespace of the shared relations, `global` (pg_tablespace.dat, `GLOBALTABLESPACE_OID`).
+    /// The tablespace of the shared relations, `global` (`pg_tablespace.dat`, `GLOBALTABLESPACE_OID`).
     pub const GLOBAL_TABLESPACE: Self = Self(1664);
 }
 

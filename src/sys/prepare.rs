@@ -33,8 +33,8 @@ pub fn ensure_directory(path: &Path, mode: u32, owner: Option<&Identity>) -> io:
         ensure_directory(parent, 0o755, None)?;
     }
     let beside = name_beside(path)?;
-    let made = make_directory(&beside, mode, owner).and_then(|()| put_in_place(&beside, path));
-    match made {
+    let placed = make_directory(&beside, mode, owner).and_then(|()| put_in_place(&beside, path));
+    match placed {
         Ok(()) => Ok(true),
         Err(error) => {
             // Best effort: it is empty, and the error says more.
