@@ -5,7 +5,7 @@ use anyhow::Context;
 use chrono::Utc;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
-use pgbox::execute::verify::{Verified, VerifyReport, is_verifiable, prove, verify};
+use pgbox::execute::verify::{Verified, VerifyReport, is_verifiable, prove, verify, verify_archived_wal};
 use pgbox::execute::{Backups, Tools};
 use pgbox::format;
 use pgbox::plan::{BackupName, BackupSummary, Damage, IndexCheck, Judgement, Proof, Verification};
@@ -35,7 +35,11 @@ pub(super) fn run(
         None => all(repository, ui)?,
     };
     let mut report = verify(tools, repository, &names, Utc::now())?;
+    if chosen.is_none() {
+        report.damaged_wal = verify_archived_wal(repository, tools.progress)?;
+    }
     tell(&report, ui)?;
+    report.damaged_wal.values().for_each(|problem| ui.error(problem));
     if is_given(arguments, "prove") {
         prove_all(tools, repository, &mut report, ui)?;
     }

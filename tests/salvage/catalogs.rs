@@ -155,3 +155,20 @@ fn tablespaces_are_read_where_they_are_and_come_into_the_data_directory() {
 fn files_below(place: &std::path::Path) -> String {
     run(Command::new("find").arg(place).args(["-printf", "%P %s %T@\\n"]))
 }
+
+#[test]
+fn a_relation_of_which_a_column_is_lost_costs_no_other() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = sandbox();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("CREATE TABLE half_known (a int, b int); SET allow_system_table_mods = on; DELETE FROM pg_attribute WHERE attrelid = 'half_known'::regclass AND attname = 'b'");
+    sandbox.succeed(&["maintenance", "stop"]);
+    shell(&sandbox, BEYOND_REPAIR);
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_all_but(&sandbox, "", &told);
+    assert!(told.contains("the relation 'half_known'"), "{told}");
+}

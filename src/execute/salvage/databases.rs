@@ -199,6 +199,29 @@ fn add_lost_roles(
     Ok(())
 }
 
+/// Takes relations out of the copy's catalogs whose columns are not all there: one of them would keep the server from
+/// listing any (relcache.c, `RelationBuildTupleDesc()`). Each is told.
+pub(super) fn forget_half_known(client: &mut Client, name: &str, salvaged: &mut Salvaged) {
+    const FORGET: &str = "DELETE FROM pg_catalog.pg_class c WHERE c.oid >= 16384 AND c.relnatts <> \
+         (SELECT count(*) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0) \
+         RETURNING c.relname::text";
+    let allowed = client
+        .batch_execute("SET default_transaction_read_only = off; SET allow_system_table_mods = on")
+        .and_then(|()| client.query(FORGET, &[]));
+    match allowed {
+        Ok(rows) => {
+            for row in rows {
+                let object = format!("the relation '{}'", row.get::<_, String>(0));
+                salvaged.lose_object(name, object, "the catalogs do not have all of its columns");
+            }
+        }
+        Err(error) => salvaged.assume(format!(
+            "whether the columns of every relation of '{name}' are known could not be seen: {}",
+            one_line(&describe(&error))
+        )),
+    }
+}
+
 /// Builds the indexes of a database's catalogs anew, since what is read through a damaged one may be wrong. Returns
 /// whether they can be trusted.
 pub(super) fn reindex_system(client: &mut Client, name: &str, salvaged: &mut Salvaged) -> bool {

@@ -175,6 +175,7 @@ impl Salvage<'_> {
     fn bring(&mut self, database: &Database) -> anyhow::Result<()> {
         let name = database.name.as_str();
         let mut client = self.open(name)?;
+        databases::forget_half_known(&mut client, name, &mut self.salvaged);
         let are_indexes_sound = databases::reindex_system(&mut client, name, &mut self.salvaged);
         tables::tell_bad_blocks(&mut client, name, self.pages, &mut self.salvaged)?;
         let tables = tables::list(&mut client, name)?;

@@ -21,6 +21,7 @@ use crate::plan::{
     BackupFormat, BackupName, BackupSummary, Damage, DamageCode, DamagedFile, Judgement, Observed, Proof,
     Verification, VerificationVerdict, judge,
 };
+use crate::progress::Progress;
 use crate::repository::{
     CHUNK_SIZE_BYTES, ChunkFault, ChunkId, EntryContent, PackScan, Repository, RepositoryError, SharedLock,
     TableEntry,
@@ -44,6 +45,8 @@ pub struct VerifyReport {
     pub read_bytes: u64,
     /// What came of the proofs, where they were asked for.
     pub proofs: BTreeMap<BackupName, Proof>,
+    /// Archived WAL files that are not what was archived, and how that was noticed, where they were asked for.
+    pub damaged_wal: BTreeMap<String, String>,
 }
 
 impl VerifyReport {
@@ -51,6 +54,7 @@ impl VerifyReport {
     pub fn has_damage(&self) -> bool {
         let has_failed = self.proofs.values().any(|proof| !proof.is_passed());
         has_failed
+            || !self.damaged_wal.is_empty()
             || !self.damaged_packs.is_empty()
             || self.backups.iter().any(|backup| backup.judgement.is_damaged())
     }
@@ -123,7 +127,39 @@ pub fn verify(
         damaged_packs: scan.damaged_packs,
         unreadable_packs: scan.unreadable_packs,
         proofs: BTreeMap::new(),
+        damaged_wal: BTreeMap::new(),
     })
+}
+
+/// Reads every archived WAL file of every cluster. Returns those that are not what was archived, and why.
+///
+/// # Errors
+/// What could not be read: that is no damage.
+pub fn verify_archived_wal(
+    repository: &Repository,
+    progress: &dyn Progress,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let _lock = repository.lock_shared("verifying archived WAL").context("lock the repository")?;
+    let mut damaged = BTreeMap::new();
+    for cluster in repository.archived_clusters().context("list the archived WAL")? {
+        let archive = repository.wal_archive(cluster);
+        let files = archive.files().context("list the archived WAL")?;
+        progress.begin("reading archived WAL", Some(files.iter().map(|file| file.stored_bytes).sum()));
+        for file in files {
+            match archive.fetch(&file.name, &mut std::io::sink()) {
+                Ok(_) => {}
+                Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. })) => {
+                    damaged.insert(file.name.clone(), error.to_string());
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("read the archived '{}'", file.name));
+                }
+            }
+            progress.advance(file.stored_bytes);
+        }
+        progress.end();
+    }
+    Ok(damaged)
 }
 
 /// Restores a backup that was found sound where nobody uses it, reads all of it, and keeps what came of it.
