@@ -85,6 +85,24 @@ impl Supervisor {
         status.code().unwrap()
     }
 
+    /// What a person needs to see of a test that fails: what it said, what the server said, and who is there.
+    #[expect(clippy::print_stderr, reason = "it is shown with the failure")]
+    fn tell(&self) {
+        for name in ["log", "logs/postgresql.log"] {
+            let text = fs::read_to_string(self.path(name)).unwrap_or_default();
+            eprintln!("---- {name}\n{text}");
+        }
+        let arguments = ["-e", "-o", "pid,ppid,stat,wchan:24,etime,args"];
+        let processes = Command::new("ps").args(arguments).output();
+        eprintln!(
+            "---- processes\n{}",
+            processes.map_or_else(
+                |error| error.to_string(),
+                |output| String::from_utf8_lossy(&output.stdout).into_owned()
+            )
+        );
+    }
+
     /// The process of its server.
     fn server(&self) -> Option<i32> {
         first_pid(&self.path("data/postmaster.pid"))
@@ -99,6 +117,9 @@ fn first_pid(path: &Path) -> Option<i32> {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell();
+        }
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             self.signal(Signal::QUIT);
             let deadline = Instant::now() + Duration::from_secs(20);

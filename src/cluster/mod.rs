@@ -2,6 +2,7 @@
 
 pub mod binaries;
 pub mod configuration;
+pub mod control_file;
 pub mod history;
 pub mod initdb;
 pub mod inspect;

@@ -4,11 +4,12 @@
 //! lock, which a backup holds for as long as it runs.
 
 use super::Tools;
+use crate::cluster::control_file;
 use crate::cluster::inspect::backed_up_to;
 use crate::cluster::own_archiving;
 use crate::cluster::wal_gap::{self, WalGap};
 use crate::error::{Failure, Kind};
-use crate::pg::control_file::{self, ControlFile};
+use crate::pg::control_file::CONTROL_FILE;
 use crate::pg::wal::{
     LONG_HEADER_SIZE_BYTES, WalFileName, WalPageHeader, is_partial_segment_name, is_segment_name,
 };
@@ -138,7 +139,7 @@ fn store(request: &ArchiveRequest, data: &ReadRoot, name: &str) -> anyhow::Resul
 /// The first eight bytes of the control file, which never change: the rest may be being written just now.
 fn read_system_identifier(data: &ReadRoot) -> anyhow::Result<SystemIdentifier> {
     let mut bytes = [0; 8];
-    let opened = data.open_file("global/pg_control");
+    let opened = data.open_file(CONTROL_FILE);
     opened.and_then(|mut file| file.read_exact(&mut bytes)).context("read the control file")?;
     Ok(SystemIdentifier(u64::from_le_bytes(bytes)))
 }
@@ -215,14 +216,8 @@ pub fn waiting_bytes(data: &ReadRoot) -> anyhow::Result<u64> {
     let names = status.context("list the segments that wait")?;
     let waiting =
         names.iter().filter(|name| name.strip_suffix(".ready").is_some_and(is_segment_name)).count();
-    let size = read_control_file(data)?.wal_segment_size;
+    let size = control_file::read(data).context("read the control file")?.wal_segment_size;
     Ok(u64::try_from(waiting)?.saturating_mul(size.into()))
-}
-
-fn read_control_file(data: &ReadRoot) -> anyhow::Result<ControlFile> {
-    let limit = u64::try_from(control_file::FILE_SIZE_BYTES)?;
-    let bytes = data.read_bounded("global/pg_control", limit).context("read the control file")?;
-    ControlFile::parse(&bytes).context("read the control file")
 }
 
 fn note_gap(
@@ -231,7 +226,7 @@ fn note_gap(
     name: &str,
     error: &anyhow::Error,
 ) -> std::io::Result<()> {
-    let size = read_control_file(data).map(|control| control.wal_segment_size).unwrap_or_default();
+    let size = control_file::read(data).map(|control| control.wal_segment_size).unwrap_or_default();
     let segment = WalFileName::parse(name.get(..24).unwrap_or_default(), size).ok();
     let end = segment.and_then(WalFileName::next).map_or(Lsn::INVALID, WalFileName::start_lsn);
     // A note that makes no sense is written anew: that there is a gap is what counts.

@@ -1,9 +1,8 @@
 //! Removing backups and archived WAL that retention lets go, and the packs that nothing refers to any more.
 
 use super::Tools;
-use crate::cluster::history;
+use crate::cluster::{control_file, history};
 use crate::pg::SystemIdentifier;
-use crate::pg::control_file::{self, ControlFile};
 use crate::plan::archive::{Archived, WalRemoval, WalRetention};
 use crate::plan::{BackupName, BackupSummary, KeptPeriods, RetentionPlan, RetentionPolicy, retention};
 use crate::repository::{ArchivedFile, Repository, SweepReport};
@@ -86,7 +85,5 @@ fn restored_from(tools: &Tools) -> Option<BackupName> {
 /// The cluster whose backups retention counts; `None` where its control file cannot be read.
 fn current_system(tools: &Tools) -> Option<SystemIdentifier> {
     let root = ReadRoot::open(&tools.settings.data_directory).ok()?;
-    let limit = u64::try_from(control_file::FILE_SIZE_BYTES).ok()?;
-    let bytes = root.read_bounded("global/pg_control", limit).ok()?;
-    Some(ControlFile::parse(&bytes).ok()?.system_identifier)
+    Some(control_file::read(&root).ok()?.system_identifier)
 }

@@ -6,9 +6,9 @@
 use super::private_server::{PrivateServer, PrivateStart};
 use super::single_user::run_single_user;
 use super::{Tools, start_failure};
-use crate::cluster::seal;
+use crate::cluster::{control_file, seal};
 use crate::error::{Failure, Kind};
-use crate::pg::control_file::{ClusterState, ControlFile};
+use crate::pg::control_file::{CONTROL_FILE, ClusterState};
 use crate::sys::{WriteRoot, step_point};
 use anyhow::Context;
 use std::path::Path;
@@ -26,8 +26,7 @@ pub(super) fn recover_in_place(tools: &Tools, root: &WriteRoot) -> anyhow::Resul
     let ran = run_single_user(tools, root.path(), "template1", &[]);
     tools.progress.end();
     step_point("replayed in place");
-    let bytes = root.read_bounded("global/pg_control", 64 * 1024).context("read the control file")?;
-    let control = ControlFile::parse(&bytes).context("read the control file")?;
+    let (_, control) = control_file::read_at(root, CONTROL_FILE).context("read the control file")?;
     match ran {
         // It replays before it looks for its database; that this cannot be found is for the inspection to tell.
         _ if control.state == ClusterState::ShutDown => Ok(()),

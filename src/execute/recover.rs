@@ -10,11 +10,12 @@ use super::salvage::build_from_salvage;
 use super::staging::{STAGING, inspect_staged};
 use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
 use super::takeover;
+use crate::cluster::control_file;
 use crate::cluster::inspect::{Depth, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
 use crate::error::{Failure, Kind, kind_of};
 use crate::format::counted;
-use crate::pg::control_file::ControlFile;
+use crate::pg::control_file::CONTROL_FILE;
 use crate::plan::recovery::{Action, Belief, Plan, Replacement, Source};
 use crate::plan::{BackupName, Diagnosis, Finding, Journal, Phase};
 use crate::sys::{ProcessError, WriteRoot, step_point};
@@ -61,9 +62,8 @@ pub fn run(plan: Plan, diagnosis: &Diagnosis, root: &WriteRoot, tools: &Tools) -
 /// Somebody may have exchanged the cluster between the plan and the lock.
 fn ensure_still_believed(belief: &Belief, root: &WriteRoot) -> anyhow::Result<()> {
     let Some(expected) = belief.control_crc else { return Ok(()) };
-    let bytes = root.read_bounded("global/pg_control", 64 * 1024).context("read the control file")?;
-    let found = ControlFile::parse(&bytes).context("read the control file")?.crc;
-    if found == expected {
+    let (_, found) = control_file::read_at(root, CONTROL_FILE).context("read the control file")?;
+    if found.crc == expected {
         return Ok(());
     }
     let message = format!("'{}' changed since it was inspected", root.path().display());

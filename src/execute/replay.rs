@@ -17,11 +17,12 @@ use super::restored_layout::{
 };
 use super::single_user::run_single_user;
 use super::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
+use crate::cluster::control_file;
 use crate::cluster::inspect::Depth;
 use crate::cluster::inspect::wal::{WalDirectory, find_checkpoint_at};
 use crate::error::{Failure, Kind};
 use crate::pg::Lsn;
-use crate::pg::control_file::{ControlFile, pointed_at};
+use crate::pg::control_file::{CONTROL_FILE, pointed_at};
 use crate::plan::recovery::indexes_by_database;
 use crate::sys::{WriteRoot, step_point};
 use anyhow::Context;
@@ -120,9 +121,8 @@ pub(super) fn copy_file(root: &WriteRoot, listing: &Listing, item: &Item) -> any
 
 /// Lets the copy begin its recovery at the checkpoint whose record is there.
 fn point_at(root: &WriteRoot, checkpoint: Lsn) -> anyhow::Result<()> {
-    let place = staged("global/pg_control");
-    let file = root.read_bounded(&place, 64 * 1024).context("read the control file")?;
-    let control = ControlFile::parse(&file).context("read the control file")?;
+    let place = staged(CONTROL_FILE);
+    let (file, control) = control_file::read_at(root, &place).context("read the control file")?;
     let wal = WalDirectory::of_cluster(root, &control).context("open the WAL")?;
     let found = find_checkpoint_at(&wal, checkpoint)
         .with_context(|| format!("read the checkpoint record at {checkpoint}"))?;

@@ -8,15 +8,14 @@
 use super::backup::listing::{Item, Listing, relation_of};
 use super::replay::copy_file;
 use super::staging::staged;
+use crate::cluster::control_file;
 use crate::pg::Oid;
-use crate::pg::control_file::{ClusterState, ControlFile, with_unlogged_lsn};
+use crate::pg::control_file::{CONTROL_FILE, ClusterState, ControlFile, with_unlogged_lsn};
 use crate::pg::layout::{Fork, RelationFile};
 use crate::sys::{WriteRoot, step_point};
 use anyhow::{Context, ensure};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-
-const CONTROL_FILE: &str = "global/pg_control";
 
 /// The file numbers of unlogged relations, by directory.
 type Unlogged<'a> = BTreeMap<&'a str, BTreeSet<Oid>>;
@@ -27,7 +26,7 @@ type Unlogged<'a> = BTreeMap<&'a str, BTreeSet<Oid>>;
 /// # Errors
 /// What could not be read or written. Nothing of the cluster in place has changed.
 pub(super) fn put_back_unlogged(root: &WriteRoot, listing: &Listing) -> anyhow::Result<()> {
-    let present = read_control_file(root, CONTROL_FILE).context("read the control file")?.1;
+    let present = control_file::read_at(root, CONTROL_FILE).context("read the control file")?.1;
     let unlogged = unlogged(listing);
     if present.state != ClusterState::ShutDown || unlogged.is_empty() {
         return Ok(());
@@ -40,15 +39,6 @@ pub(super) fn put_back_unlogged(root: &WriteRoot, listing: &Listing) -> anyhow::
     files.par_iter().try_for_each(|item| copy_file(root, listing, item))?;
     step_point("unlogged relations put back");
     keep_counter(root, &present).context("keep the LSN counter of unlogged relations")
-}
-
-fn read_control_file(
-    root: &WriteRoot,
-    path: impl AsRef<std::path::Path>,
-) -> anyhow::Result<(Vec<u8>, ControlFile)> {
-    let bytes = root.read_bounded(path, 64 * 1024)?;
-    let control = ControlFile::parse(&bytes)?;
-    Ok((bytes, control))
 }
 
 /// The relations that have an init fork.
@@ -86,7 +76,7 @@ fn discard(root: &WriteRoot, directory: &str, numbers: &BTreeSet<Oid>) -> anyhow
 /// scan began for one that was not (gist.c, `gistGetFakeLSN()`).
 fn keep_counter(root: &WriteRoot, present: &ControlFile) -> anyhow::Result<()> {
     let place = staged(CONTROL_FILE);
-    let (bytes, replayed) = read_control_file(root, &place)?;
+    let (bytes, replayed) = control_file::read_at(root, &place)?;
     ensure!(replayed.state == ClusterState::ShutDown, "the replayed copy is {}", replayed.state);
     let counter = present.unlogged_lsn.max(replayed.unlogged_lsn);
     root.write_durably(&place, &with_unlogged_lsn(&bytes, counter)?, 0o600)?;

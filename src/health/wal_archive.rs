@@ -1,12 +1,11 @@
 //! Whether WAL reaches the archive, up to where, and whether every moment since the newest backup can be reached.
 
 use super::Check;
-use crate::cluster::wal_gap;
+use crate::cluster::{control_file, wal_gap};
 use crate::execute::Tools;
 use crate::execute::archiving::waiting_bytes;
 use crate::format;
 use crate::pg::SystemIdentifier;
-use crate::pg::control_file::{self, ControlFile};
 use crate::pg::wal::{WalFileName, is_segment_name};
 use crate::plan::archive::first_missing;
 use crate::plan::{BackupKind, BackupSummary};
@@ -14,7 +13,6 @@ use crate::repository::{ArchivedFile, Repository};
 use crate::sys::ReadRoot;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use std::path::Path;
 
 const NAME: &str = "wal-archive";
 const CLOSE_IT: &str = "`backup-postgresql create` closes the gap";
@@ -47,7 +45,7 @@ fn verdict(tools: &Tools, data: &ReadRoot, now: DateTime<Utc>) -> anyhow::Result
     let Some(repository) = tools.repository()? else {
         return Ok(Check::ok(NAME, "nothing is archived yet"));
     };
-    let control = read_control_file(data)?;
+    let control = control_file::read(data).context("read the control file")?;
     let cluster = control.system_identifier;
     if let Some(missing) = missing_after_backup(repository, cluster)? {
         let summary = format!("{missing} is not in the archive, so that moments after it cannot be reached");
@@ -64,12 +62,6 @@ fn verdict(tools: &Tools, data: &ReadRoot, now: DateTime<Utc>) -> anyhow::Result
         return Ok(Check::warning(NAME, summary, remedy));
     }
     Ok(Check::ok(NAME, summary))
-}
-
-fn read_control_file(data: &ReadRoot) -> anyhow::Result<ControlFile> {
-    let path = Path::new("global/pg_control");
-    let bytes = data.read_bounded(path, u64::try_from(control_file::FILE_SIZE_BYTES)?);
-    ControlFile::parse(&bytes.context("read the control file")?).context("read the control file")
 }
 
 fn missing_after_backup(

@@ -16,6 +16,8 @@ use super::{Lsn, MajorVersion, Oid, SystemIdentifier, TimelineId, wal};
 /// The size of the file on disk (PostgreSQL: `PG_CONTROL_FILE_SIZE`). Zeros follow the data, which fills less
 /// than one disk sector, so that no power cut can tear it.
 pub const FILE_SIZE_BYTES: usize = 8192;
+/// Where it is, below the data directory.
+pub const CONTROL_FILE: &str = "global/pg_control";
 
 /// The checkpoint LSN that pgBackRest writes into a restored control file, so that a cluster whose
 /// `backup_label` was removed cannot start from the wrong place. It is no damage: a `backup_label` is

@@ -4,12 +4,11 @@
 //! three bytes that anything can change. So the control file decides, and only where there is none does `PG_VERSION`.
 
 use super::Inspection;
-use crate::pg::control_file::ControlFile;
+use crate::pg::control_file::{CONTROL_FILE, ControlFile};
 use crate::pg::{MajorVersion, version};
 use crate::plan::{FileContent, Finding, Remedy, Severity};
 use std::io;
 
-const CONTROL_FILE: &str = "global/pg_control";
 const VERSION_FILE: &str = "PG_VERSION";
 
 impl Inspection<'_> {

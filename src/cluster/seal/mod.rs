@@ -10,7 +10,8 @@
 mod format;
 
 use super::tree::{FileTree, TreeDirectory};
-use crate::pg::control_file::{ClusterState, ControlFile};
+use crate::cluster::control_file::{self, ReadControlFileError};
+use crate::pg::control_file::{CONTROL_FILE, ClusterState, ControlFile};
 use crate::pg::layout::{Fork, RelationFile, is_temporary_relation};
 use crate::pg::{Lsn, SystemIdentifier};
 use crate::sys::{EntryKind, ReadRoot, Threads, WriteRoot};
@@ -20,7 +21,6 @@ use std::io;
 const SEAL_FILE: &str = ".pgbox/seal";
 /// A seal of ten million files is smaller.
 const LIMIT_BYTES: u64 = 512 << 20;
-const CONTROL_FILE: &str = "global/pg_control";
 
 /// The files of a cluster as they were at one clean stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +160,10 @@ pub enum SealError {
     /// Part of the cluster could not be listed.
     #[error("'{0}' could not be listed")]
     Unreadable(String),
-    /// The control file could not be read, or the seal not be written.
+    /// The control file could not be read.
+    #[error(transparent)]
+    ControlFile(#[from] ReadControlFileError),
+    /// The seal could not be written.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -172,8 +175,7 @@ pub enum SealError {
 /// [`SealError::NotClean`] where the control file does not say "shut down"; no seal is there then.
 pub fn write(root: &WriteRoot) -> Result<usize, SealError> {
     remove(root)?;
-    let bytes = root.read_bounded(CONTROL_FILE, 64 * 1024)?;
-    let control = ControlFile::parse(&bytes).map_err(io::Error::other)?;
+    let (_, control) = control_file::read_at(root, CONTROL_FILE)?;
     if control.state != ClusterState::ShutDown || root.facts("backup_label")?.is_some() {
         return Err(SealError::NotClean);
     }

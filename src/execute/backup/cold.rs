@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use super::copying::{Copied, Copier};
 use super::listing::{Listing, Rules};
 use super::worker_pool;
-use crate::pg::control_file::{self, ControlFile};
+use crate::cluster::control_file;
 use crate::pg::version;
 use crate::plan::{BackupFormat, BackupName, BackupSummary};
 use crate::progress::Progress;
@@ -84,8 +84,7 @@ fn describe(directory: &ReadRoot, name: BackupName) -> BackupSummary {
     let mut summary = BackupSummary::unknown(name, BackupFormat::Chunked);
     let version = directory.read_text("PG_VERSION", 64).ok().flatten();
     summary.major_version = version.and_then(|text| version::parse(&text).ok());
-    let control = directory.read_bounded(super::CONTROL_FILE, control_file::FILE_SIZE_BYTES as u64).ok();
-    if let Some(control) = control.and_then(|bytes| ControlFile::parse(&bytes).ok()) {
+    if let Ok(control) = control_file::read(directory) {
         summary.system_identifier = Some(control.system_identifier);
         summary.major_version = Some(control.major_version());
         summary.timeline = Some(control.timeline);

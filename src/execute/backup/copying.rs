@@ -9,11 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rayon::prelude::*;
 
-use super::CONTROL_FILE;
 use super::former::Former;
 use super::listing::{Item, ItemKind, Listing, Rules};
 use super::pages::{PageFile, PageRules};
-use crate::pg::control_file::{self, ControlFile};
+use crate::pg::control_file::{self, CONTROL_FILE, ControlFile};
 use crate::plan::DamagedPage;
 use crate::progress::Progress;
 use crate::repository::{BackupWriter, CHUNK_SIZE_BYTES, ChunkId, EntryContent, TableEntry, TablePath};

@@ -42,8 +42,6 @@ use crate::progress::Progress;
 use crate::repository::{BackupWriter, Baseline, Repository, TableEntry, TableHeader};
 use crate::sys::{OwnDirectory, ReadRoot, step_point};
 
-/// Where the control file is.
-const CONTROL_FILE: &str = "global/pg_control";
 /// How often the session is asked whether it still lives while files are copied.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 

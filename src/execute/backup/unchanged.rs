@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::copying::read_up_to;
 use super::former::{Comparison, Former};
 use super::listing::{Item, Listing};
-use crate::pg::control_file::ControlFile;
+use crate::pg::control_file::{CONTROL_FILE, ControlFile};
 use crate::repository::{CHUNK_SIZE_BYTES, ChunkId};
 
 /// Whether the listed files are those of a former backup.
@@ -64,7 +64,7 @@ fn has_same_content(listing: &Listing, item: &Item, chunks: &[ChunkId]) -> anyho
 /// Whether a path changes without any change to the data: by a checkpoint, a restart, or the backup itself.
 fn is_volatile(path: &str) -> bool {
     const FILES: [&str; 6] = [
-        super::CONTROL_FILE,
+        CONTROL_FILE,
         "pg_logical/replorigin_checkpoint",
         "current_logfiles",
         "backup_label",

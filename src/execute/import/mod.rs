@@ -21,7 +21,7 @@ use crate::error::{Failure, Kind};
 use crate::execute::backup::worker_pool;
 use crate::pg::backup_label::{BackupLabel, BackupMethod, BackupOrigin};
 use crate::pg::backup_manifest::BackupManifest;
-use crate::pg::control_file::{self, ControlFile};
+use crate::pg::control_file::{CONTROL_FILE, ControlFile, FILE_SIZE_BYTES};
 use crate::pg::version;
 use crate::pg::wal::{WalFault, WalFileName, is_segment_name};
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary};
@@ -31,7 +31,6 @@ use crate::repository::{
 };
 use crate::sys::ReadRoot;
 
-const CONTROL_FILE: &str = "global/pg_control";
 const BACKUP_LABEL: &str = "backup_label";
 /// A label has some ten short lines.
 const LARGEST_LABEL_BYTES: u64 = 64 * 1024;
@@ -156,7 +155,7 @@ impl Identity {
                 .into());
         };
         let label = BackupLabel::parse(&String::from_utf8_lossy(&label)).map_err(refused)?;
-        let control = reader.read_file(CONTROL_FILE, control_file::FILE_SIZE_BYTES as u64)?;
+        let control = reader.read_file(CONTROL_FILE, FILE_SIZE_BYTES as u64)?;
         let control = control.ok_or_else(|| refused("it has no 'global/pg_control'"))?;
         let control = ControlFile::parse(&control).map_err(refused)?;
         let identity = Self { control, label };

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::cluster::control_file;
 use crate::cluster::inspect::relation_names;
 use crate::execute::Tools;
-use crate::pg::control_file::{self, ControlFile};
 use crate::plan::{BackupSummary, Damage};
 use crate::sys::ReadRoot;
 
@@ -36,8 +36,6 @@ pub(super) fn name_relations(tools: &Tools, backup: &BackupSummary, damage: &mut
 /// The data directory, if the backup is of the cluster in it.
 fn present_cluster(tools: &Tools, backup: &BackupSummary) -> Option<ReadRoot> {
     let data = ReadRoot::open(&tools.settings.data_directory).ok()?;
-    let limit = u64::try_from(control_file::FILE_SIZE_BYTES).ok()?;
-    let bytes = data.read_bounded("global/pg_control", limit).ok()?;
-    let control = ControlFile::parse(&bytes).ok()?;
+    let control = control_file::read(&data).ok()?;
     (backup.system_identifier == Some(control.system_identifier)).then_some(data)
 }
