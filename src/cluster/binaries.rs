@@ -32,6 +32,26 @@ impl Installation {
     pub fn full_version(&self) -> Result<String, ProcessError> {
         ask_version(&self.bin_directory)
     }
+
+    /// What a parameter is in the configuration of a cluster; nothing else of the cluster is read, and nothing written
+    /// (`postgres -C`, postmaster.c `PostmasterMain()`).
+    ///
+    /// # Errors
+    /// What the server says of a configuration that it would not start with.
+    pub fn configured(&self, parameter: &str, data_directory: &Path) -> Result<String, ProcessError> {
+        let output = self.asking_for(parameter, data_directory).run()?;
+        Ok(output.stdout.trim_end_matches('\n').to_owned())
+    }
+
+    /// The program that [`Self::configured`] runs, for who has something else to do meanwhile.
+    pub(super) fn asking_for(&self, parameter: &str, data_directory: &Path) -> Tool {
+        Tool::new(self.program("postgres"))
+            .arguments(["-C", parameter, "-D"])
+            .argument(data_directory)
+            .without_variable("PGDATA")
+            .without_variable("PGPORT")
+            .variable("LC_ALL", "C")
+    }
 }
 
 /// Where to look.

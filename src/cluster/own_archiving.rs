@@ -5,7 +5,7 @@
 
 use super::binaries::Installation;
 use super::configuration::leads_elsewhere;
-use crate::sys::{ReadRoot, Tool};
+use crate::sys::ReadRoot;
 
 const FILES: [&str; 2] = ["postgresql.conf", "postgresql.auto.conf"];
 const LIMIT_BYTES: u64 = 4 << 20;
@@ -58,16 +58,7 @@ impl OwnArchiving {
     }
 
     fn ask(&mut self, root: &ReadRoot, programs: &Installation) -> Result<(), String> {
-        let ask = |name: &str| {
-            Tool::new(programs.program("postgres"))
-                .arguments(["-C", name, "-D"])
-                .argument(root.path())
-                .without_variable("PGDATA")
-                .without_variable("PGPORT")
-                .run()
-                .map(|output| output.stdout.trim().to_owned())
-                .map_err(|error| error.to_string())
-        };
+        let ask = |name: &str| programs.configured(name, root.path()).map_err(|error| error.to_string());
         for (name, default) in [("archive_mode", "off"), ("archive_command", "")] {
             if ask(name)? != default {
                 self.parameter = ARCHIVING.into_iter().find(|known| *known == name);

@@ -8,7 +8,7 @@ use super::{Expectations, Inspection, Looked};
 use crate::cluster::configuration::Fingerprint;
 use crate::pg::hba;
 use crate::plan::{Finding, Remedy, Severity};
-use crate::sys::{ProcessError, RunningTool, Tool};
+use crate::sys::{ProcessError, RunningTool};
 use std::path::PathBuf;
 
 const MAIN_FILE: &str = "postgresql.conf";
@@ -37,13 +37,7 @@ impl Inspection<'_> {
         if Fingerprint::take(self.root, programs).is_some_and(|fingerprint| fingerprint.is_noted(self.root)) {
             return Trial::NotNeeded;
         }
-        let tool = Tool::new(programs.program("postgres"))
-            .arguments(["-C", "hba_file", "-D"])
-            .argument(self.root.path())
-            .without_variable("PGDATA")
-            .without_variable("PGPORT")
-            .variable("LC_ALL", "C");
-        match tool.start() {
+        match programs.asking_for("hba_file", self.root.path()).start() {
             Ok(running) => Trial::Running(Box::new(running)),
             Err(error) => Trial::Failed(error),
         }

@@ -6,7 +6,7 @@
 use super::Inspection;
 use crate::cluster::binaries::Installation;
 use crate::plan::{Finding, Remedy, Severity};
-use crate::sys::{ReadRoot, Tool};
+use crate::sys::ReadRoot;
 use std::path::{Path, PathBuf};
 
 const SETTING: &str = "shared_preload_libraries";
@@ -45,15 +45,7 @@ impl Inspection<'_> {
     }
 
     fn setting(&self, programs: &Installation, name: &str) -> Option<String> {
-        let output = Tool::new(programs.program("postgres"))
-            .arguments(["-C", name, "-D"])
-            .argument(self.root.path())
-            .without_variable("PGDATA")
-            .without_variable("PGPORT")
-            .variable("LC_ALL", "C")
-            .run()
-            .ok()?;
-        Some(output.stdout.trim_end_matches('\n').to_owned())
+        programs.configured(name, self.root.path()).ok()
     }
 }
 

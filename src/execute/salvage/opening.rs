@@ -8,7 +8,7 @@ use super::workplace::Workplace;
 use crate::cluster::server::StartError;
 use crate::cluster::session::SessionError;
 use crate::execute::private_server::PrivateStart;
-use crate::sys::{Tool, effective_identity};
+use crate::sys::effective_identity;
 use anyhow::{Context, bail};
 
 /// What the copy is opened with. Nothing of it is ever served, so that speed may take the place of safety.
@@ -81,11 +81,8 @@ fn configure(work: &Workplace) -> anyhow::Result<()> {
 
 /// What the present configuration has the server load when it starts: an extension's functions may need it.
 pub(super) fn preloaded_libraries(work: &Workplace) -> String {
-    let tool = Tool::new(work.tools.installation.program("postgres"))
-        .arguments(["-C", "shared_preload_libraries", "-D"])
-        .argument(work.root.path())
-        .without_variable("PGPORT");
-    tool.run().map(|output| output.stdout.trim().to_owned()).unwrap_or_default()
+    let programs = &work.tools.installation;
+    programs.configured("shared_preload_libraries", work.root.path()).unwrap_or_default()
 }
 
 /// The settings that make a server load those libraries, and keep it from running what they would run by themselves.

@@ -11,7 +11,7 @@ use crate::execute::initialise::{CONFIGURATION, HOST_ACCESS, append};
 use crate::execute::private_server::{PrivateServer, PrivateStart};
 use crate::execute::staging::{STAGING, clear_staging};
 use crate::pg::control_file::ControlFile;
-use crate::sys::{EntryKind, Tool};
+use crate::sys::EntryKind;
 use anyhow::Context;
 use postgres::Client;
 use std::path::{Path, PathBuf};
@@ -287,11 +287,8 @@ fn has_in_place_tablespaces(work: &Workplace) -> bool {
 
 /// Starts a server with the configuration as it is, but for what would reach outside; why it does not start.
 fn try_configuration(work: &Workplace) -> Result<(), String> {
-    let check = Tool::new(work.tools.installation.program("postgres"))
-        .arguments(["-C", "config_file", "-D"])
-        .argument(work.root.path().join(STAGING))
-        .without_variable("PGPORT");
-    check.run().map_err(|error| error.to_string())?;
+    let programs = &work.tools.installation;
+    programs.configured("config_file", &work.root.path().join(STAGING)).map_err(|error| error.to_string())?;
     let settings = [("archive_mode", "off"), ("shared_preload_libraries", ""), ("max_worker_processes", "0")];
     let start = PrivateStart {
         data_directory: work.root.path().join(STAGING),

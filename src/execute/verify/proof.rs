@@ -24,9 +24,7 @@ use crate::execute::restore_files::restore_files;
 use crate::execute::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
 use crate::plan::{BackupName, BackupSummary, Proof, Severity};
 use crate::repository::Repository;
-use crate::sys::{
-    OWN_DIRECTORY, OperationLock, Tool, WriteRoot, effective_identity, ensure_directory, step_point,
-};
+use crate::sys::{OWN_DIRECTORY, OperationLock, WriteRoot, effective_identity, ensure_directory, step_point};
 
 /// What replay and the first checkpoint write besides the copy.
 const SPARE_BYTES: u64 = 128 << 20;
@@ -174,11 +172,8 @@ const SETTINGS: &[(&str, &str)] = &[
 
 /// What the backup's configuration has the server load: an extension's types may need it to be read.
 fn preloaded_libraries(tools: &Tools, root: &WriteRoot) -> String {
-    let tool = Tool::new(tools.installation.program("postgres"))
-        .arguments(["-C", "shared_preload_libraries", "-D"])
-        .argument(root.path().join(STAGING))
-        .without_variable("PGPORT");
-    tool.run().map(|output| output.stdout.trim().to_owned()).unwrap_or_default()
+    let staged = root.path().join(STAGING);
+    tools.installation.configured("shared_preload_libraries", &staged).unwrap_or_default()
 }
 
 /// Reads everything, stops the server cleanly, and inspects what it leaves.
