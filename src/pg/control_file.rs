@@ -11,6 +11,7 @@ pub use rebuild::{Ingredients, pointed_at, rebuild, with_unlogged_lsn};
 use serde::{Deserialize, Serialize};
 
 use super::bytes::{array_at, u8_at, u32_at, u64_at};
+use super::page::Checksums;
 use super::{Lsn, MajorVersion, Oid, SystemIdentifier, TimelineId, wal};
 
 /// The size of the file on disk (PostgreSQL: `PG_CONTROL_FILE_SIZE`). Zeros follow the data, which fills less
@@ -275,6 +276,11 @@ impl ControlFile {
     /// Says whether the data pages carry checksums.
     pub fn has_checksums(&self) -> bool {
         self.data_checksum_version != 0
+    }
+
+    /// The same, as whoever checks pages wants it.
+    pub fn checksums(&self) -> Checksums {
+        if self.has_checksums() { Checksums::Enabled } else { Checksums::Disabled }
     }
 
     /// Checks the sizes that readers of other files compute with (PostgreSQL: configure's limits).

@@ -10,8 +10,10 @@ use super::bytes::{u16_at, u32_at};
 use super::{BlockNumber, Lsn};
 
 mod checksum;
+mod rules;
 
 pub use checksum::{checksum, verify_run};
+pub use rules::{FilePages, PageRules};
 
 /// The page size that this module reads.
 pub const SIZE_BYTES: usize = 8192;

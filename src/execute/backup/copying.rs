@@ -11,8 +11,9 @@ use rayon::prelude::*;
 
 use super::former::Former;
 use super::listing::{Item, ItemKind, Listing, Rules};
-use super::pages::{PageFile, PageRules};
+use super::pages::PageFile;
 use crate::pg::control_file::{self, CONTROL_FILE, ControlFile};
+use crate::pg::page::PageRules;
 use crate::plan::DamagedPage;
 use crate::progress::Progress;
 use crate::repository::{BackupWriter, CHUNK_SIZE_BYTES, ChunkId, EntryContent, TableEntry, TablePath};
@@ -161,7 +162,7 @@ impl Copier<'_> {
 
     fn copy_part(&self, file: &File, item: &Item, begin: u64) -> anyhow::Result<PartCopy> {
         let page_file = self.pages.and_then(|rules| {
-            Some(PageFile { file, path: &item.path, first_block: rules.first_block(&item.path)?, rules })
+            Some(PageFile { file, path: &item.path, pages: rules.pages_of(item.path.as_str())? })
         });
         let end = item.facts.size_bytes.min(begin.saturating_add(PART_SIZE_BYTES));
         let mut part = PartCopy::default();

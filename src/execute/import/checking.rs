@@ -9,8 +9,8 @@ use super::intake::refused;
 use crate::pg::BlockNumber;
 use crate::pg::backup_manifest::{BackupManifest, Checksum, ChecksumAlgorithm, ManifestFile};
 use crate::pg::control_file::ControlFile;
-use crate::pg::layout::{BackupRule, RelationFile, backup_rule, has_data_pages};
-use crate::pg::page::{self, Checksums, SIZE_BYTES};
+use crate::pg::layout::{BackupRule, backup_rule};
+use crate::pg::page::{self, FilePages, PageRules, SIZE_BYTES};
 use crate::plan::DamagedPage;
 use crate::progress::Progress;
 use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, TableEntry};
@@ -71,15 +71,15 @@ fn check_file(
     let path = entry.path.as_str();
     let file = reader.open_file(entry)?;
     let mut sum = listed.and_then(|listed| listed.checksum.as_ref()).map(|(kind, _)| Checksum::new(*kind));
-    let first = first_block(path, control);
+    let pages = PageRules::of(control).and_then(|rules| rules.pages_of(path));
     let (mut damaged, mut piece) = (Vec::new(), Vec::new());
     for number in 0..file.piece_count() {
         file.read_piece(number, &mut piece).with_context(|| format!("read back '{path}'"))?;
         if let Some(sum) = &mut sum {
             sum.update(&piece);
         }
-        if let Some(first) = first {
-            damaged.extend(damaged_in(path, &piece, first, number, control));
+        if let Some(pages) = pages {
+            damaged.extend(damaged_in(path, pages, &piece, number));
         }
         progress.advance(piece.len() as u64);
     }
@@ -104,30 +104,13 @@ fn compare(listed: &ManifestFile, size_bytes: u64, sum: Option<Checksum>) -> any
     Ok(())
 }
 
-fn first_block(path: &str, control: &ControlFile) -> Option<BlockNumber> {
-    if control.block_size as usize != SIZE_BYTES || !has_data_pages(path) {
-        return None;
-    }
-    let file = RelationFile::parse(path.rsplit_once('/')?.1)?;
-    file.segment.checked_mul(control.relation_segment_blocks).map(BlockNumber)
-}
-
-fn damaged_in(
-    path: &str,
-    piece: &[u8],
-    first: BlockNumber,
-    number: usize,
-    control: &ControlFile,
-) -> Vec<DamagedPage> {
-    let checksums = if control.has_checksums() { Checksums::Enabled } else { Checksums::Disabled };
-    let before = u32::try_from(number * (CHUNK_SIZE_BYTES / SIZE_BYTES)).ok();
-    let Some(block) = before.and_then(|before| first.0.checked_add(before)) else { return Vec::new() };
-    let refused = page::verify_run(piece.as_chunks::<SIZE_BYTES>().0, BlockNumber(block), checksums);
+fn damaged_in(path: &str, pages: FilePages, piece: &[u8], number: usize) -> Vec<DamagedPage> {
+    let Some(block) = pages.block_at((number * CHUNK_SIZE_BYTES) as u64) else { return Vec::new() };
     let damage = |(block, verdict): (BlockNumber, page::PageVerdict)| DamagedPage {
         file: path.to_owned(),
         relation: None,
         block,
         problem: verdict.to_string(),
     };
-    refused.into_iter().map(damage).collect()
+    pages.verify_run(piece.as_chunks::<SIZE_BYTES>().0, block).into_iter().map(damage).collect()
 }

@@ -18,10 +18,7 @@ const MOST_INDEX_BYTES: u64 = 64 << 20;
 pub(super) fn read(work: &Workplace) -> BTreeMap<u32, String> {
     let map = work.root.read_bounded(work.copied("global/pg_filenode.map"), 4096).ok();
     let Some(map) = map.and_then(|bytes| RelationMap::parse(&bytes).ok()) else { return BTreeMap::new() };
-    let checksums = match work.control_file() {
-        Some(control) if control.has_checksums() => Checksums::Enabled,
-        _ => Checksums::Disabled,
-    };
+    let checksums = work.control_file().map_or(Checksums::Disabled, |control| control.checksums());
     let content = |index: Oid| {
         let entry = map.entries.iter().find(|(oid, _)| *oid == index);
         let place = entry.map(|(_, relfilenode)| copied_place(&format!("global/{relfilenode}")));

@@ -53,11 +53,7 @@ pub(super) fn read_pages(work: &Workplace, control: Option<&ControlFile>) -> any
     let size_bytes = files.iter().map(|(_, size)| size).sum();
     work.tools.progress.begin("reading every page", Some(size_bytes));
     let rules = Rules {
-        checksums: match control {
-            Some(control) if control.has_checksums() => Checksums::Enabled,
-            Some(_) => Checksums::Disabled,
-            None => guess_checksums(work, &files),
-        },
+        checksums: control.map_or_else(|| guess_checksums(work, &files), ControlFile::checksums),
         segment_blocks: control.map_or(SEGMENT_BLOCKS, |control| control.relation_segment_blocks),
     };
     let reports: anyhow::Result<Vec<PageReport>> = files

@@ -6,7 +6,7 @@ use super::files::Place;
 use super::transactions::StoredTransactions;
 use crate::cluster::inspect::{Inspection, follow, unreadable};
 use crate::cluster::tree::{FileTree, TreeDirectory};
-use crate::pg::control_file::ClusterState;
+use crate::pg::control_file::{ClusterState, ControlFile};
 use crate::pg::heap::{self, Tuple, Visibility};
 use crate::pg::page::{self, Checksums};
 use crate::pg::relation_map::RelationMap;
@@ -56,7 +56,7 @@ impl<'a> Scene<'a> {
             return None;
         }
         // Without a control file nobody knows whether there are checksums.
-        let has_checksums = control.is_some_and(|control| control.data_checksum_version != 0);
+        let checksums = control.map_or(Checksums::Disabled, ControlFile::checksums);
         let has_backup_label = !matches!(root.facts("backup_label"), Ok(None));
         Some(Self {
             root,
@@ -67,7 +67,7 @@ impl<'a> Scene<'a> {
                 && !inspection.is_in_use
                 && FROM_ELSEWHERE.iter().all(|name| matches!(root.facts(name), Ok(None))),
             transactions: StoredTransactions::new(root, control),
-            checksums: if has_checksums { Checksums::Enabled } else { Checksums::Disabled },
+            checksums,
             segment_blocks: control.map_or(131_072, |control| control.relation_segment_blocks),
             catalog_version: control.map(|control| control.catalog_version),
             rebuilt_maps: inspection.rebuilt_maps.clone(),
