@@ -6,16 +6,15 @@
 
 use super::attempt::Attempt;
 use super::recover::{self, Outcome};
+use super::release::wait_for_release;
 use super::salvage;
-use super::staging::STAGING;
 use super::start::superuser_login;
 use super::stop::stop_meanwhile;
 use super::takeover;
 use super::{Backups, Tools};
 use crate::cluster::history::{self, Event};
-use crate::cluster::inspect::{Depth, running_server};
+use crate::cluster::inspect::Depth;
 use crate::cluster::readiness::verify_by_two_connections;
-use crate::cluster::server;
 use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind, kind_of};
@@ -48,8 +47,6 @@ pub struct Ensured {
 
 /// How often a directory is looked at again after a replacement was taken back.
 const MOST_ROUNDS: usize = 8;
-/// How long a lock may outlive the server that held it: backends of a killed postmaster end within moments.
-const DYING_SERVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Inspects the data directory as the server's user would.
 pub fn diagnose(tools: &Tools) -> anyhow::Result<Diagnosis> {
@@ -206,7 +203,7 @@ pub fn repair(tools: &Tools, activity: &str, consent: &Consent) -> anyhow::Resul
     ensure_writable(path)?;
     let operation = enter(tools, activity)?;
     let was_running = stop_meanwhile(tools, &operation)?.is_some();
-    wait_for_release(path)?;
+    wait_for_release(tools, path)?;
     let agreed = diagnose_to(tools, Depth::Deep).and_then(|diagnosis| {
         let plan = decide(tools, &diagnosis)?.map_err(Failure::from)?;
         consent(&diagnosis, &plan)?;
@@ -258,7 +255,7 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
                 None => continue,
             }
         }
-        if matches!(diagnosis.presence, Presence::Locked { .. }) && wait_for_release(path)? {
+        if matches!(diagnosis.presence, Presence::Locked { .. }) && wait_for_release(tools, path)? {
             continue;
         }
         let plan = decide_after(tools, &diagnosis, &attempt.tried)?.map_err(Failure::from)?;
@@ -312,29 +309,6 @@ fn enter(tools: &Tools, activity: &str) -> anyhow::Result<OperationLock> {
         }
         Err(error) => Err(error).with_context(|| format!("lock '{}'", path.display())),
     }
-}
-
-/// Waits a moment for a lock whose server has died. Returns whether it is free now.
-///
-/// The caller is the one command at work here, so that a server in staging, or on the copy of a salvage, is of one that
-/// was killed: it would hold the lock for ever, and nobody else would stop it.
-pub(super) fn wait_for_release(path: &Path) -> anyhow::Result<bool> {
-    for private in [STAGING, salvage::COPY] {
-        if let Ok(root) = ReadRoot::open(&path.join(private))
-            && let Some(pid) = running_server(&root)
-        {
-            server::stop(pid, DYING_SERVER_PATIENCE).context("stop the server that a killed command left")?;
-        }
-    }
-    let deadline = Instant::now() + DYING_SERVER_PATIENCE;
-    while Instant::now() < deadline {
-        if WriteRoot::lock_holder(path)?.is_none() {
-            return Ok(true);
-        }
-        // The kernel has no wait with a deadline for a lock, and one without could last for ever.
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(false)
 }
 
 /// What carrying out one plan came to.

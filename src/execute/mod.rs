@@ -15,6 +15,7 @@ mod initialise;
 mod private_recovery;
 mod private_server;
 pub mod recover;
+mod release;
 mod repairs;
 mod replay;
 mod replay_unlogged;

@@ -1,6 +1,7 @@
 //! Puts a backup that a person chose in the place of the present data.
 
 use super::ensure::{Carried, carry_out, decide_restore, diagnose, ensure_running};
+use super::release::wait_for_release;
 use super::staging::ensure_room;
 use super::stop::stop_meanwhile;
 use super::{Tools, ensure::Ensured};
@@ -43,7 +44,7 @@ pub fn restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> any
     let diagnosis = diagnose(tools)?;
     let plan = decide_restore(tools, backup, &diagnosis, now)?;
     let was_running = stop_meanwhile(tools, &operation)?.is_some();
-    super::ensure::wait_for_release(path)?;
+    wait_for_release(tools, path)?;
     match carry_out(plan, &diagnosis, tools, ACTIVITY) {
         Ok(Carried::Serving(ensured)) => Ok(*ensured),
         Ok(Carried::LookAgain(_)) => {

@@ -20,6 +20,9 @@ const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
 const SETTLED_AFTER: Duration = Duration::from_mins(10);
 /// Exit statuses of `init-postgresql` that trying again does not change: usage, refused, a program missing.
 const HOPELESS_STATUSES: [i32; 3] = [2, 6, 127];
+/// Exit status of `init-postgresql` while somebody else has the data directory: that ends by itself, as when the
+/// container that is to be replaced stops, and no person is needed for it.
+const BUSY_STATUS: i32 = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -103,6 +106,10 @@ impl Keeper {
         if HOPELESS_STATUSES.contains(&status) {
             self.failure_count = self.failure_count.max(FAILURE_LIMIT - 1);
         }
+        if status == BUSY_STATUS {
+            self.failure_count = self.failure_count.saturating_add(1);
+            return self.pause(what, now);
+        }
         self.failed(what, now)
     }
 
@@ -168,6 +175,10 @@ impl Keeper {
                 ),
             ];
         }
+        self.pause(what, now)
+    }
+
+    fn pause(&mut self, what: &str, now: Instant) -> Vec<Action> {
         let doublings = self.failure_count.saturating_sub(1);
         let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE);
         self.state = State::Pausing(now + pause);

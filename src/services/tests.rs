@@ -304,6 +304,18 @@ fn pauses_grow_and_at_the_fifth_failure_a_person_is_called_but_it_is_still_tried
 }
 
 #[test]
+fn a_directory_that_another_uses_calls_nobody_and_is_tried_at_least_every_minute() {
+    let mut scene = Scene::up(configuration());
+    scene.event(Event::Looked(GONE));
+    for pause in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
+        assert_eq!(scene.after(pause - 1), []);
+        assert_eq!(scene.after(1), [Action::Start(Child::Init)], "{pause}");
+        let actions = scene.all(Event::Ended(Child::Init, Ended::Status(5)));
+        assert!(said(&actions, Level::Warning).unwrap().contains("status 5"));
+    }
+}
+
+#[test]
 fn what_trying_again_does_not_change_calls_a_person_at_once() {
     for status in [2, 6, 127] {
         let mut scene = Scene::new(configuration());

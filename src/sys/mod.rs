@@ -18,6 +18,7 @@ mod install;
 mod lock;
 mod marker;
 mod mounts;
+mod orphans;
 mod output_file;
 mod own_directory;
 mod prepare;
@@ -40,6 +41,7 @@ pub use install::{LinkState, install_file, install_link, link_state};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::{Mount, is_mount_root, mount_of};
+pub use orphans::orphaned_server_processes;
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use prepare::{

@@ -4,6 +4,7 @@ mod environment;
 mod fresh;
 mod healing;
 mod interrupted;
+mod orphans;
 mod recovery;
 mod refusals;
 mod restore;

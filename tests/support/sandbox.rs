@@ -255,7 +255,7 @@ impl Drop for Sandbox {
 }
 
 /// Sends a signal; a bare machine has no `kill` program.
-fn signal(pid: i32, signal: Signal) -> rustix::io::Result<()> {
+pub(crate) fn signal(pid: i32, signal: Signal) -> rustix::io::Result<()> {
     kill_process(Pid::from_raw(pid).unwrap(), signal)
 }
 

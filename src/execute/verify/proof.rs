@@ -18,8 +18,8 @@ use crate::cluster::inspect::Depth;
 use crate::cluster::server::StartError;
 use crate::error::{Failure, Kind};
 use crate::execute::Tools;
-use crate::execute::ensure::wait_for_release;
 use crate::execute::private_server::{PrivateServer, PrivateStart};
+use crate::execute::release::wait_for_release;
 use crate::execute::restore_files::restore_files;
 use crate::execute::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
 use crate::plan::{BackupName, BackupSummary, Proof, Severity};
@@ -51,7 +51,7 @@ pub(super) fn prove(
     let tools = Tools { installation: &installation, ..*tools };
     let place = place(&tools, backup)?;
     let operation = OperationLock::take(&place, "proving a backup").context("begin the proof")?;
-    wait_for_release(&place)?;
+    wait_for_release(&tools, &place)?;
     let root =
         WriteRoot::claim(&place, None, "proving a backup").context("take the directory of the proof")?;
     clear_staging(&root)?;
