@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::restored::{restore, try_restore};
 use super::server::{Server, directory, has_postgresql, succeed};
 use super::{back_up, repository, try_backup};
+use crate::support::small_disk::SmallDisk;
 
 fn flip(path: &Path, offset: u64) {
     let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
@@ -134,31 +135,6 @@ fn a_damaged_page_is_recorded_and_the_backup_kept_but_not_good() {
     assert_eq!(repository.find(summary.name).unwrap(), summary);
 }
 
-/// A file system of its own, gone when dropped.
-pub(super) struct SmallDisk(pub(super) TempDir);
-
-impl SmallDisk {
-    /// `None` where we may not mount.
-    pub(super) fn new(size: &str) -> Option<Self> {
-        let directory = crate::support::directory::make();
-        let size = format!("size={size}");
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
-        if mount.is_ok_and(|output| output.status.success()) {
-            return Some(Self(directory));
-        }
-        assert!(std::env::var_os("CI").is_none(), "may not mount a tmpfs");
-        eprintln!("SKIPPED: may not mount a tmpfs");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 fn used_bytes(path: &Path) -> u64 {
     let text = succeed(Command::new("du").args(["-s", "-B1"]).arg(path));
     text.split_whitespace().next().unwrap().parse().unwrap()
@@ -172,9 +148,9 @@ fn a_full_disk_fails_the_backup_takes_its_files_with_it_and_harms_no_older_one()
     let Some(disk) = SmallDisk::new("30M") else { return };
     let directory = directory();
     let server = Server::new(directory.path());
-    let repository = Repository::open_or_create(disk.0.path()).unwrap();
+    let repository = Repository::open_or_create(disk.path()).unwrap();
     let first = back_up(&server, &repository);
-    let used = used_bytes(disk.0.path());
+    let used = used_bytes(disk.path());
     // 60 MB that no compression makes smaller.
     server.execute(
         "CREATE EXTENSION pgcrypto; CREATE TABLE t AS SELECT gen_random_bytes(1000) AS b FROM generate_series(1, 60000)",
@@ -183,7 +159,7 @@ fn a_full_disk_fails_the_backup_takes_its_files_with_it_and_harms_no_older_one()
     let error = try_backup(&server, &repository, false, &Silent).unwrap_err();
 
     assert!(format!("{error:#}").contains("the file system is full"), "{error:#}");
-    assert!(used_bytes(disk.0.path()) <= used + 65_536);
+    assert!(used_bytes(disk.path()) <= used + 65_536);
     assert_eq!(repository.backups().unwrap(), std::slice::from_ref(&first));
     assert_eq!(restore(&repository, first.name).start().value("SELECT 1"), "1");
 }
@@ -196,7 +172,7 @@ fn a_disk_with_no_room_at_all_fails_the_backup_before_it_begins() {
     let Some(disk) = SmallDisk::new("1M") else { return };
     let directory = directory();
     let server = Server::new(directory.path());
-    let repository = Repository::open_or_create(disk.0.path()).unwrap();
+    let repository = Repository::open_or_create(disk.path()).unwrap();
 
     let error = try_backup(&server, &repository, false, &Silent).unwrap_err().to_string();
 

@@ -27,7 +27,7 @@ fn add_rows(sandbox: &Sandbox, round: usize) {
 }
 
 /// Whatever is listed can be read, all of it, and is what its hashes say.
-fn assert_all_read(repository: &Repository) -> Vec<BackupSummary> {
+pub(super) fn assert_all_read(repository: &Repository) -> Vec<BackupSummary> {
     let backups = repository.backups().unwrap();
     for backup in &backups {
         assert!(backup.is_good(), "{backup:?}");
@@ -39,7 +39,7 @@ fn assert_all_read(repository: &Repository) -> Vec<BackupSummary> {
     backups
 }
 
-fn has_left_overs(backups: &Path) -> bool {
+pub(super) fn has_left_overs(backups: &Path) -> bool {
     let listing = std::process::Command::new("find").arg(backups).output().unwrap();
     String::from_utf8(listing.stdout)
         .unwrap()

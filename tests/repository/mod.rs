@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
 mod damage;
+mod full_disk;
 mod hot;
 mod killed;
 mod pins;

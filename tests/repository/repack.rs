@@ -7,11 +7,11 @@ use std::process::Command;
 
 use pgbox::repository::Repository;
 
-use super::damage::SmallDisk;
 use super::restored::restore;
 use super::server::{Server, directory, give_to_server, has_postgresql, succeed};
 use super::{back_up, repository};
 use crate::support::sandbox::{Sandbox, printed};
+use crate::support::small_disk::SmallDisk;
 
 /// 10 MB that no compression makes smaller.
 const FILL: &str = "CREATE EXTENSION IF NOT EXISTS pgcrypto; \
@@ -56,16 +56,16 @@ fn without_room_for_a_new_pack_nothing_moves_and_nothing_is_lost() {
     let Some(disk) = SmallDisk::new("40M") else { return };
     let directory = directory();
     let server = Server::new(directory.path());
-    let repository = Repository::open_or_create(disk.0.path()).unwrap();
+    let repository = Repository::open_or_create(disk.path()).unwrap();
     server.execute(FILL);
     let first = back_up(&server, &repository);
     server.execute("DROP TABLE t");
     let second = back_up(&server, &repository);
     drop(server);
-    let free = succeed(Command::new("df").args(["--output=avail", "-B1"]).arg(disk.0.path()));
+    let free = succeed(Command::new("df").args(["--output=avail", "-B1"]).arg(disk.path()));
     let free: u64 = free.lines().last().unwrap().trim().parse().unwrap();
     // The damage: a file of somebody else that leaves half a megabyte.
-    let filler = disk.0.path().join("filler");
+    let filler = disk.path().join("filler");
     fs::write(&filler, vec![1; usize::try_from(free - 500_000).unwrap()]).unwrap();
 
     let lock = repository.lock_exclusively("a test").unwrap();

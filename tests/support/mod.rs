@@ -4,6 +4,7 @@ pub(crate) mod docker;
 pub(crate) mod extent;
 pub(crate) mod remains;
 pub(crate) mod sandbox;
+pub(crate) mod small_disk;
 pub(crate) mod step_points;
 pub(crate) mod terminal;
 pub(crate) mod versions;

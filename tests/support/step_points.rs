@@ -1,11 +1,15 @@
-//! Commands that are killed at the points between their steps, as `sys::step_point` has them.
+//! Commands that are killed, or stand still, at the points between their steps, as `sys::step_point` has them.
 
 use super::sandbox::{Sandbox, printed};
+use super::wait::wait_until;
+use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::ExitStatusExt;
+use std::process::{Output, Stdio};
 
 /// Where the names of the points go, and which one kills.
 const POINTS: &str = "PGBOX_STEP_POINTS";
 pub(crate) const KILL_AT: &str = "PGBOX_KILL_AT_STEP_POINT";
+const STOP_AT: &str = "PGBOX_STOP_AT_STEP_POINT";
 
 /// Whether the tested binary can be killed so; where not, that is said, and a failure where `CI` is set.
 pub(crate) fn has_step_points() -> bool {
@@ -32,6 +36,26 @@ pub(crate) fn points(sandbox: &Sandbox, arguments: &[&str]) -> Vec<String> {
 pub(crate) fn kill_at(sandbox: &Sandbox, number: usize, arguments: &[&str]) {
     let output = sandbox.command(arguments).env(KILL_AT, number.to_string()).output().unwrap();
     assert_eq!(output.status.signal(), Some(9), "not killed at point {number}: {}", printed(&output));
+}
+
+/// Runs a command to its end, with something done in between, while it stands still at a point.
+pub(crate) fn pause_at<T>(
+    sandbox: &Sandbox,
+    number: usize,
+    arguments: &[&str],
+    meanwhile: impl FnOnce() -> T,
+) -> (Output, T) {
+    let mut command = sandbox.command(arguments);
+    command.env(STOP_AT, number.to_string()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    wait_until("it stands still", || {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before point {number}");
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap().contains(") T ")
+    });
+    let done = meanwhile();
+    kill_process(pid, Signal::CONT).unwrap();
+    (child.wait_with_output().unwrap(), done)
 }
 
 fn postgres_uid(sandbox: &Sandbox) -> u32 {
