@@ -1,6 +1,7 @@
 //! What kinds of failure there are, which exit status each has, and what a person can do about it.
 
 use std::fmt;
+use std::io;
 
 /// The kinds of failure that callers tell apart, each with its exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +80,24 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
     error.chain().find_map(known_kind).unwrap_or(Kind::Failed)
 }
 
-/// What the person can do about it, by the first cause in its chain that says so.
+/// What the person can do about it, by the first cause in its chain that says so, or by what kind of fault it is.
 pub fn hint_of(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| cause.downcast_ref::<Failure>().and_then(|failure| failure.hint.clone()))
+    let of_failure =
+        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<Failure>()?.hint.clone();
+    error.chain().find_map(of_failure).or_else(|| error.chain().find_map(hint_of_fault).map(str::to_owned))
+}
+
+/// What helps against a fault of the world around, wherever it shows.
+fn hint_of_fault(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    match cause.downcast_ref::<io::Error>()?.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("free some space on its disk and run the command again; no data was lost")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some(
+            "its file system is mounted read-only: see in the kernel's log (dmesg) whether its disk failed",
+        ),
+        _ => None,
+    }
 }
 
 fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
@@ -107,4 +123,22 @@ fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
     cause
         .downcast_ref::<LockError>()
         .and_then(|error| matches!(error, LockError::Held(_)).then_some(Kind::Busy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_full_disk_has_a_hint_wherever_it_shows() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let plain = Err::<(), _>(full()).context("write the journal").unwrap_err();
+        assert!(hint_of(&plain).unwrap().starts_with("free some space"));
+
+        let failure = Failure::new(Kind::Failed, "the disk is full").hint("look elsewhere");
+        let told = Err::<(), _>(failure).context("restore").unwrap_err();
+        assert_eq!(hint_of(&told).as_deref(), Some("look elsewhere"));
+        assert_eq!(hint_of(&anyhow::Error::from(io::Error::from(io::ErrorKind::NotFound))), None);
+    }
 }
