@@ -17,7 +17,7 @@ use crate::pg::{Lsn, SystemIdentifier};
 use crate::plan::archive::{QueueVerdict, queue_verdict};
 use crate::repository::{Archiving, Repository};
 use crate::sys::{ReadRoot, StoreRoot, disk_space, is_runnable};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -178,26 +178,7 @@ fn ensure_belongs(file: &mut File, name: &str, cluster: SystemIdentifier) -> any
     let header = WalPageHeader::parse(&page).with_context(|| format!("read '{name}'"))?;
     let segment = WalFileName::parse(name.get(..24).unwrap_or_default(), header.segment_size_bytes)?;
     let size_bytes = file.metadata().with_context(|| format!("read '{name}'"))?.len();
-    ensure!(
-        header.system_identifier == cluster,
-        "'{name}' is of cluster {}, and this one is {cluster}",
-        header.system_identifier
-    );
-    ensure!(
-        header.page_address == segment.start_lsn(),
-        "'{name}' begins with the page of {}",
-        header.page_address
-    );
-    // The first segment of a timeline begins with pages that its parent wrote.
-    ensure!(
-        header.timeline <= segment.timeline,
-        "'{name}' begins with a page of timeline {}",
-        header.timeline
-    );
-    if size_bytes != u64::from(header.segment_size_bytes) {
-        bail!("'{name}' has {size_bytes} bytes, and a segment of this cluster {}", header.segment_size_bytes);
-    }
-    Ok(())
+    segment.check_file(&page, size_bytes, cluster).with_context(|| format!("check '{name}'"))
 }
 
 /// How much WAL waits for the archive, and what to do about it.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::diagnosis::RelationName;
 use super::verification::Verification;
+use crate::pg::wal::WalRange;
 use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
 
 /// What a directory in the repository is a copy of.
@@ -281,6 +282,11 @@ impl BackupSummary {
             verification: Verification::Never,
             pin: None,
         }
+    }
+
+    /// The WAL that makes it consistent; `None` for a copy that needs none, or of which that is not known.
+    pub fn wal_range(&self) -> Option<WalRange> {
+        WalRange::new(self.start_lsn?, self.stop_lsn?, self.timeline?, self.wal_segment_size_bytes?).ok()
     }
 
     /// Whether it is a complete copy without known damage. One whose verdict cannot be read may have any,

@@ -37,6 +37,7 @@ use crate::error::{Failure, Kind};
 use crate::pg::Lsn;
 use crate::pg::control_file::ControlFile;
 use crate::pg::page::PageRules;
+use crate::pg::wal::WalRange;
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, DamagedPage};
 use crate::progress::Progress;
 use crate::repository::{BackupWriter, Baseline, Repository, TableEntry, TableHeader};
@@ -190,7 +191,9 @@ impl HotJob<'_> {
         for (path, text) in files {
             entries.push(copying::store_bytes(self.writer, path, text.as_bytes())?);
         }
-        let wal = wal::WalRange { control: self.control, start_lsn, stop_lsn };
+        let (timeline, size) = (self.control.timeline, self.control.wal_segment_size);
+        let range = WalRange::new(start_lsn, stop_lsn, timeline, size)?;
+        let wal = wal::NeededWal { cluster: self.control.system_identifier, range };
         entries.extend(self.pool.install(|| wal.copy(self.data, self.writer)).context("copy the WAL")?);
 
         damaged_pages.sort_by(|left, right| (&left.file, left.block).cmp(&(&right.file, right.block)));

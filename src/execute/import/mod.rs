@@ -23,7 +23,7 @@ use crate::pg::backup_label::{BackupLabel, BackupMethod, BackupOrigin};
 use crate::pg::backup_manifest::BackupManifest;
 use crate::pg::control_file::{CONTROL_FILE, ControlFile, FILE_SIZE_BYTES};
 use crate::pg::version;
-use crate::pg::wal::{WalFault, WalFileName, is_segment_name};
+use crate::pg::wal::{WalFault, WalFileName, WalRange, is_segment_name};
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary};
 use crate::progress::Progress;
 use crate::repository::{
@@ -210,13 +210,11 @@ impl Identity {
         facts: &WalFacts,
     ) -> anyhow::Result<Vec<TableEntry>> {
         let (timeline, size) = (self.label.start_timeline, self.control.wal_segment_size);
-        let first = WalFileName::containing(self.label.start_wal_location, timeline, size)?;
-        // An end on a segment boundary belongs to the segment before it.
-        let last =
-            WalFileName::containing(crate::pg::Lsn(facts.stop_lsn.0.saturating_sub(1)), timeline, size)?;
-        let (first, last) = (first.to_string(), last.to_string());
+        let range = WalRange::new(self.label.start_wal_location, facts.stop_lsn, timeline, size)?;
         let is_kept = |entry: &TableEntry| match entry.path.as_str().strip_prefix("pg_wal/") {
-            Some(name) if is_segment_name(name) => (first.as_str()..=last.as_str()).contains(&name),
+            Some(name) if is_segment_name(name) => {
+                WalFileName::parse(name, size).is_ok_and(|segment| range.has_segment(segment))
+            }
             _ => true,
         };
         Ok(entries.into_iter().filter(is_kept).collect())

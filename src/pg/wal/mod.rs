@@ -5,8 +5,10 @@
 mod decode;
 mod name;
 mod page_header;
+mod range;
 mod reader;
 mod record;
+mod segment_file;
 
 pub use decode::{CHECKPOINT_SIZE_BYTES, Checkpoint, Parameters, WalEvent};
 pub use name::{
@@ -15,11 +17,13 @@ pub use name::{
 };
 pub(super) use page_header::is_valid_block_size;
 pub use page_header::{LONG_HEADER_SIZE_BYTES, WalGeometry, WalPageHeader, WalPageHeaderError};
+pub use range::WalRange;
 pub use reader::{WalFault, WalReader, WalSource};
 pub use record::{
     BlockReference, BlockRestore, RECORD_HEADER_SIZE_BYTES, RecordBody, RecordHeader, RelationLocator,
     WalRecord,
 };
+pub use segment_file::SegmentFileError;
 
 #[cfg(test)]
 mod tests;

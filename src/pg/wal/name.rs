@@ -129,6 +129,12 @@ impl WalFileName {
         Some(Self { segment_number, ..self })
     }
 
+    /// Returns the segment of that number on the same timeline.
+    #[must_use]
+    pub fn numbered(self, segment_number: u64) -> Self {
+        Self { segment_number, ..self }
+    }
+
     /// Returns the LSN of the segment's first byte.
     pub fn start_lsn(self) -> Lsn {
         Lsn(self.segment_number.saturating_mul(u64::from(self.segment_size_bytes)))
