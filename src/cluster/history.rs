@@ -3,7 +3,7 @@
 //! It stays when everything else in the data directory is replaced, and no backup holds it.
 
 use crate::plan::BackupName;
-use crate::sys::{OwnDirectory, ReadRoot};
+use crate::sys::OwnDirectory;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -58,12 +58,7 @@ pub fn acknowledge(data_directory: &Path) -> io::Result<usize> {
 }
 
 fn acknowledged_until(data_directory: &Path) -> io::Result<Option<DateTime<Utc>>> {
-    let root = match ReadRoot::open(data_directory) {
-        Ok(root) => root,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let text = root.read_text(Path::new(crate::sys::OWN_DIRECTORY).join(ACKNOWLEDGED), 64)?;
+    let text = OwnDirectory::read(data_directory, ACKNOWLEDGED, 64)?;
     Ok(text.and_then(|text| DateTime::parse_from_rfc3339(text.trim()).ok()).map(|time| time.to_utc()))
 }
 
@@ -74,12 +69,6 @@ pub fn last_set_aside(data_directory: &Path) -> io::Result<Option<BackupName>> {
 
 /// All events, oldest first. A line that was cut short by a crash is passed over.
 pub fn read(data_directory: &Path) -> io::Result<Vec<Event>> {
-    let root = match ReadRoot::open(data_directory) {
-        Ok(root) => root,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let text =
-        root.read_text(Path::new(crate::sys::OWN_DIRECTORY).join(FILE), LIMIT_BYTES)?.unwrap_or_default();
+    let text = OwnDirectory::read(data_directory, FILE, LIMIT_BYTES)?.unwrap_or_default();
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }

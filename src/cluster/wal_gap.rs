@@ -3,7 +3,7 @@
 //! It is kept in `.pgbox/`, since the archive may be what cannot be written.
 
 use crate::pg::Lsn;
-use crate::sys::{OWN_DIRECTORY, OwnDirectory, ReadRoot};
+use crate::sys::OwnDirectory;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -50,14 +50,7 @@ impl WalGap {
 /// # Errors
 /// When the note is there and cannot be read, or makes no sense.
 pub fn read(data_directory: &Path) -> io::Result<Option<WalGap>> {
-    let root = match ReadRoot::open(data_directory) {
-        Ok(root) => root,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let Some(text) = root.read_text(Path::new(OWN_DIRECTORY).join(FILE), LIMIT_BYTES)? else {
-        return Ok(None);
-    };
+    let Some(text) = OwnDirectory::read(data_directory, FILE, LIMIT_BYTES)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(io::Error::other)
 }
 
@@ -77,6 +70,7 @@ pub fn close(data_directory: &Path, backup_start: Lsn) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::OWN_DIRECTORY;
 
     #[test]
     fn a_gap_grows_and_is_closed_by_a_backup_that_begins_after_it_and_by_no_other() {

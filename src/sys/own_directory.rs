@@ -29,6 +29,18 @@ impl OwnDirectory {
         Ok(Self { directory, reader })
     }
 
+    /// The text of one of its files; `None` where the file, the directory or the data directory is not there.
+    ///
+    /// # Errors
+    /// What keeps it from being read, and a file that is larger than `limit_bytes`.
+    pub fn read(data_directory: &Path, name: &str, limit_bytes: u64) -> io::Result<Option<String>> {
+        match ReadRoot::open(data_directory) {
+            Ok(root) => root.read_text(Path::new(OWN_DIRECTORY).join(name), limit_bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes a file so that after a power cut it has either its old content or the new, whole.
     pub fn write_durably(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
         self.directory.write_durably(path.as_ref(), bytes, 0o600)

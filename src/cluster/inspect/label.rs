@@ -13,7 +13,16 @@ use std::io;
 const LABEL: &str = "backup_label";
 const LIMIT_BYTES: u64 = 64 * 1024;
 
+/// What has a server take WAL from elsewhere than its own `pg_wal`.
+const FROM_ELSEWHERE: [&str; 3] = [LABEL, "recovery.signal", "standby.signal"];
+
 impl Inspection<'_> {
+    /// Whether all WAL that a start would replay is in `pg_wal`: it is no standby, no restored backup, and not on its way
+    /// to a point in time.
+    pub(super) fn takes_no_wal_from_elsewhere(&self) -> bool {
+        FROM_ELSEWHERE.iter().all(|name| matches!(self.root.facts(name), Ok(None)))
+    }
+
     /// Checks that the label, if there is one, can be read.
     pub(super) fn check_backup_label(&mut self) {
         let evidence = match self.root.read_text(LABEL, LIMIT_BYTES) {

@@ -11,6 +11,7 @@ use crate::execute::initialise::{CONFIGURATION, HOST_ACCESS, append};
 use crate::execute::private_server::{PrivateServer, PrivateStart};
 use crate::execute::staging::{STAGING, clear_staging};
 use crate::pg::control_file::ControlFile;
+use crate::pg::layout::{BackupRule, backup_rule};
 use crate::sys::EntryKind;
 use anyhow::Context;
 use postgres::Client;
@@ -218,21 +219,9 @@ const MOST_CONFIGURATION_BYTES: u64 = 1 << 20;
 
 /// What people keep beside it: certificates, keys, files that it includes.
 fn bring_other_files(work: &Workplace, salvaged: &mut Salvaged) -> anyhow::Result<()> {
-    const TRANSIENT: [&str; 10] = [
-        "backup_label",
-        "backup_label.old",
-        "backup_manifest",
-        "current_logfiles",
-        "postmaster.opts",
-        "postmaster.pid",
-        "recovery.signal",
-        "standby.signal",
-        "tablespace_map",
-        "tablespace_map.old",
-    ];
     for entry in work.root.entries(".").context("list the old cluster")? {
         let name = entry.name.as_str();
-        let is_transient = TRANSIENT.contains(&name);
+        let is_transient = backup_rule(name) == BackupRule::Skip;
         let place = Path::new(STAGING).join(name);
         if entry.facts.kind != EntryKind::File || is_transient || work.root.facts(&place)?.is_some() {
             continue;

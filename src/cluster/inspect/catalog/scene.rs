@@ -16,9 +16,6 @@ use crate::sys::ReadRoot;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-/// What makes recovery take WAL from elsewhere.
-const FROM_ELSEWHERE: [&str; 3] = ["backup_label", "recovery.signal", "standby.signal"];
-
 fn is_of_crashed_primary(state: ClusterState) -> bool {
     matches!(state, ClusterState::InProduction | ClusterState::ShuttingDown | ClusterState::InCrashRecovery)
 }
@@ -65,7 +62,7 @@ impl<'a> Scene<'a> {
             rules: Rules::of(control, has_backup_label),
             recovers_alone: control.is_some_and(|control| is_of_crashed_primary(control.state))
                 && !inspection.is_in_use
-                && FROM_ELSEWHERE.iter().all(|name| matches!(root.facts(name), Ok(None))),
+                && inspection.takes_no_wal_from_elsewhere(),
             transactions: StoredTransactions::new(root, control),
             checksums,
             segment_blocks: control.map_or(131_072, |control| control.relation_segment_blocks),

@@ -129,8 +129,6 @@ impl Inspection<'_> {
     /// Whether all that the pages can have is in the WAL here, so that its end says something about them. A standby, a
     /// restored backup and a point-in-time recovery take WAL from elsewhere; and a running server goes on.
     pub(super) fn has_wal_of_its_own(&self) -> bool {
-        let from_elsewhere = ["backup_label", "recovery.signal", "standby.signal"];
-        let is_alone = from_elsewhere.iter().all(|name| matches!(self.root.facts(name), Ok(None)));
         let state = self.control.as_ref().map(|control| control.state);
         let is_primary = matches!(
             state,
@@ -141,7 +139,7 @@ impl Inspection<'_> {
                     | ClusterState::InCrashRecovery
             )
         );
-        is_alone && is_primary && !self.is_in_use && !self.is_control_rebuilt
+        is_primary && self.takes_no_wal_from_elsewhere() && !self.is_in_use && !self.is_control_rebuilt
     }
 
     /// Reads what the WAL says about pages.
