@@ -4,3 +4,4 @@ mod export;
 mod format;
 mod import;
 mod unpacked;
+mod versions;

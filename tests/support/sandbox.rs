@@ -179,7 +179,7 @@ impl Sandbox {
         let mut psql = Command::new(Path::new(PROGRAMS).join("psql"));
         psql.args([
             "-h",
-            "/var/run/postgresql",
+            &self.socket_directory(),
             "-p",
             &self.port(),
             "-U",
