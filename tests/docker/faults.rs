@@ -69,7 +69,7 @@ fn fill(volumes: &Volumes, template: &Template) {
 /// Leads the tablespace to a directory: where it is here while damage is made, and where it will be in the container.
 fn relink(volumes: &Volumes, target: &str) {
     let links = "for link in pg_tblspc/*; do
-        [ ! -L \"$link\" ] || { ln -sfnT \"$1\" \"$link\"; chown -h --reference=base \"$link\"; }
+        [ ! -L \"$link\" ] || { ln -sfnT \"$1\" \"$link\"; chown -h --reference=. \"$link\"; }
     done";
     run(Command::new("sh").args(["-euc", links, "-", target]).current_dir(volumes.data_directory()));
 }
