@@ -39,7 +39,7 @@ impl Kind {
 }
 
 /// A failure as a person reads it: what failed and why, and what to do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     kind: Kind,
     message: String,
@@ -81,7 +81,12 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
 
 /// What the person can do about it, by the first cause in its chain that says so.
 pub fn hint_of(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| cause.downcast_ref::<Failure>().and_then(|failure| failure.hint.clone()))
+    use crate::repository::RepositoryError;
+    error.chain().find_map(|cause| {
+        let of_failure = cause.downcast_ref::<Failure>().and_then(|failure| failure.hint.clone());
+        let of_repository = || cause.downcast_ref::<RepositoryError>()?.hint().map(str::to_owned);
+        of_failure.or_else(of_repository)
+    })
 }
 
 fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
@@ -98,6 +103,10 @@ fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
             RepositoryError::NoSuchBackup { .. } => Some(Kind::NoSuchBackup),
             RepositoryError::Damaged { .. } => Some(Kind::VerificationFailed),
             RepositoryError::Locked(_) => Some(Kind::Busy),
+            RepositoryError::NoKey { .. }
+            | RepositoryError::WrongKey { .. }
+            | RepositoryError::NotEncrypted { .. } => Some(Kind::Refused),
+            RepositoryError::KeyFile { .. } => Some(Kind::Usage),
             _ => None,
         };
     }

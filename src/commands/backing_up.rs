@@ -99,7 +99,8 @@ pub(super) fn store_what_was_set_aside(tools: &Tools, ui: &Ui) -> anyhow::Result
 
 /// What a person would need to know if the backup directory cannot be written.
 fn open_repository(tools: &Tools) -> anyhow::Result<Repository> {
-    Ok(Repository::open_or_create(&tools.settings.backup_directory)?)
+    let settings = tools.settings;
+    Ok(Repository::open_or_create(&settings.backup_directory, settings.backup_key_file.as_deref())?)
 }
 
 fn tell_outcome(outcome: &CreateOutcome, ui: &Ui) -> anyhow::Result<u8> {

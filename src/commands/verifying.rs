@@ -24,7 +24,8 @@ pub(super) fn run(
 ) -> anyhow::Result<u8> {
     if let Backups::Unusable(_) = tools.backups {
         // For its own words: damage is told from a disk that does not answer.
-        Repository::open(&tools.settings.backup_directory)?;
+        let settings = tools.settings;
+        Repository::open(&settings.backup_directory, settings.backup_key_file.as_deref())?;
     }
     let Some(repository) = tools.repository()? else {
         let place = tools.settings.backup_directory.display();

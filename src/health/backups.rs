@@ -1,6 +1,7 @@
 //! How old the newest backup is, and what verifications found.
 
 use super::Check;
+use crate::error::hint_of;
 use crate::execute::Tools;
 use crate::plan::{BackupKind, BackupSummary, Verification};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -68,7 +69,10 @@ fn verdict(tools: &Tools, now: DateTime<Utc>) -> Check {
     let repository = match tools.repository() {
         Ok(Some(repository)) => repository,
         Ok(None) => return Check::warning(NAME, "there is no backup yet", make_one),
-        Err(error) => return Check::issue(NAME, error.to_string(), "see to the backup directory"),
+        Err(error) => {
+            let remedy = hint_of(&error).unwrap_or_else(|| "see to the backup directory".to_owned());
+            return Check::issue(NAME, error.to_string(), remedy);
+        }
     };
     let backups = match repository.backups() {
         Ok(backups) => backups,

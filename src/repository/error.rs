@@ -43,6 +43,34 @@ pub enum RepositoryError {
         /// The format that is known here.
         known: u32,
     },
+    /// The repository is encrypted, and there is no key.
+    #[error("the repository '{}' is encrypted, and no key is set", .path.display())]
+    NoKey {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The repository is encrypted with another key.
+    #[error("the repository '{}' is encrypted with another key than the one in '{}'", .path.display(), .key_file.display())]
+    WrongKey {
+        /// Where it is.
+        path: PathBuf,
+        /// Where the key came from.
+        key_file: PathBuf,
+    },
+    /// There is a key, and what is in the directory is not encrypted.
+    #[error("a key is set, and the backups in '{}' are not encrypted", .path.display())]
+    NotEncrypted {
+        /// Where they are.
+        path: PathBuf,
+    },
+    /// The key file cannot be used.
+    #[error("could not use the key file '{}': {problem}", .path.display())]
+    KeyFile {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not. What is in the file is not shown.
+        problem: String,
+    },
     /// The file system is full.
     #[error("could not {action} '{}': the file system is full, {} free", .path.display(), bytes(*.available_bytes))]
     Full {
@@ -68,6 +96,35 @@ pub enum RepositoryError {
 impl RepositoryError {
     pub(super) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged { what: what.into() }
+    }
+
+    /// Whether it is the key that is missing or wrong: then what is in the repository cannot be read, and is not gone.
+    pub fn is_about_key(&self) -> bool {
+        matches!(
+            self,
+            Self::NoKey { .. } | Self::WrongKey { .. } | Self::NotEncrypted { .. } | Self::KeyFile { .. }
+        )
+    }
+
+    /// What the person can do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoKey { .. } => {
+                Some("set BACKUP_KEY_FILE, or --backup-key-file, to the file with its key. Nothing was changed.")
+            }
+            Self::WrongKey { .. } => Some(
+                "set BACKUP_KEY_FILE to the file with its key; nothing else opens it. Nothing was changed.",
+            ),
+            Self::NotEncrypted { .. } => Some(
+                "backups are encrypted from the first on, or not at all: set BACKUP_DIR to an empty directory, or do \
+                 without BACKUP_KEY_FILE. Nothing was changed.",
+            ),
+            Self::KeyFile { .. } => Some(
+                "the server's user must be able to read it; `openssl rand -hex 32` prints a new key, of which a copy \
+                 belongs in a safe place: without the key, the backups are lost. Nothing was changed.",
+            ),
+            _ => None,
+        }
     }
 
     /// Whether it failed for want of space.

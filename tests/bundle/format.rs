@@ -36,7 +36,7 @@ fn a_reader_by_the_document_alone_restores_what_pgbox_restores() {
 
     let ours = place.path().join("ours");
     std::fs::create_dir(&ours).unwrap();
-    let repository = Repository::open(&sandbox.backups()).unwrap().unwrap();
+    let repository = Repository::open(&sandbox.backups(), None).unwrap().unwrap();
     let root = WriteRoot::claim(&ours, None, "a test").unwrap();
     restore_files(&repository.reader(name.parse().unwrap()).unwrap(), &root, Path::new("new"), &Silent)
         .unwrap();

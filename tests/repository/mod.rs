@@ -47,5 +47,5 @@ fn back_up(server: &Server, repository: &Repository) -> BackupSummary {
 }
 
 fn repository(directory: &Path) -> Repository {
-    Repository::open_or_create(&directory.join("backups")).unwrap()
+    Repository::open_or_create(&directory.join("backups"), None).unwrap()
 }

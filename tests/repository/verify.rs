@@ -242,7 +242,7 @@ fn backups_are_verified_while_others_read_and_not_while_somebody_writes() {
         return;
     }
     let sandbox = Sandbox::with_backup();
-    let repository = Repository::open(&sandbox.backups()).unwrap().unwrap();
+    let repository = Repository::open(&sandbox.backups(), None).unwrap().unwrap();
 
     let shared = repository.lock_shared("a mount").unwrap();
     sandbox.succeed(&["backup-postgresql", "verify", "--all"]);
@@ -256,7 +256,7 @@ fn backups_are_verified_while_others_read_and_not_while_somebody_writes() {
 
 /// Makes a backup of the same content but for one change to the chunks of its files.
 fn forge(sandbox: &Sandbox, change: impl Fn(&str, &mut EntryContent, ChunkId) -> bool) -> String {
-    let repository = Repository::open(&sandbox.backups()).unwrap().unwrap();
+    let repository = Repository::open(&sandbox.backups(), None).unwrap().unwrap();
     let name: BackupName = newest(sandbox).parse().unwrap();
     let reader = repository.reader(name).unwrap();
     let writer = repository.begin(name).unwrap();
