@@ -106,7 +106,9 @@ fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
             RepositoryError::NoKey { .. }
             | RepositoryError::WrongKey { .. }
             | RepositoryError::NotEncrypted { .. } => Some(Kind::Refused),
-            RepositoryError::KeyFile { .. } => Some(Kind::Usage),
+            RepositoryError::UnreadableKeyFile { .. } | RepositoryError::NoKeyInFile { .. } => {
+                Some(Kind::Usage)
+            }
             _ => None,
         };
     }

@@ -38,9 +38,14 @@ pub(super) fn run(
     let mut report = verify(tools, repository, &names, Utc::now())?;
     if chosen.is_none() {
         report.damaged_wal = verify_archived_wal(repository, tools.progress)?;
+        report.damaged_identity = repository.identity_problem();
     }
     tell(&report, ui)?;
     report.damaged_wal.values().for_each(|problem| ui.error(problem));
+    if let Some(problem) = &report.damaged_identity {
+        ui.error(problem);
+        ui.hint("the other one of 'repository.json' and its copy is sound; the next backup writes both anew");
+    }
     if is_given(arguments, "prove") {
         prove_all(tools, repository, &mut report, ui)?;
     }

@@ -74,7 +74,7 @@ pub fn unusable(path: &Path, error: &RepositoryError) -> Failure {
     }
     // Whoever has the wrong key has to hear that, and not what is wrong with the disk.
     let kind = match error {
-        RepositoryError::KeyFile { .. } => Kind::Usage,
+        RepositoryError::UnreadableKeyFile { .. } | RepositoryError::NoKeyInFile { .. } => Kind::Usage,
         error if error.is_about_key() => Kind::Refused,
         _ => Kind::Failed,
     };

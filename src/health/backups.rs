@@ -5,15 +5,34 @@ use crate::error::hint_of;
 use crate::execute::Tools;
 use crate::plan::{BackupKind, BackupSummary, Verification};
 use chrono::{DateTime, TimeDelta, Utc};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 /// Checks that there is a good backup, not older than it should be.
 pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) {
     checks.push(verdict(tools, now));
+    checks.extend(tools.settings.backup_key_file.as_deref().and_then(key_file));
     if let Ok(Some(repository)) = tools.repository()
         && let Ok(backups) = repository.backups()
     {
         checks.push(verification(&backups, now));
     }
+}
+
+/// Whether the key that backups are encrypted with is for everybody to read. That it is not there, `backup-age` tells.
+///
+/// It is no reason to refuse it: Kubernetes mounts secrets so, in containers where there is nobody else.
+fn key_file(path: &Path) -> Option<Check> {
+    const NAME: &str = "backup-key";
+    let mode = path.metadata().ok()?.permissions().mode();
+    let shown = path.display();
+    if mode & 0o004 == 0 {
+        return Some(Check::ok(NAME, format!("backups are encrypted with the key in '{shown}'")));
+    }
+    let summary = format!("everybody on this machine may read '{shown}', the key of the backups");
+    let remedy = "give it to the server's user alone (chmod 400), or in Kubernetes to its group (fsGroup, and \
+                  defaultMode: 0440 of the secret's volume)";
+    Some(Check::warning(NAME, summary, remedy))
 }
 
 /// What the verdicts beside the backups say.

@@ -63,13 +63,19 @@ pub enum RepositoryError {
         /// Where they are.
         path: PathBuf,
     },
-    /// The key file cannot be used.
-    #[error("could not use the key file '{}': {problem}", .path.display())]
-    KeyFile {
+    /// The key file cannot be read.
+    #[error("could not read the key file '{}'", .path.display())]
+    UnreadableKeyFile {
         /// Where it is.
         path: PathBuf,
-        /// Why not. What is in the file is not shown.
-        problem: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The key file holds something else. It is not shown: it may be another secret.
+    #[error("the key file '{}' must hold one line of 64 hexadecimal digits, and nothing else", .path.display())]
+    NoKeyInFile {
+        /// Where it is.
+        path: PathBuf,
     },
     /// The file system is full.
     #[error("could not {action} '{}': the file system is full, {} free", .path.display(), bytes(*.available_bytes))]
@@ -102,16 +108,20 @@ impl RepositoryError {
     pub fn is_about_key(&self) -> bool {
         matches!(
             self,
-            Self::NoKey { .. } | Self::WrongKey { .. } | Self::NotEncrypted { .. } | Self::KeyFile { .. }
+            Self::NoKey { .. }
+                | Self::WrongKey { .. }
+                | Self::NotEncrypted { .. }
+                | Self::UnreadableKeyFile { .. }
+                | Self::NoKeyInFile { .. }
         )
     }
 
     /// What the person can do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NoKey { .. } => {
-                Some("set BACKUP_KEY_FILE, or --backup-key-file, to the file with its key. Nothing was changed.")
-            }
+            Self::NoKey { .. } => Some(
+                "set BACKUP_KEY_FILE, or --backup-key-file, to the file with its key. Nothing was changed.",
+            ),
             Self::WrongKey { .. } => Some(
                 "set BACKUP_KEY_FILE to the file with its key; nothing else opens it. Nothing was changed.",
             ),
@@ -119,9 +129,13 @@ impl RepositoryError {
                 "backups are encrypted from the first on, or not at all: set BACKUP_DIR to an empty directory, or do \
                  without BACKUP_KEY_FILE. Nothing was changed.",
             ),
-            Self::KeyFile { .. } => Some(
-                "the server's user must be able to read it; `openssl rand -hex 32` prints a new key, of which a copy \
-                 belongs in a safe place: without the key, the backups are lost. Nothing was changed.",
+            Self::UnreadableKeyFile { .. } => Some(
+                "BACKUP_KEY_FILE names it; it has to be there, and the server's user has to be able to read it. Nothing \
+                 was changed.",
+            ),
+            Self::NoKeyInFile { .. } => Some(
+                "`openssl rand -hex 32` prints such a key, for a new repository. Keep a copy of it in a safe place: \
+                 backups cannot be read without. Nothing was changed.",
             ),
             _ => None,
         }

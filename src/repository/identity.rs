@@ -43,11 +43,7 @@ impl RepositoryIdentity {
     /// # Errors
     /// [`RepositoryError::NoKey`], [`RepositoryError::WrongKey`], and [`RepositoryError::NotEncrypted`] for a key to a
     /// repository that has none: whoever set it takes what is stored for encrypted.
-    pub(super) fn unlock(
-        &self,
-        path: &Path,
-        key: Option<&BackupKey>,
-    ) -> Result<Encryption, RepositoryError> {
+    pub(super) fn unlock(&self, path: &Path, key: Option<&BackupKey>) -> Result<Encryption, RepositoryError> {
         let path = path.to_path_buf();
         match (&self.encryption, key) {
             (None, None) => Ok(Encryption::None),
@@ -92,7 +88,8 @@ fn write(root: &StoreRoot, identity: &RepositoryIdentity) -> Result<(), Reposito
     let object = serde_json::to_value(identity).map_err(std::io::Error::other);
     let text = object.and_then(|object| document::seal(object).map_err(std::io::Error::other));
     let text = text.map_err(attempting("write", root.path().join(IDENTITY_FILE)))?;
-    let names = if identity.encryption.is_some() { [COPY, IDENTITY_FILE].as_slice() } else { &[IDENTITY_FILE] };
+    let names =
+        if identity.encryption.is_some() { [COPY, IDENTITY_FILE].as_slice() } else { &[IDENTITY_FILE] };
     for name in names {
         root.write_durably(name, &text).map_err(attempting("write", root.path().join(name)))?;
     }
@@ -113,6 +110,34 @@ pub(super) fn read(root: &StoreRoot) -> Result<Option<RepositoryIdentity>, Repos
             _ => Err(error),
         },
         Err(error) => Err(error),
+    }
+}
+
+/// What is wrong with one of the two copies, where the other one serves. A repository that is not encrypted has one.
+pub(super) fn problem(root: &StoreRoot) -> Option<String> {
+    let told = |read: Result<Option<RepositoryIdentity>, RepositoryError>, name: &str| match read {
+        Ok(identity) => identity.ok_or_else(|| format!("'{}' is gone", root.path().join(name).display())),
+        Err(error) => Err(error.to_string()),
+    };
+    let identity = told(read_file(root, IDENTITY_FILE), IDENTITY_FILE);
+    let copy = told(read_file(root, COPY), COPY);
+    match (identity, copy) {
+        (Ok(identity), copy) if identity.encryption.is_some() => match copy {
+            Ok(copy) if copy != identity => {
+                Some(format!("'{}' is of another repository or key", root.path().join(COPY).display()))
+            }
+            copy => copy.err(),
+        },
+        (Err(problem), Ok(_)) => Some(problem),
+        _ => None,
+    }
+}
+
+/// Writes both copies anew where one of them is gone or damaged, or tells of another key than `repository.json` does.
+pub(super) fn mend(root: &StoreRoot, _lock: &ExclusiveLock) -> Result<(), RepositoryError> {
+    match (problem(root), read(root)?) {
+        (Some(_), Some(identity)) => write(root, &identity),
+        _ => Ok(()),
     }
 }
 

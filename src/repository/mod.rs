@@ -124,6 +124,15 @@ impl Repository {
         Ok(Self { root, identity: Some(identity), encryption })
     }
 
+    /// Whether what is in a directory is an encrypted repository.
+    ///
+    /// # Errors
+    /// When its `repository.json` cannot be read.
+    pub fn is_encrypted(path: &Path) -> Result<bool, RepositoryError> {
+        let Some(root) = open_root(path)? else { return Ok(false) };
+        Ok(identity::read(&root)?.is_some_and(|identity| identity.encryption.is_some()))
+    }
+
     /// What can be seen of an encrypted repository without its key: that there are backups, and when they were made.
     ///
     /// # Errors
@@ -151,6 +160,11 @@ impl Repository {
     /// What `repository.json` says; `None` in a directory that only the old scripts used.
     pub fn identity(&self) -> Option<&RepositoryIdentity> {
         self.identity.as_ref()
+    }
+
+    /// What is wrong with `repository.json` or its copy, where the other one serves. The next backup mends it.
+    pub fn identity_problem(&self) -> Option<String> {
+        identity::problem(&self.root)
     }
 
     fn root(&self) -> &StoreRoot {
@@ -226,6 +240,7 @@ impl Repository {
     /// [`RepositoryError::Locked`] while another process reads or writes.
     pub fn begin(&self, name: BackupName) -> Result<BackupWriter<'_>, RepositoryError> {
         let lock = self.lock_exclusively("writing a backup")?;
+        identity::mend(&self.root, &lock)?;
         let name = free_name(&self.root, name)?;
         BackupWriter::begin(self, name, lock)
     }
@@ -260,7 +275,8 @@ impl Repository {
     /// What is known of one directory; `None` when it is no finished backup.
     fn summarise(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
         let summary = self.summarise_unpinned(name)?;
-        Ok(summary.map(|summary| BackupSummary { pin: pins::read(&self.root, &self.encryption, name), ..summary }))
+        Ok(summary
+            .map(|summary| BackupSummary { pin: pins::read(&self.root, &self.encryption, name), ..summary }))
     }
 
     fn summarise_unpinned(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
@@ -306,10 +322,7 @@ fn ensure_nothing_plain(root: &StoreRoot, key: Option<&BackupKey>) -> Result<(),
     Ok(())
 }
 
-fn summary_of(
-    name: BackupName,
-    document: Result<(BackupSummary, Digest), DocumentError>,
-) -> BackupSummary {
+fn summary_of(name: BackupName, document: Result<(BackupSummary, Digest), DocumentError>) -> BackupSummary {
     match document {
         // The directory's name counts: a person may have renamed it.
         Ok((summary, _)) => BackupSummary { name, ..summary },

@@ -318,7 +318,11 @@ pub(super) fn unpack(
 ) -> Result<(), String> {
     let frame = encryption.open(Place::Chunk(chunk), stored).map_err(|error| error.to_string())?;
     decompress(frame, raw_size_bytes as usize, raw).map_err(|error| error.to_string())?;
-    if encryption.chunk_id(raw) == *chunk { Ok(()) } else { Err("its content is not what was stored".to_owned()) }
+    if encryption.chunk_id(raw) == *chunk {
+        Ok(())
+    } else {
+        Err("its content is not what was stored".to_owned())
+    }
 }
 
 fn reopened(root: &ReadRoot, path: &str) -> Result<ReadRoot, RepositoryError> {

@@ -16,7 +16,6 @@ const WRAPPING_KEY: &str = "pgbox repository 2026-11 wrapping";
 const CIPHER: &str = "XChaCha20-Poly1305";
 /// The nonce, 32 bytes, the tag.
 const WRAPPED_SIZE: usize = 72;
-const KEY_DIGITS: usize = 64;
 /// A key file has one line; what is larger is something else.
 const LIMIT_BYTES: u64 = 4096;
 
@@ -45,15 +44,17 @@ impl BackupKey {
     /// Reads a key file: 64 hexadecimal digits, and white space around them.
     ///
     /// # Errors
-    /// [`RepositoryError::KeyFile`] when it cannot be read or holds anything else. What it holds is not shown.
+    /// [`RepositoryError::UnreadableKeyFile`], and [`RepositoryError::NoKeyInFile`] when it holds anything else.
     pub(in crate::repository) fn read(path: &Path) -> Result<Self, RepositoryError> {
-        let failed =
-            |problem: String| RepositoryError::KeyFile { path: path.to_path_buf(), problem };
-        let text = read_text(path).map_err(|error| failed(error.to_string()))?;
-        let key = parse(&text).ok_or_else(|| {
-            failed(format!("it must hold {KEY_DIGITS} hexadecimal digits in one line, and nothing else"))
-        })?;
-        Ok(Self { key, path: path.to_path_buf() })
+        let path = path.to_path_buf();
+        let text = match read_text(&path) {
+            Ok(text) => text,
+            Err(source) => return Err(RepositoryError::UnreadableKeyFile { path, source }),
+        };
+        match parse(&text) {
+            Some(key) => Ok(Self { key, path }),
+            None => Err(RepositoryError::NoKeyInFile { path }),
+        }
     }
 
     /// Where it is.
@@ -166,7 +167,8 @@ mod tests {
         assert!(told.contains("64 hexadecimal digits") && !told.contains("hunter2"), "{told}");
         assert!(told.contains(&*path.to_string_lossy()), "{told}");
         for path in [directory.path(), &directory.path().join("missing"), Path::new("/dev/null")] {
-            assert!(matches!(BackupKey::read(path), Err(RepositoryError::KeyFile { .. })), "{path:?}");
+            let error = BackupKey::read(path).unwrap_err();
+            assert!(matches!(error, RepositoryError::UnreadableKeyFile { .. }), "{error}");
         }
     }
 
