@@ -44,7 +44,7 @@ pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, Tabl
 pub use wal::{ArchivedFile, Archiving, WalArchive};
 pub use writer::BackupWriter;
 
-use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
+use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition, Pin, Verification};
 use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of};
 use document::{DOCUMENT_FILE, DocumentError};
 use encryption::{BackupKey, Encryption};
@@ -139,9 +139,22 @@ impl Repository {
     /// When the directory cannot be listed.
     pub fn visible_without_key(path: &Path) -> Result<Vec<BackupSummary>, RepositoryError> {
         let Some(root) = open_root(path)? else { return Ok(Vec::new()) };
-        let names = backup_directories(&root)?;
         let reason = "it is encrypted".to_owned();
-        let mut summaries: Vec<_> = names.into_iter().map(|name| unreadable(name, reason.clone())).collect();
+        let is_there = |path: String| {
+            let facts = root.facts(&path).map_err(attempting("read", root.path().join(&path)));
+            facts.map(|facts| facts.is_some())
+        };
+        let mut summaries = Vec::new();
+        for name in backup_directories(&root)? {
+            let mut summary = unreadable(name, reason.clone());
+            if is_there(format!("{name}/{}", verdict::VERDICT_FILE))? {
+                summary.verification = Verification::Unreadable { reason: reason.clone() };
+            }
+            if is_there(format!("{name}{}", pins::PIN_SUFFIX))? {
+                summary.pin = Some(Pin { pinned_at: None, note: Some(reason.clone()) });
+            }
+            summaries.push(summary);
+        }
         summaries.sort_by_key(|summary| std::cmp::Reverse(summary.age_key()));
         Ok(summaries)
     }
