@@ -11,7 +11,9 @@ use std::path::Path;
 /// Checks that there is a good backup, not older than it should be.
 pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) {
     checks.push(verdict(tools, now));
-    checks.extend(tools.settings.backup_key_file.as_deref().and_then(key_file));
+    if tools.repository().is_ok() {
+        checks.extend(tools.settings.backup_key_file.as_deref().and_then(key_file));
+    }
     if let Ok(Some(repository)) = tools.repository()
         && let Ok(backups) = repository.backups()
     {
@@ -19,7 +21,8 @@ pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) 
     }
 }
 
-/// Whether the key that backups are encrypted with is for everybody to read. That it is not there, `backup-age` tells.
+/// Whether the key that backups are encrypted with is for everybody to read. That it does not open them, `backup-age`
+/// tells.
 ///
 /// It is no reason to refuse it: Kubernetes mounts secrets so, in containers where there is nobody else.
 fn key_file(path: &Path) -> Option<Check> {

@@ -36,7 +36,7 @@ pub struct BackupReader {
 
 #[derive(Debug)]
 enum Source {
-    Packs(PackReader),
+    Packs(Box<PackReader>),
     Plain(ReadRoot),
 }
 
@@ -77,7 +77,12 @@ impl BackupReader {
             index: ChunkIndex::load(root, encryption)?,
             open: Mutex::default(),
         };
-        Ok(Self { summary, header: table.header, entries: table.entries, source: Source::Packs(packs) })
+        Ok(Self {
+            summary,
+            header: table.header,
+            entries: table.entries,
+            source: Source::Packs(Box::new(packs)),
+        })
     }
 
     fn open_script_copy(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {

@@ -211,9 +211,9 @@ fn a_damaged_or_lost_file_with_the_wrapped_key_is_found_and_made_again_from_the_
     for name in names {
         for is_lost in [true, false] {
             if is_lost {
-                fs::remove_file(path(name)).unwrap()
+                fs::remove_file(path(name)).unwrap();
             } else {
-                fs::write(path(name), &text[..90]).unwrap()
+                fs::write(path(name), &text[..90]).unwrap();
             }
 
             let told = sandbox.expect_status(&["backup-postgresql", "verify", "--all"], 4);

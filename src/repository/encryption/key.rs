@@ -17,7 +17,7 @@ const CIPHER: &str = "XChaCha20-Poly1305";
 /// The nonce, 32 bytes, the tag.
 const WRAPPED_SIZE: usize = 72;
 /// A key file has one line; what is larger is something else.
-const LIMIT_BYTES: u64 = 4096;
+const LIMIT_BYTES: usize = 4096;
 
 /// How a repository is encrypted, as `repository.json` says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,8 +72,8 @@ fn read_text(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
-    let mut text = Zeroizing::new(Vec::with_capacity(LIMIT_BYTES as usize + 1));
-    File::open(path)?.take(LIMIT_BYTES + 1).read_to_end(&mut text)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(LIMIT_BYTES + 1));
+    File::open(path)?.take(LIMIT_BYTES as u64 + 1).read_to_end(&mut text)?;
     Ok(text)
 }
 
@@ -95,7 +95,8 @@ fn decode_hexadecimal<const SIZE: usize>(text: &[u8]) -> Option<[u8; SIZE]> {
 }
 
 fn encode_hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 /// What a wrapped key belongs to: the repository of this id.

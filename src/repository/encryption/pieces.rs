@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn pieces_that_are_left_out_swapped_repeated_or_of_another_file_are_found() {
-        let bytes = written(&keys(1), &[7; PIECE_SIZE * 3]);
+        let bytes = written(&keys(1), &vec![7; PIECE_SIZE * 3]);
         let (first, rest) = bytes.split_at(SEALED_SIZE);
         let (second, third) = rest.split_at(SEALED_SIZE);
         let swapped = [second, first, third].concat();
