@@ -10,8 +10,9 @@
 //! wal/SYSTEM/TIMELINE/…       archived WAL files, each under its name and the hash of its content
 //! ```
 //! A backup counts once its `backup.json` is there, needs no other backup, and is never changed. Everything that is
-//! read is checked by its hash. With a key, all that has content is encrypted (`encryption`). The refused alternative was a chain of increments: one lost link would lose all that
-//! follow. Decisions (which backup to restore, which to remove) are made in `plan`; this module knows no policy.
+//! read is checked by its hash. The refused alternative was a chain of increments: one lost link would lose all that
+//! follow. With a key, all that has content is encrypted (module `encryption`). Decisions (which backup to restore, which
+//! to remove) are made in `plan`; this module knows no policy.
 
 mod chunk;
 mod document;
