@@ -12,7 +12,7 @@ use crate::cluster::binaries::{self, Installation};
 use crate::cluster::session::ServerAddress;
 use crate::cluster::{self, Expectations};
 use crate::error::{Failure, Kind};
-use crate::execute::{Backups, Tools, ensure, stop as stopping};
+use crate::execute::{Backups, Tools, ensure, stop as stopping, unusable};
 use crate::pg::{MajorVersion, version};
 use crate::plan::{Diagnosis, RecoveryPolicy};
 use crate::progress::{Progress, Silent};
@@ -156,6 +156,13 @@ impl Options {
         self.with("startup-timeout", timeout.as_secs().max(1).to_string())
     }
 
+    /// The file with the key that backups are encrypted with, 64 hexadecimal digits; without this, they are not. The
+    /// server's user has to be able to read it.
+    #[must_use]
+    pub fn backup_key_file(self, path: impl Into<PathBuf>) -> Self {
+        self.with("backup-key-file", path.into())
+    }
+
     /// Who is told what is found and done meanwhile; nobody without this.
     #[must_use]
     pub fn progress(self, progress: impl Progress + 'static) -> Self {
@@ -225,12 +232,12 @@ impl Options {
         let work = || {
             let installation = self.installation(settings)?;
             let path = &settings.backup_directory;
-            let opened = Repository::open(path)
-                .map_err(|error| format!("could not open the backups in '{}': {error:#}", path.display()));
+            let opened = Repository::open(path, settings.backup_key_file.as_deref())
+                .map_err(|error| unusable(path, &error));
             let backups = match &opened {
                 Ok(None) => Backups::None,
                 Ok(Some(repository)) => Backups::Open(repository),
-                Err(reason) => Backups::Unusable(reason),
+                Err(failure) => Backups::Unusable(failure),
             };
             work(&Tools { settings, installation: &installation, backups, progress: &*self.progress })
         };

@@ -40,7 +40,7 @@ impl Kind {
 }
 
 /// A failure as a person reads it: what failed and why, and what to do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     kind: Kind,
     message: String,
@@ -82,9 +82,13 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
 
 /// What the person can do about it, by the first cause in its chain that says so, or by what kind of fault it is.
 pub fn hint_of(error: &anyhow::Error) -> Option<String> {
-    let of_failure =
-        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<Failure>()?.hint.clone();
-    error.chain().find_map(of_failure).or_else(|| error.chain().find_map(hint_of_fault).map(str::to_owned))
+    use crate::repository::RepositoryError;
+    let of_cause = |cause: &(dyn std::error::Error + 'static)| {
+        let of_failure = cause.downcast_ref::<Failure>().and_then(|failure| failure.hint.clone());
+        let of_repository = || cause.downcast_ref::<RepositoryError>()?.hint().map(str::to_owned);
+        of_failure.or_else(of_repository)
+    };
+    error.chain().find_map(of_cause).or_else(|| error.chain().find_map(hint_of_fault).map(str::to_owned))
 }
 
 /// What helps against a fault of the world around, wherever it shows.
@@ -114,6 +118,12 @@ fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
             RepositoryError::NoSuchBackup { .. } => Some(Kind::NoSuchBackup),
             RepositoryError::Damaged { .. } => Some(Kind::VerificationFailed),
             RepositoryError::Locked(_) => Some(Kind::Busy),
+            RepositoryError::NoKey { .. }
+            | RepositoryError::WrongKey { .. }
+            | RepositoryError::NotEncrypted { .. } => Some(Kind::Refused),
+            RepositoryError::UnreadableKeyFile { .. } | RepositoryError::NoKeyInFile { .. } => {
+                Some(Kind::Usage)
+            }
             _ => None,
         };
     }

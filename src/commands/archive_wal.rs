@@ -14,6 +14,15 @@ use std::path::PathBuf;
 pub(super) const FETCH_FAILED: u8 = 200;
 const NOT_ARCHIVED: u8 = 1;
 
+/// What the server's environment does not say: where the key of encrypted backups is.
+fn key_file() -> Arg {
+    Arg::new("backup-key-file")
+        .long("backup-key-file")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help("The key that the backups are encrypted with")
+}
+
 fn directory(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("DIR").required(true).value_parser(value_parser!(PathBuf)).help(help)
 }
@@ -24,6 +33,7 @@ pub(super) fn archive_command() -> Command {
         .about("Archives one WAL file; the server runs it, as its archive_command")
         .arg(directory("data-directory", "The cluster"))
         .arg(directory("backup-directory", "Where the backups are kept"))
+        .arg(key_file())
         .arg(
             Arg::new("queue-limit")
                 .long("queue-limit")
@@ -47,6 +57,7 @@ pub(super) fn archive(matches: &ArgMatches, ui: &Ui) -> u8 {
     let request = ArchiveRequest {
         data_directory: path("data-directory"),
         backup_directory: path("backup-directory"),
+        backup_key_file: matches.get_one::<PathBuf>("backup-key-file").cloned(),
         queue_limit_bytes: matches.get_one::<u64>("queue-limit").copied().unwrap_or_default(),
         file: path("file"),
         now: chrono::Utc::now(),
@@ -84,6 +95,7 @@ pub(super) fn fetch_command() -> Command {
              never archived, and a status above 125 that it could not be fetched, so that recovery does not end too early.",
         )
         .arg(directory("backup-directory", "Where the backups are kept"))
+        .arg(key_file())
         .arg(
             Arg::new("system-identifier")
                 .long("system-identifier")
@@ -121,5 +133,7 @@ fn fetch_now(matches: &ArgMatches) -> anyhow::Result<bool> {
     let path = |name: &str| matches.get_one::<PathBuf>(name).cloned().unwrap_or_default();
     let number = matches.get_one::<u64>("system-identifier").copied().unwrap_or_default();
     let name = matches.get_one::<String>("name").cloned().unwrap_or_default();
-    archiving::fetch(&path("backup-directory"), pgbox::pg::SystemIdentifier(number), &name, &path("target"))
+    let key_file = matches.get_one::<PathBuf>("backup-key-file").map(PathBuf::as_path);
+    let cluster = pgbox::pg::SystemIdentifier(number);
+    archiving::fetch(&path("backup-directory"), key_file, cluster, &name, &path("target"))
 }

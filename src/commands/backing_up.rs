@@ -99,7 +99,8 @@ pub(super) fn store_what_was_set_aside(tools: &Tools, ui: &Ui) -> anyhow::Result
 
 /// What a person would need to know if the backup directory cannot be written.
 fn open_repository(tools: &Tools) -> anyhow::Result<Repository> {
-    Ok(Repository::open_or_create(&tools.settings.backup_directory)?)
+    let settings = tools.settings;
+    Ok(Repository::open_or_create(&settings.backup_directory, settings.backup_key_file.as_deref())?)
 }
 
 fn tell_outcome(outcome: &CreateOutcome, ui: &Ui) -> anyhow::Result<u8> {
@@ -158,18 +159,38 @@ pub(super) fn tell_damage(summary: &BackupSummary, ui: &Ui) -> u8 {
 
 /// Lists the backups, newest first.
 pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let backups = match tools.repository()? {
-        Some(repository) => repository.backups()?,
-        None => Vec::new(),
+    let backups = match tools.repository() {
+        Ok(Some(repository)) => repository.backups()?,
+        Ok(None) => Vec::new(),
+        Err(error) => {
+            tell_visible(tools, ui)?;
+            return Err(error);
+        }
     };
-    if ui.is_json() {
-        ui.json(&backups)?;
-        return Ok(0);
-    }
-    if backups.is_empty() {
+    if backups.is_empty() && !ui.is_json() {
         ui.info(&format!("there are no backups in '{}'", tools.settings.backup_directory.display()));
         ui.hint("`backup-postgresql create` makes one");
         return Ok(0);
+    }
+    tell_backups(&backups, ui)?;
+    Ok(0)
+}
+
+/// What can be seen without the key, where it is the key that is missing or wrong.
+fn tell_visible(tools: &Tools, ui: &Ui) -> anyhow::Result<()> {
+    let settings = tools.settings;
+    let path = &settings.backup_directory;
+    match Repository::open(path, settings.backup_key_file.as_deref()) {
+        Err(error) if error.is_about_key() && Repository::is_encrypted(path)? => {
+            tell_backups(&Repository::visible_without_key(path)?, ui)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn tell_backups(backups: &[BackupSummary], ui: &Ui) -> anyhow::Result<()> {
+    if ui.is_json() {
+        return ui.json(&backups);
     }
     let mut table = Table::new()
         .column("NAME")
@@ -178,18 +199,18 @@ pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         .figures("NEW")
         .column("VERIFIED")
         .column("STATE");
-    for backup in &backups {
+    for backup in backups {
         let made = format::time(backup.created_at);
-        let (size, new) = (size_of(backup), format::bytes(backup.stored_bytes));
+        let (size, new) = (figure_of(backup, backup.size_bytes), figure_of(backup, backup.stored_bytes));
         table.row([backup.name.to_string(), made, size, new, verified_of(backup), state_of(backup)]);
     }
-    ui.table(&table)?;
-    Ok(0)
+    ui.table(&table)
 }
 
-fn size_of(backup: &BackupSummary) -> String {
+/// A size that a backup tells of itself.
+fn figure_of(backup: &BackupSummary, size_bytes: u64) -> String {
     match backup.condition {
-        Condition::Complete => format::bytes(backup.size_bytes),
+        Condition::Complete => format::bytes(size_bytes),
         Condition::Unreadable { .. } => "?".to_owned(),
     }
 }

@@ -1,9 +1,8 @@
 //! What every command on a cluster begins with: the programs to use, and the repository.
 
-use anyhow::Context;
 use pgbox::cluster::binaries::{self, Installation};
 use pgbox::error::Failure;
-use pgbox::execute::{Backups, Tools};
+use pgbox::execute::{Backups, Tools, unusable};
 use pgbox::pg::{MajorVersion, version};
 use pgbox::progress::Progress;
 use pgbox::repository::Repository;
@@ -15,7 +14,7 @@ use pgbox::ui::Ui;
 pub(super) struct Workplace<'a> {
     settings: &'a Settings,
     installation: Installation,
-    repository: Result<Option<Repository>, String>,
+    repository: Result<Option<Repository>, Failure>,
     progress: Box<dyn Progress>,
 }
 
@@ -38,7 +37,7 @@ impl<'a> Workplace<'a> {
             backups: match &self.repository {
                 Ok(None) => Backups::None,
                 Ok(Some(repository)) => Backups::Open(repository),
-                Err(reason) => Backups::Unusable(reason),
+                Err(failure) => Backups::Unusable(failure),
             },
             progress: &*self.progress,
         }
@@ -61,13 +60,11 @@ fn installation(settings: &Settings) -> Result<Installation, Failure> {
 }
 
 /// A backup directory that cannot be opened does not keep a sound server from starting; it is told.
-fn open_repository(settings: &Settings, ui: &Ui) -> Result<Option<Repository>, String> {
+fn open_repository(settings: &Settings, ui: &Ui) -> Result<Option<Repository>, Failure> {
     let path = &settings.backup_directory;
-    let opened =
-        Repository::open(path).with_context(|| format!("could not open the backups in '{}'", path.display()));
-    opened.map_err(|error| {
-        let reason = format!("{error:#}");
-        ui.warn(&reason);
-        reason
+    Repository::open(path, settings.backup_key_file.as_deref()).map_err(|error| {
+        let failure = unusable(path, &error);
+        ui.warn(&failure.to_string());
+        failure
     })
 }

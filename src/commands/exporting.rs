@@ -91,6 +91,9 @@ pub(super) fn export(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> an
     }
     let backup = as_postgres(|| find_exportable(settings, ui, request.backup))??;
     tell_flaws(&backup, ui);
+    if settings.backup_key_file.is_some() {
+        ui.warn("the bundle is not encrypted, as the repository is: whoever has it can read it");
+    }
     let interruption = Interruption::watch()?;
     let done = if request.is_stream() {
         export_to_stream(&request, &backup, settings, ui, &interruption)

@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> anyho
     let tools = workplace.tools();
     // One that cannot be opened is told as that, before another is made in its place.
     tools.repository()?;
-    let repository = Repository::open_or_create(place)?;
+    let repository = Repository::open_or_create(place, settings.backup_key_file.as_deref())?;
     let note = arguments.get_one::<String>("note").cloned();
     let summary = import(source, &repository, note, tools.progress)
         .map_err(|error| with_hint_about_reading(error, &repository))

@@ -24,7 +24,8 @@ pub(super) fn run(
 ) -> anyhow::Result<u8> {
     if let Backups::Unusable(_) = tools.backups {
         // For its own words: damage is told from a disk that does not answer.
-        Repository::open(&tools.settings.backup_directory)?;
+        let settings = tools.settings;
+        Repository::open(&settings.backup_directory, settings.backup_key_file.as_deref())?;
     }
     let Some(repository) = tools.repository()? else {
         let place = tools.settings.backup_directory.display();
@@ -37,9 +38,14 @@ pub(super) fn run(
     let mut report = verify(tools, repository, &names, Utc::now())?;
     if chosen.is_none() {
         report.damaged_wal = verify_archived_wal(repository, tools.progress)?;
+        report.damaged_identity = repository.identity_problem();
     }
     tell(&report, ui)?;
     report.damaged_wal.values().for_each(|problem| ui.error(problem));
+    if let Some(problem) = &report.damaged_identity {
+        ui.error(problem);
+        ui.hint("the other one of 'repository.json' and its copy is sound; the next backup writes both anew");
+    }
     if is_given(arguments, "prove") {
         prove_all(tools, repository, &mut report, ui)?;
     }

@@ -65,8 +65,12 @@ fn decide_settings(tools: &Tools, root: &ReadRoot) -> Result<Vec<(&'static str, 
 fn archive_command(program: &Path, tools: &Tools) -> Option<String> {
     let settings = tools.settings;
     let quoted = |path: &Path| Some(quote_for_server(path.to_str()?));
+    let key_file = match &settings.backup_key_file {
+        Some(path) => format!(" --backup-key-file={}", quoted(path)?),
+        None => String::new(),
+    };
     Some(format!(
-        "{} archive-wal --data-directory={} --backup-directory={} --queue-limit={} %p",
+        "{} archive-wal --data-directory={} --backup-directory={}{key_file} --queue-limit={} %p",
         quoted(program)?,
         quoted(&settings.data_directory)?,
         quoted(&settings.backup_directory)?,
@@ -87,6 +91,8 @@ pub struct ArchiveRequest {
     pub data_directory: PathBuf,
     /// Where the backups are kept.
     pub backup_directory: PathBuf,
+    /// Where the key of encrypted backups is.
+    pub backup_key_file: Option<PathBuf>,
     /// How much WAL may wait before it is given up.
     pub queue_limit_bytes: u64,
     /// The file, below the data directory or absolute.
@@ -148,10 +154,11 @@ fn read_system_identifier(data: &ReadRoot) -> anyhow::Result<SystemIdentifier> {
 /// would take WAL that nobody finds again.
 fn open_repository(request: &ArchiveRequest, data: &ReadRoot) -> anyhow::Result<Repository> {
     let path = &request.backup_directory;
+    let key_file = request.backup_key_file.as_deref();
     let Some(expected) = backed_up_to(data) else {
-        return Repository::open_or_create(path).context("open the repository");
+        return Repository::open_or_create(path, key_file).context("open the repository");
     };
-    let repository = Repository::open(path).context("open the repository")?;
+    let repository = Repository::open(path, key_file).context("open the repository")?;
     let found =
         repository.as_ref().and_then(|repository| repository.identity()).map(|found| found.id.clone());
     match repository {
@@ -222,11 +229,12 @@ fn note_gap(
 /// When the repository cannot be read, or what it holds is damaged.
 pub fn fetch(
     backup_directory: &Path,
+    key_file: Option<&Path>,
     cluster: SystemIdentifier,
     name: &str,
     target: &Path,
 ) -> anyhow::Result<bool> {
-    let opened = Repository::open(backup_directory).context("open the repository")?;
+    let opened = Repository::open(backup_directory, key_file).context("open the repository")?;
     let Some(repository) = opened else {
         bail!("there is no repository in '{}'", backup_directory.display())
     };

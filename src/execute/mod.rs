@@ -35,9 +35,10 @@ use crate::cluster::binaries::Installation;
 use crate::cluster::server::StartError;
 use crate::error::{Failure, Kind};
 use crate::progress::Progress;
-use crate::repository::Repository;
+use crate::repository::{Repository, RepositoryError};
 use crate::settings::Settings;
-use std::path::PathBuf;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 
 /// What carrying out a plan needs besides the plan.
 #[derive(Clone, Copy)]
@@ -60,7 +61,26 @@ pub enum Backups<'a> {
     /// It is open.
     Open(&'a Repository),
     /// There is one, and it could not be opened, for this reason.
-    Unusable(&'a str),
+    Unusable(&'a Failure),
+}
+
+/// Why a repository could not be opened, for [`Backups::Unusable`].
+pub fn unusable(path: &Path, error: &RepositoryError) -> Failure {
+    let shown = path.display();
+    let mut message = format!("could not open the backups in '{shown}': {error}");
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        message = format!("{message}: {inner}");
+        cause = inner.source();
+    }
+    // Whoever has the wrong key has to hear that, and not what is wrong with the disk.
+    let kind = match error {
+        RepositoryError::UnreadableKeyFile { .. } | RepositoryError::NoKeyInFile { .. } => Kind::Usage,
+        error if error.is_about_key() => Kind::Refused,
+        _ => Kind::Failed,
+    };
+    let hint = error.hint().unwrap_or("see to the backup directory; what is in it is not touched");
+    Failure::new(kind, message).hint(hint)
 }
 
 impl Tools<'_> {
@@ -72,9 +92,7 @@ impl Tools<'_> {
         match self.backups {
             Backups::None => Ok(None),
             Backups::Open(repository) => Ok(Some(repository)),
-            Backups::Unusable(reason) => Err(Failure::new(Kind::Failed, reason)
-                .hint("see to the backup directory; what is in it is not touched")
-                .into()),
+            Backups::Unusable(failure) => Err(failure.clone().into()),
         }
     }
 

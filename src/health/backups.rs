@@ -1,18 +1,41 @@
 //! How old the newest backup is, and what verifications found.
 
 use super::Check;
+use crate::error::hint_of;
 use crate::execute::Tools;
 use crate::plan::{BackupKind, BackupSummary, Verification};
 use chrono::{DateTime, TimeDelta, Utc};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 /// Checks that there is a good backup, not older than it should be.
 pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) {
     checks.push(verdict(tools, now));
+    if tools.repository().is_ok() {
+        checks.extend(tools.settings.backup_key_file.as_deref().and_then(key_file));
+    }
     if let Ok(Some(repository)) = tools.repository()
         && let Ok(backups) = repository.backups()
     {
         checks.push(verification(&backups, now));
     }
+}
+
+/// Whether the key that backups are encrypted with is for everybody to read. That it does not open them, `backup-age`
+/// tells.
+///
+/// It is no reason to refuse it: Kubernetes mounts secrets so, in containers where there is nobody else.
+fn key_file(path: &Path) -> Option<Check> {
+    const NAME: &str = "backup-key";
+    let mode = path.metadata().ok()?.permissions().mode();
+    let shown = path.display();
+    if mode & 0o004 == 0 {
+        return Some(Check::ok(NAME, format!("backups are encrypted with the key in '{shown}'")));
+    }
+    let summary = format!("everybody on this machine may read '{shown}', the key of the backups");
+    let remedy = "give it to the server's user alone (chmod 400), or in Kubernetes to its group (fsGroup, and \
+                  defaultMode: 0440 of the secret's volume)";
+    Some(Check::warning(NAME, summary, remedy))
 }
 
 /// What the verdicts beside the backups say.
@@ -68,7 +91,10 @@ fn verdict(tools: &Tools, now: DateTime<Utc>) -> Check {
     let repository = match tools.repository() {
         Ok(Some(repository)) => repository,
         Ok(None) => return Check::warning(NAME, "there is no backup yet", make_one),
-        Err(error) => return Check::issue(NAME, error.to_string(), "see to the backup directory"),
+        Err(error) => {
+            let remedy = hint_of(&error).unwrap_or_else(|| "see to the backup directory".to_owned());
+            return Check::issue(NAME, error.to_string(), remedy);
+        }
     };
     let backups = match repository.backups() {
         Ok(backups) => backups,

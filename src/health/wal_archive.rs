@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::cluster::{control_file, wal_gap};
+use crate::error::hint_of;
 use crate::execute::Tools;
 use crate::execute::archiving::waiting_bytes;
 use crate::format;
@@ -26,7 +27,10 @@ pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) 
     let Ok(data) = ReadRoot::open(&tools.settings.data_directory) else { return };
     checks.push(match verdict(tools, &data, now) {
         Ok(check) => check,
-        Err(error) => Check::warning(NAME, format!("{error:#}"), "see to the backup directory"),
+        Err(error) => {
+            let remedy = hint_of(&error).unwrap_or_else(|| "see to the backup directory".to_owned());
+            Check::warning(NAME, format!("{error:#}"), remedy)
+        }
     });
 }
 

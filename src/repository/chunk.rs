@@ -1,4 +1,4 @@
-//! Chunks: pieces of files, named by the hash of what they hold, stored as zstd frames.
+//! Chunks: pieces of files, named by the hash of what they hold, stored as zstd frames, sealed if there is a key.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,12 +21,12 @@ const COMPRESSION_LEVEL: i32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub(super) [u8; 32]);
 
-/// The name of a chunk: the hash of what it holds, uncompressed.
+/// The name of a chunk: the hash of what it holds, uncompressed; a keyed one in an encrypted repository.
 pub type ChunkId = Digest;
 
 impl Digest {
-    /// The hash of some bytes.
-    pub fn of(bytes: &[u8]) -> Self {
+    /// The hash of some bytes. What a chunk is called, [`super::encryption`] knows.
+    pub(super) fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 }

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::chunk::Digest;
+use super::encryption::{Encryption, Place, SealError};
 use crate::plan::BackupSummary;
 
 /// The name of the document, in a backup's directory.
@@ -26,6 +27,8 @@ pub(super) enum DocumentError {
     WrongHash,
     #[error("it has no checksum")]
     NoHash,
+    #[error(transparent)]
+    Seal(#[from] SealError),
 }
 
 /// Writes a document, readable.
@@ -62,6 +65,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(BackupSummary, Digest), DocumentEr
     let document = unseal(bytes)?;
     let table_hash = document.get(TABLE_HASH).cloned().ok_or(DocumentError::NoHash)?;
     Ok((serde_json::from_value(document)?, serde_json::from_value(table_hash)?))
+}
+
+/// [`decode`] of what is stored at `path`.
+pub(super) fn open(
+    encryption: &Encryption,
+    path: &str,
+    stored: &mut [u8],
+) -> Result<(BackupSummary, Digest), DocumentError> {
+    decode(encryption.open(Place::File(path), stored)?)
 }
 
 fn hash_of(document: &Value) -> Result<Digest, DocumentError> {

@@ -43,6 +43,40 @@ pub enum RepositoryError {
         /// The format that is known here.
         known: u32,
     },
+    /// The repository is encrypted, and there is no key.
+    #[error("the repository '{}' is encrypted, and no key is set", .path.display())]
+    NoKey {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The repository is encrypted with another key.
+    #[error("the repository '{}' is encrypted with another key than the one in '{}'", .path.display(), .key_file.display())]
+    WrongKey {
+        /// Where it is.
+        path: PathBuf,
+        /// Where the key came from.
+        key_file: PathBuf,
+    },
+    /// There is a key, and what is in the directory is not encrypted.
+    #[error("a key is set, and the backups in '{}' are not encrypted", .path.display())]
+    NotEncrypted {
+        /// Where they are.
+        path: PathBuf,
+    },
+    /// The key file cannot be read.
+    #[error("could not read the key file '{}'", .path.display())]
+    UnreadableKeyFile {
+        /// Where it is.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The key file holds something else. It is not shown: it may be another secret.
+    #[error("the key file '{}' must hold one line of 64 hexadecimal digits, and nothing else", .path.display())]
+    NoKeyInFile {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// The file system is full.
     #[error("could not {action} '{}': the file system is full, {} free", .path.display(), bytes(*.available_bytes))]
     Full {
@@ -68,6 +102,43 @@ pub enum RepositoryError {
 impl RepositoryError {
     pub(super) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged { what: what.into() }
+    }
+
+    /// Whether it is the key that is missing or wrong: then what is in the repository cannot be read, and is not gone.
+    pub fn is_about_key(&self) -> bool {
+        matches!(
+            self,
+            Self::NoKey { .. }
+                | Self::WrongKey { .. }
+                | Self::NotEncrypted { .. }
+                | Self::UnreadableKeyFile { .. }
+                | Self::NoKeyInFile { .. }
+        )
+    }
+
+    /// What the person can do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoKey { .. } => Some(
+                "set BACKUP_KEY_FILE, or --backup-key-file, to the file with its key. Nothing was changed.",
+            ),
+            Self::WrongKey { .. } => Some(
+                "set BACKUP_KEY_FILE to the file with its key; nothing else opens it. Nothing was changed.",
+            ),
+            Self::NotEncrypted { .. } => Some(
+                "backups are encrypted from the first on, or not at all: set BACKUP_DIR to an empty directory, or do \
+                 without BACKUP_KEY_FILE. Nothing was changed.",
+            ),
+            Self::UnreadableKeyFile { .. } => Some(
+                "BACKUP_KEY_FILE names it; it has to be there, and the server's user has to be able to read it. Nothing \
+                 was changed.",
+            ),
+            Self::NoKeyInFile { .. } => Some(
+                "`openssl rand -hex 32` prints such a key, for a new repository. Keep a copy of it in a safe place: \
+                 backups cannot be read without. Nothing was changed.",
+            ),
+            _ => None,
+        }
     }
 
     /// Whether it failed for want of space.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 
 use super::chunk::ChunkId;
+use super::encryption::Encryption;
 use super::error::{RepositoryError, attempting};
 use super::pack::{PACK_SUFFIX, PACKS, PackEntry, PackId, pack_path, read_index};
 use crate::sys::{EntryKind, ReadRoot};
@@ -48,12 +49,12 @@ pub(super) struct ChunkIndex {
 impl ChunkIndex {
     /// Reads the index of every pack. A pack that is damaged is set down as such, and is no error: its chunks count
     /// as missing, so that a backup stores them anew.
-    pub(super) fn load(root: &ReadRoot) -> Result<Self, RepositoryError> {
+    pub(super) fn load(root: &ReadRoot, encryption: &Encryption) -> Result<Self, RepositoryError> {
         let mut index = Self::default();
         for id in list_packs(root)? {
             let path = pack_path(&id);
             let file = root.open_file(&path).map_err(attempting("open", root.path().join(&path)))?;
-            match read_index(&file) {
+            match read_index(&file, encryption) {
                 Ok(entries) => index.add(id, &entries),
                 Err(error) => index.damaged.push(DamagedPack {
                     id,

@@ -1,7 +1,7 @@
 //! The repository: a directory of backups, each complete to the eye and incremental underneath.
 //!
 //! ```text
-//! repository.json             format version, id, chunk size
+//! repository.json             format version, id, chunk size, and the wrapped key of an encrypted one
 //! lock                        held while backups are written or removed, shared while they are read
 //! data_20261120_114010/       one backup: files.zst (what it holds) and backup.json (what it is; written last);
 //!                             verification.json (the newest verdict on it, if it was ever verified)
@@ -11,11 +11,14 @@
 //! ```
 //! A backup counts once its `backup.json` is there, needs no other backup, and is never changed. Everything that is
 //! read is checked by its hash. The refused alternative was a chain of increments: one lost link would lose all that
-//! follow. Decisions (which backup to restore, which to remove) are made in `plan`; this module knows no policy.
+//! follow. With a key, all that has content is encrypted (module `encryption`). Decisions (which backup to restore, which
+//! to remove) are made in `plan`; this module knows no policy.
 
 mod chunk;
 mod document;
+mod encryption;
 mod error;
+mod identity;
 mod index;
 mod pack;
 mod pins;
@@ -29,14 +32,12 @@ mod verdict;
 mod wal;
 mod writer;
 
-use std::io::Read;
 use std::path::Path;
 
-use chrono::{SecondsFormat, Utc};
-use serde::{Deserialize, Serialize};
-
 pub use chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, ParseDigestError};
+pub use encryption::EncryptionHeader;
 pub use error::RepositoryError;
+pub use identity::RepositoryIdentity;
 pub use reader::{BackupReader, FileReader};
 pub use removal::SweepReport;
 pub use scan::{ChunkFault, FaultyChunk, PackScan};
@@ -44,34 +45,21 @@ pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, Tabl
 pub use wal::{ArchivedFile, Archiving, WalArchive};
 pub use writer::BackupWriter;
 
-use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
+use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition, Pin, Verification};
 use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of};
 use document::{DOCUMENT_FILE, DocumentError};
+use encryption::{BackupKey, Encryption};
 use error::{attempting, lock_error};
 use writer::free_name;
 
-const IDENTITY_FILE: &str = "repository.json";
 const LOCK_FILE: &str = "lock";
-const FORMAT: u32 = 1;
-
-/// What `repository.json` says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RepositoryIdentity {
-    /// The format of everything in the repository.
-    pub format: u32,
-    /// A random number in hexadecimal, which tells this repository from others.
-    pub id: String,
-    /// The size of every chunk but the last of a file.
-    pub chunk_size_bytes: u32,
-    /// When it was made, RFC 3339 in UTC.
-    pub created: String,
-}
 
 /// A directory of backups.
 #[derive(Debug)]
 pub struct Repository {
     root: StoreRoot,
     identity: Option<RepositoryIdentity>,
+    encryption: Encryption,
 }
 
 /// The right to change the repository, kept until it is dropped or the process ends.
@@ -90,55 +78,86 @@ pub struct SharedLock {
 impl Repository {
     /// Opens a repository, or a directory with backups of the old scripts. `None` when there is neither.
     ///
+    /// `key_file` is where the key of an encrypted one is; a repository that is not encrypted is opened without.
+    ///
     /// # Errors
     /// [`RepositoryError::UnknownFormat`] for one that a newer version made, [`RepositoryError::Damaged`] when
-    /// `repository.json` cannot be understood.
-    pub fn open(path: &Path) -> Result<Option<Self>, RepositoryError> {
-        let root = match StoreRoot::open(path) {
-            Ok(root) => root,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(attempting("open directory", path)(error)),
-        };
-        let identity = read_identity(&root)?;
-        let repository = Self { root, identity };
-        if repository.identity.is_none() && repository.backup_directories()?.is_empty() {
+    /// `repository.json` cannot be understood, and those that are [about the key](RepositoryError::is_about_key).
+    pub fn open(path: &Path, key_file: Option<&Path>) -> Result<Option<Self>, RepositoryError> {
+        let key = key_file.map(BackupKey::read).transpose()?;
+        let Some(root) = open_root(path)? else { return Ok(None) };
+        if let Some(identity) = identity::read(&root)? {
+            let encryption = identity.unlock(path, key.as_ref())?;
+            return Ok(Some(Self { root, identity: Some(identity), encryption }));
+        }
+        if backup_directories(&root)?.is_empty() {
             return Ok(None);
         }
-        Ok(Some(repository))
+        ensure_nothing_plain(&root, key.as_ref())?;
+        Ok(Some(Self { root, identity: None, encryption: Encryption::None }))
     }
 
-    /// Opens a repository, and makes it first where there is none. Backups of the old scripts stay as they are.
-    pub fn open_or_create(path: &Path) -> Result<Self, RepositoryError> {
+    /// Opens a repository, and makes it first where there is none, encrypted if there is a key. Backups of the old
+    /// scripts stay as they are.
+    ///
+    /// # Errors
+    /// As [`Repository::open`]. Backups of the old scripts are not encrypted, so that a directory with such takes no key.
+    pub fn open_or_create(path: &Path, key_file: Option<&Path>) -> Result<Self, RepositoryError> {
+        let key = key_file.map(BackupKey::read).transpose()?;
         ensure_directory(path, 0o700, None).map_err(attempting("create directory", path))?;
         let root = StoreRoot::open(path).map_err(attempting("open directory", path))?;
-        if let Some(identity) = read_identity(&root)? {
-            return Ok(Self { root, identity: Some(identity) });
+        if let Some(identity) = identity::read(&root)? {
+            let encryption = identity.unlock(path, key.as_ref())?;
+            return Ok(Self { root, identity: Some(identity), encryption });
         }
-        let repository = Self { root, identity: None };
+        ensure_nothing_plain(&root, key.as_ref())?;
         // Another process that makes it at this moment, such as the server's archiving, is done before long.
-        let lock_path = repository.root.path().join(LOCK_FILE);
-        let waited = repository.root.wait_for_lock(LOCK_FILE, "making the repository");
+        let lock_path = root.path().join(LOCK_FILE);
+        let waited = root.wait_for_lock(LOCK_FILE, "making the repository");
         let lock = ExclusiveLock { _file: waited.map_err(|error| lock_error(&lock_path, error))? };
-        let identity = match read_identity(&repository.root)? {
-            Some(identity) => identity,
-            None => repository.write_identity(&lock)?,
+        let (identity, encryption) = match identity::read(&root)? {
+            Some(identity) => {
+                let encryption = identity.unlock(path, key.as_ref())?;
+                (identity, encryption)
+            }
+            None => identity::create(&root, &lock, key.as_ref())?,
         };
-        Ok(Self { identity: Some(identity), ..repository })
+        Ok(Self { root, identity: Some(identity), encryption })
     }
 
-    fn write_identity(&self, _lock: &ExclusiveLock) -> Result<RepositoryIdentity, RepositoryError> {
-        let path = self.root.path().join(IDENTITY_FILE);
-        let identity = RepositoryIdentity {
-            format: FORMAT,
-            id: random_id().map_err(attempting("read", "/dev/urandom"))?,
-            chunk_size_bytes: chunk::CHUNK_SIZE,
-            created: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
+    /// Whether what is in a directory is an encrypted repository.
+    ///
+    /// # Errors
+    /// When its `repository.json` cannot be read.
+    pub fn is_encrypted(path: &Path) -> Result<bool, RepositoryError> {
+        let Some(root) = open_root(path)? else { return Ok(false) };
+        Ok(identity::read(&root)?.is_some_and(|identity| identity.encryption.is_some()))
+    }
+
+    /// What can be seen of an encrypted repository without its key: that there are backups, and when they were made.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn visible_without_key(path: &Path) -> Result<Vec<BackupSummary>, RepositoryError> {
+        let Some(root) = open_root(path)? else { return Ok(Vec::new()) };
+        let reason = "it is encrypted".to_owned();
+        let is_there = |path: String| {
+            let facts = root.facts(&path).map_err(attempting("read", root.path().join(&path)));
+            facts.map(|facts| facts.is_some())
         };
-        let object = serde_json::to_value(&identity).map_err(std::io::Error::other);
-        let text = object.and_then(|object| document::seal(object).map_err(std::io::Error::other));
-        text.and_then(|text| self.root.write_durably(IDENTITY_FILE, &text))
-            .map_err(attempting("write", path))?;
-        Ok(identity)
+        let mut summaries = Vec::new();
+        for name in backup_directories(&root)? {
+            let mut summary = unreadable(name, reason.clone());
+            if is_there(format!("{name}/{}", verdict::VERDICT_FILE))? {
+                summary.verification = Verification::Unreadable { reason: reason.clone() };
+            }
+            if is_there(format!("{name}{}", pins::PIN_SUFFIX))? {
+                summary.pin = Some(Pin { pinned_at: None, note: Some(reason.clone()) });
+            }
+            summaries.push(summary);
+        }
+        summaries.sort_by_key(|summary| std::cmp::Reverse(summary.age_key()));
+        Ok(summaries)
     }
 
     /// Where it is.
@@ -157,8 +176,17 @@ impl Repository {
         self.identity.as_ref()
     }
 
+    /// What is wrong with `repository.json` or its copy, where the other one serves. The next backup mends it.
+    pub fn identity_problem(&self) -> Option<String> {
+        identity::problem(&self.root)
+    }
+
     fn root(&self) -> &StoreRoot {
         &self.root
+    }
+
+    fn encryption(&self) -> &Encryption {
+        &self.encryption
     }
 
     /// Takes the right to change the repository, or says who is at work in it.
@@ -207,7 +235,7 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::NoSuchBackup`], and [`RepositoryError::Damaged`] when its table is not what was written.
     pub fn reader(&self, name: BackupName) -> Result<BackupReader, RepositoryError> {
-        BackupReader::open(&self.root, self.find(name)?)
+        BackupReader::open(&self.root, &self.encryption, self.find(name)?)
     }
 
     /// Reads the table of a backup, checked by its hash.
@@ -216,7 +244,7 @@ impl Repository {
     /// [`RepositoryError::Damaged`] when `backup.json` or the table is not what was written; another one when they
     /// could not be read.
     pub fn entries(&self, name: BackupName) -> Result<Vec<TableEntry>, RepositoryError> {
-        Ok(reader::read_table(&self.root, name)?.entries)
+        Ok(reader::read_table(&self.root, &self.encryption, name)?.entries)
     }
 
     /// Begins a backup that is called `name`, or by the next name of the same second when that is taken. It holds
@@ -226,6 +254,7 @@ impl Repository {
     /// [`RepositoryError::Locked`] while another process reads or writes.
     pub fn begin(&self, name: BackupName) -> Result<BackupWriter<'_>, RepositoryError> {
         let lock = self.lock_exclusively("writing a backup")?;
+        identity::mend(&self.root, &lock)?;
         let name = free_name(&self.root, name)?;
         BackupWriter::begin(self, name, lock)
     }
@@ -240,9 +269,7 @@ impl Repository {
     }
 
     fn backup_directories(&self) -> Result<Vec<BackupName>, RepositoryError> {
-        let entries = self.root.entries(".").map_err(attempting("list", self.root.path()))?;
-        let directories = entries.iter().filter(|entry| entry.facts.kind == EntryKind::Directory);
-        Ok(directories.filter_map(|entry| entry.name.parse().ok()).collect())
+        backup_directories(&self.root)
     }
 
     fn no_such_backup(&self, name: BackupName) -> RepositoryError {
@@ -250,18 +277,29 @@ impl Repository {
         RepositoryError::NoSuchBackup { name, newest }
     }
 
+    /// What is known of a plain copy. In an encrypted repository there is none: whoever can write to the disk, and has
+    /// no key, may have put it there.
+    fn summarise_copy(&self, name: BackupName, directory: &str) -> BackupSummary {
+        if self.encryption.is_none() {
+            return script_copy::summarise(&self.root, name, directory);
+        }
+        unreadable(name, "it is a plain copy, which nothing in an encrypted repository is".to_owned())
+    }
+
     /// What is known of one directory; `None` when it is no finished backup.
     fn summarise(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
         let summary = self.summarise_unpinned(name)?;
-        Ok(summary.map(|summary| BackupSummary { pin: pins::read(&self.root, name), ..summary }))
+        Ok(summary
+            .map(|summary| BackupSummary { pin: pins::read(&self.root, &self.encryption, name), ..summary }))
     }
 
     fn summarise_unpinned(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
         let path = format!("{name}/{DOCUMENT_FILE}");
         match self.root.read_bounded(&path, document::MAXIMUM_SIZE_BYTES) {
-            Ok(bytes) => {
-                let verification = verdict::read(&self.root, name);
-                Ok(Some(BackupSummary { verification, ..summary_of(name, &bytes) }))
+            Ok(mut bytes) => {
+                let verification = verdict::read(&self.root, &self.encryption, name);
+                let document = document::open(&self.encryption, &path, &mut bytes);
+                Ok(Some(BackupSummary { verification, ..summary_of(name, document) }))
             }
             // Only a backup that was finished once has a verdict.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.has_verdict(name)? => {
@@ -269,15 +307,37 @@ impl Repository {
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let copy = script_copy::find_data_directory(&self.root, name)?;
-                Ok(copy.map(|directory| script_copy::summarise(&self.root, name, &directory)))
+                Ok(copy.map(|directory| self.summarise_copy(name, &directory)))
             }
             Err(error) => Ok(Some(unreadable(name, format!("{DOCUMENT_FILE} could not be read: {error}")))),
         }
     }
 }
 
-fn summary_of(name: BackupName, document: &[u8]) -> BackupSummary {
-    match document::decode(document) {
+fn open_root(path: &Path) -> Result<Option<StoreRoot>, RepositoryError> {
+    match StoreRoot::open(path) {
+        Ok(root) => Ok(Some(root)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(attempting("open directory", path)(error)),
+    }
+}
+
+fn backup_directories(root: &StoreRoot) -> Result<Vec<BackupName>, RepositoryError> {
+    let entries = root.entries(".").map_err(attempting("list", root.path()))?;
+    let directories = entries.iter().filter(|entry| entry.facts.kind == EntryKind::Directory);
+    Ok(directories.filter_map(|entry| entry.name.parse().ok()).collect())
+}
+
+/// Whoever sets a key takes all that is in the directory for encrypted.
+fn ensure_nothing_plain(root: &StoreRoot, key: Option<&BackupKey>) -> Result<(), RepositoryError> {
+    if key.is_some() && !backup_directories(root)?.is_empty() {
+        return Err(RepositoryError::NotEncrypted { path: root.path().to_path_buf() });
+    }
+    Ok(())
+}
+
+fn summary_of(name: BackupName, document: Result<(BackupSummary, Digest), DocumentError>) -> BackupSummary {
+    match document {
         // The directory's name counts: a person may have renamed it.
         Ok((summary, _)) => BackupSummary { name, ..summary },
         Err(error) => unreadable(name, format!("{DOCUMENT_FILE} is damaged: {error}")),
@@ -289,43 +349,7 @@ fn unreadable(name: BackupName, reason: String) -> BackupSummary {
     BackupSummary { condition, ..BackupSummary::unknown(name, BackupFormat::Chunked) }
 }
 
-fn read_identity(root: &StoreRoot) -> Result<Option<RepositoryIdentity>, RepositoryError> {
-    let path = root.path().join(IDENTITY_FILE);
-    let bytes = match root.read_bounded(IDENTITY_FILE, 65_536) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(attempting("read", &path)(error)),
-    };
-    let damaged = |error: &dyn std::fmt::Display| {
-        RepositoryError::damaged(format!("'{}' is damaged: {error}", path.display()))
-    };
-    let object = identity_object(&bytes).map_err(|error| damaged(&error))?;
-    let identity: RepositoryIdentity = serde_json::from_value(object).map_err(|error| damaged(&error))?;
-    if identity.format != FORMAT || identity.chunk_size_bytes as usize != CHUNK_SIZE_BYTES {
-        let path = root.path().to_path_buf();
-        return Err(RepositoryError::UnknownFormat { path, found: identity.format, known: FORMAT });
-    }
-    Ok(Some(identity))
-}
-
-/// The fields of `repository.json`, checked by their hash. The first repositories have none, and no other field either:
-/// one whose name was hit is not taken for theirs.
-fn identity_object(bytes: &[u8]) -> Result<serde_json::Value, DocumentError> {
-    const FIELDS_WITHOUT_HASH: usize = 4;
-    let object: serde_json::Value = serde_json::from_slice(bytes)?;
-    let is_first = object.as_object().is_some_and(|fields| {
-        fields.len() == FIELDS_WITHOUT_HASH && !fields.contains_key(document::OWN_HASH)
-    });
-    if is_first { Ok(object) } else { document::unseal(bytes) }
-}
-
 /// Whether a lock file could not be made because the directory, or the whole mount, is not to be written.
 fn is_about_writing(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
-}
-
-fn random_id() -> std::io::Result<String> {
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }

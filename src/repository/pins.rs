@@ -6,7 +6,8 @@ use std::io;
 
 use chrono::{DateTime, Utc};
 
-use super::document::{seal, unseal};
+use super::document::{DocumentError, seal, unseal};
+use super::encryption::{Encryption, Place};
 use super::error::{RepositoryError, attempting};
 use super::{Repository, SharedLock};
 use crate::plan::{BackupName, Pin};
@@ -22,11 +23,13 @@ fn path_of(name: BackupName) -> String {
 }
 
 /// Reads the pin of a backup. One that cannot be read pins all the same: somebody wanted to keep the backup.
-pub(super) fn read(root: &ReadRoot, name: BackupName) -> Option<Pin> {
+pub(super) fn read(root: &ReadRoot, encryption: &Encryption, name: BackupName) -> Option<Pin> {
+    let path = path_of(name);
     let pinned = |note: String| Some(Pin { pinned_at: None, note: Some(note) });
-    match root.read_bounded(path_of(name), MAXIMUM_SIZE_BYTES) {
-        Ok(bytes) => {
-            let pin = unseal(&bytes).map_err(|error| error.to_string());
+    match root.read_bounded(&path, MAXIMUM_SIZE_BYTES) {
+        Ok(mut bytes) => {
+            let opened = encryption.open(Place::File(&path), &mut bytes).map_err(DocumentError::from);
+            let pin = opened.and_then(unseal).map_err(|error| error.to_string());
             let pin = pin.and_then(|pin| serde_json::from_value(pin).map_err(|error| error.to_string()));
             pin.map_or_else(|error: String| pinned(format!("the pin is damaged: {error}")), Some)
         }
@@ -52,7 +55,8 @@ impl Repository {
         serde_json::to_value(Pin { pinned_at: Some(now), note })
             .map_err(io::Error::other)
             .and_then(|pin| seal(pin).map_err(io::Error::other))
-            .and_then(|text| self.root().write_durably(&path, &text))
+            .and_then(|text| self.encryption().seal(Place::File(&path), text))
+            .and_then(|stored| self.root().write_durably(&path, &stored))
             .map_err(attempting("write", self.root().path().join(&path)))
     }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, decompress};
 use super::document::{self, DOCUMENT_FILE};
+use super::encryption::{Encryption, Place};
 use super::error::{RepositoryError, attempting};
 use super::index::{ChunkIndex, Location, open_pack};
 use super::pack::{PackId, pack_path};
@@ -35,35 +36,53 @@ pub struct BackupReader {
 
 #[derive(Debug)]
 enum Source {
-    Packs(PackReader),
+    Packs(Box<PackReader>),
     Plain(ReadRoot),
 }
 
 impl BackupReader {
-    pub(super) fn open(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {
+    pub(super) fn open(
+        root: &ReadRoot,
+        encryption: &Encryption,
+        summary: BackupSummary,
+    ) -> Result<Self, RepositoryError> {
         if let Condition::Unreadable { reason } = &summary.condition {
             return Err(RepositoryError::damaged(format!("{} cannot be read: {reason}", summary.name)));
         }
         match summary.format {
-            BackupFormat::Chunked => Self::open_chunked(root, summary),
+            BackupFormat::Chunked => Self::open_chunked(root, encryption, summary),
             BackupFormat::ScriptCopy => Self::open_script_copy(root, summary),
         }
     }
 
-    fn open_chunked(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {
-        let table = read_table(root, summary.name)?;
-        Self::of_table(root, summary, table)
+    fn open_chunked(
+        root: &ReadRoot,
+        encryption: &Encryption,
+        summary: BackupSummary,
+    ) -> Result<Self, RepositoryError> {
+        let table = read_table(root, encryption, summary.name)?;
+        Self::of_table(root, encryption, summary, table)
     }
 
     /// Reads by a table that is known, of a backup that need not be finished.
     pub(super) fn of_table(
         root: &ReadRoot,
+        encryption: &Encryption,
         summary: BackupSummary,
         table: Table,
     ) -> Result<Self, RepositoryError> {
-        let packs =
-            PackReader { root: reopened(root, ".")?, index: ChunkIndex::load(root)?, open: Mutex::default() };
-        Ok(Self { summary, header: table.header, entries: table.entries, source: Source::Packs(packs) })
+        let packs = PackReader {
+            root: reopened(root, ".")?,
+            encryption: encryption.clone(),
+            index: ChunkIndex::load(root, encryption)?,
+            open: Mutex::default(),
+        };
+        Ok(Self {
+            summary,
+            header: table.header,
+            entries: table.entries,
+            source: Source::Packs(Box::new(packs)),
+        })
     }
 
     fn open_script_copy(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {
@@ -97,6 +116,14 @@ impl BackupReader {
     pub fn entry(&self, path: &str) -> Option<&TableEntry> {
         let position = self.entries.binary_search_by(|entry| entry.path.as_str().cmp(path));
         position.ok().and_then(|position| self.entries.get(position))
+    }
+
+    /// The name that a piece of a file has as a chunk of this backup's repository.
+    pub fn chunk_id(&self, raw: &[u8]) -> ChunkId {
+        match &self.source {
+            Source::Packs(packs) => packs.encryption.chunk_id(raw),
+            Source::Plain(_) => Encryption::None.chunk_id(raw),
+        }
     }
 
     /// Opens a file of the backup.
@@ -224,6 +251,7 @@ enum ReadError {
 #[derive(Debug)]
 struct PackReader {
     root: ReadRoot,
+    encryption: Encryption,
     index: ChunkIndex,
     open: Mutex<HashMap<PackId, Arc<File>>>,
 }
@@ -242,13 +270,13 @@ impl PackReader {
 
     fn read_copy(&self, chunk: &ChunkId, location: Location, raw: &mut Vec<u8>) -> Result<(), ReadError> {
         let pack = self.pack(&location.pack).map_err(ReadError::Repository)?;
-        let frame = read_frame(&pack, location).map_err(|error| match error.kind() {
+        let mut frame = read_frame(&pack, location).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => damaged_chunk(chunk, location, "the pack is cut short"),
             _ => ReadError::Repository(attempting("read", self.root.path().join(pack_path(&location.pack)))(
                 error,
             )),
         })?;
-        unpack(chunk, &frame, location.raw_size_bytes, raw)
+        unpack(&self.encryption, chunk, &mut frame, location.raw_size_bytes, raw)
             .map_err(|what| damaged_chunk(chunk, location, &what))
     }
 
@@ -284,15 +312,22 @@ fn read_frame(pack: &File, location: Location) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Brings the chunk out of its frame and checks it by its hash; says in words what is wrong with it.
+/// Brings the chunk out of its frame, which is opened where it lies, and checks it by its hash; says in words what is
+/// wrong with it.
 pub(super) fn unpack(
+    encryption: &Encryption,
     chunk: &ChunkId,
-    frame: &[u8],
+    stored: &mut [u8],
     raw_size_bytes: u32,
     raw: &mut Vec<u8>,
 ) -> Result<(), String> {
+    let frame = encryption.open(Place::Chunk(chunk), stored).map_err(|error| error.to_string())?;
     decompress(frame, raw_size_bytes as usize, raw).map_err(|error| error.to_string())?;
-    if ChunkId::of(raw) == *chunk { Ok(()) } else { Err("its content is not what was stored".to_owned()) }
+    if encryption.chunk_id(raw) == *chunk {
+        Ok(())
+    } else {
+        Err("its content is not what was stored".to_owned())
+    }
 }
 
 fn reopened(root: &ReadRoot, path: &str) -> Result<ReadRoot, RepositoryError> {
@@ -300,16 +335,20 @@ fn reopened(root: &ReadRoot, path: &str) -> Result<ReadRoot, RepositoryError> {
 }
 
 /// Reads the table of a backup, and checks it by the hash in `backup.json`.
-pub(super) fn read_table(root: &ReadRoot, name: BackupName) -> Result<Table, RepositoryError> {
+pub(super) fn read_table(
+    root: &ReadRoot,
+    encryption: &Encryption,
+    name: BackupName,
+) -> Result<Table, RepositoryError> {
     let path = format!("{name}/{DOCUMENT_FILE}");
-    let document = root
+    let mut document = root
         .read_bounded(&path, document::MAXIMUM_SIZE_BYTES)
         .map_err(attempting("read", root.path().join(&path)))?;
-    let (_, table_hash) = document::decode(&document).map_err(|error| {
+    let (_, table_hash) = document::open(encryption, &path, &mut document).map_err(|error| {
         RepositoryError::damaged(format!("{DOCUMENT_FILE} of {name} is damaged: {error}"))
     })?;
     let path = format!("{name}/{TABLE_FILE}");
-    let bytes = root
+    let mut bytes = root
         .read_bounded(&path, MAXIMUM_TABLE_SIZE_BYTES)
         .map_err(attempting("read", root.path().join(&path)))?;
     if Digest::of(&bytes) != table_hash {
@@ -317,6 +356,9 @@ pub(super) fn read_table(root: &ReadRoot, name: BackupName) -> Result<Table, Rep
             format!("the file table '{path}' is damaged: its checksum is not the one in {DOCUMENT_FILE}");
         return Err(RepositoryError::damaged(what));
     }
-    Table::decode(&bytes)
-        .map_err(|error| RepositoryError::damaged(format!("the file table '{path}' is damaged: {error}")))
+    let damaged = |error: &dyn std::fmt::Display| {
+        RepositoryError::damaged(format!("the file table '{path}' is damaged: {error}"))
+    };
+    let table = encryption.open(Place::File(&path), &mut bytes).map_err(|error| damaged(&error))?;
+    Table::decode(table).map_err(|error| damaged(&error))
 }

@@ -154,7 +154,7 @@ impl Repository {
     fn referenced_chunks(&self) -> Result<Result<HashSet<ChunkId>, String>, RepositoryError> {
         let mut referenced = HashSet::new();
         for summary in self.backups()?.iter().filter(|summary| summary.format == BackupFormat::Chunked) {
-            let table = match read_table(self.root(), summary.name) {
+            let table = match read_table(self.root(), self.encryption(), summary.name) {
                 Ok(table) => table,
                 Err(error) => {
                     return Ok(Err(format!("the backup {} could not be read: {error}", summary.name)));
@@ -177,7 +177,7 @@ impl Repository {
         for id in list_packs(self.root())? {
             let file = open_pack(self.root(), &id)?;
             // What a pack with a damaged index holds is not known, and may be all that is left of something.
-            let Ok(entries) = read_index(&file) else { continue };
+            let Ok(entries) = read_index(&file, self.encryption()) else { continue };
             if entries.iter().any(|entry| referenced.contains(&entry.chunk)) {
                 continue;
             }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::Repository;
 use super::chunk::ChunkId;
+use super::encryption::Encryption;
 use super::error::{RepositoryError, attempting};
 use super::index::{ChunkIndex, Location, list_packs, open_pack};
 use super::pack::{
@@ -59,7 +60,7 @@ impl Repository {
         referenced: &HashSet<ChunkId>,
         report: &mut SweepReport,
     ) -> Result<(), RepositoryError> {
-        let index = ChunkIndex::load(self.root())?;
+        let index = ChunkIndex::load(self.root(), self.encryption())?;
         // A copy in a pack that was found damaged is not counted on, so that it is that pack which goes.
         let (mut gone, mut batch, mut batch_bytes) = (self.damaged_packs()?, Vec::new(), 0);
         for id in list_packs(self.root())? {
@@ -89,7 +90,7 @@ impl Repository {
     ) -> Result<Option<Outgoing>, RepositoryError> {
         let file = open_pack(self.root(), &id)?;
         // What a pack with a damaged index holds is not known.
-        let Ok(entries) = read_index(&file) else { return Ok(None) };
+        let Ok(entries) = read_index(&file, self.encryption()) else { return Ok(None) };
         let path = self.root().path().join(pack_path(&id));
         let size_bytes = file.metadata().map_err(attempting("read", &path))?.len();
         let is_needed = |entry: &&PackEntry| {
@@ -116,7 +117,8 @@ impl Repository {
                 stored_size_bytes: location.stored_size_bytes,
                 raw_size_bytes: location.raw_size_bytes,
             };
-            open_pack(self.root(), &location.pack).is_ok_and(|file| read_sound(&file, &entry).is_ok())
+            let file = open_pack(self.root(), &location.pack);
+            file.is_ok_and(|file| read_sound(&file, &entry, self.encryption()).is_ok())
         })
     }
 
@@ -180,13 +182,17 @@ impl Repository {
             let mut is_whole = true;
             for entry in &outgoing.needed {
                 // What is damaged stays where it is, for a verification to name it and for whoever can mend it.
-                let Ok(frame) = read_sound(&file, entry) else {
+                let Ok(frame) = read_sound(&file, entry, self.encryption()) else {
                     is_whole = false;
                     continue;
                 };
                 let pack = match builder.as_mut() {
                     Some(pack) => pack,
-                    None => builder.insert(PackBuilder::create(self.root(), PathBuf::from(temporary))?),
+                    None => builder.insert(PackBuilder::create(
+                        self.root(),
+                        self.encryption(),
+                        PathBuf::from(temporary),
+                    )?),
                 };
                 pack.append(entry.chunk, &frame, entry.raw_size_bytes)
                     .map_err(attempting("write", self.root().path().join(temporary)))?;
@@ -212,10 +218,11 @@ impl Repository {
     }
 }
 
-/// Reads a chunk's frame, and sees that the chunk in it is what was stored.
-fn read_sound(file: &std::fs::File, entry: &PackEntry) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; entry.stored_size_bytes as usize];
-    file.read_exact_at(&mut frame, entry.offset)?;
-    unpack(&entry.chunk, &frame, entry.raw_size_bytes, &mut Vec::new()).map_err(io::Error::other)?;
-    Ok(frame)
+/// Reads a chunk as it is stored, and sees that it is what was stored.
+fn read_sound(file: &std::fs::File, entry: &PackEntry, encryption: &Encryption) -> io::Result<Vec<u8>> {
+    let mut stored = vec![0; entry.stored_size_bytes as usize];
+    file.read_exact_at(&mut stored, entry.offset)?;
+    unpack(encryption, &entry.chunk, &mut stored.clone(), entry.raw_size_bytes, &mut Vec::new())
+        .map_err(io::Error::other)?;
+    Ok(stored)
 }

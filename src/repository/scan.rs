@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::chunk::{CHUNK_SIZE_BYTES, ChunkId};
+use super::encryption::Encryption;
 use super::error::{RepositoryError, attempting};
 use super::index::{list_packs, open_pack};
 use super::pack::{PackEntry, PackId, read_index};
@@ -97,7 +98,7 @@ impl Repository {
         let outcomes: Vec<PackOutcome> = tasks
             .par_iter()
             .map(|task| {
-                let outcome = scan_pack(task, &outstanding, progress);
+                let outcome = scan_pack(task, self.encryption(), &outstanding, progress);
                 let mut outstanding = outstanding.lock().unwrap_or_else(PoisonError::into_inner);
                 for chunk in &outcome.sound {
                     outstanding.remove(chunk);
@@ -119,7 +120,7 @@ impl Repository {
         for id in list_packs(self.root())? {
             let file = open_pack(self.root(), &id)?;
             let size_bytes = file.metadata().map_err(attempting("read", self.root().path()))?.len();
-            match read_index(&file) {
+            match read_index(&file, self.encryption()) {
                 Ok(mut entries) if entries.iter().any(|entry| needed.contains(&entry.chunk)) => {
                     entries.sort_by_key(|entry| entry.offset);
                     tasks.push(Task { id, file, size_bytes, entries });
@@ -171,7 +172,12 @@ impl PackScan {
 }
 
 /// Reads one pack from its beginning to its end.
-fn scan_pack(task: &Task, needed: &Mutex<HashSet<ChunkId>>, progress: &dyn Progress) -> PackOutcome {
+fn scan_pack(
+    task: &Task,
+    encryption: &Encryption,
+    needed: &Mutex<HashSet<ChunkId>>,
+    progress: &dyn Progress,
+) -> PackOutcome {
     let wanted: Vec<bool> = {
         // A chunk that another pack was seen to have sound is still covered by the hash of the whole.
         let needed = needed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +202,7 @@ fn scan_pack(task: &Task, needed: &Mutex<HashSet<ChunkId>>, progress: &dyn Progr
             position += u64::from(entry.stored_size_bytes);
         }
         if is_wanted {
-            match unpack(&entry.chunk, &bytes, entry.raw_size_bytes, &mut raw) {
+            match unpack(encryption, &entry.chunk, &mut bytes, entry.raw_size_bytes, &mut raw) {
                 Ok(()) => outcome.sound.push(entry.chunk),
                 Err(reason) => outcome.faulty.push((entry.chunk, ChunkFault::Damaged, reason)),
             }

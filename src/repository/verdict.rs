@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use super::document::{seal, unseal};
+use super::encryption::{Encryption, Place};
 use super::error::{RepositoryError, attempting};
 use super::pack::PackId;
 use super::{Repository, SharedLock};
@@ -16,9 +17,14 @@ pub(super) const VERDICT_FILE: &str = "verification.json";
 const MAXIMUM_SIZE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Reads the verdict on a backup. One that cannot be read is no error: the backup itself may be sound.
-pub(super) fn read(root: &ReadRoot, name: BackupName) -> Verification {
-    match root.read_bounded(format!("{name}/{VERDICT_FILE}"), MAXIMUM_SIZE_BYTES) {
-        Ok(bytes) => decode(&bytes).map_or_else(
+pub(super) fn read(root: &ReadRoot, encryption: &Encryption, name: BackupName) -> Verification {
+    let path = format!("{name}/{VERDICT_FILE}");
+    let opened = |bytes: &mut [u8]| {
+        let bytes = encryption.open(Place::File(&path), bytes).map_err(|error| error.to_string());
+        bytes.and_then(decode)
+    };
+    match root.read_bounded(&path, MAXIMUM_SIZE_BYTES) {
+        Ok(mut bytes) => opened(&mut bytes).map_or_else(
             |reason| Verification::Unreadable { reason: format!("{VERDICT_FILE} is damaged: {reason}") },
             Verification::Done,
         ),
@@ -55,7 +61,8 @@ impl Repository {
         }
         let path = format!("{name}/{VERDICT_FILE}");
         encode(verdict)
-            .and_then(|text| self.root().write_durably(&path, &text))
+            .and_then(|text| self.encryption().seal(Place::File(&path), text))
+            .and_then(|stored| self.root().write_durably(&path, &stored))
             .map_err(attempting("write", self.root().path().join(&path)))
     }
 
@@ -63,7 +70,7 @@ impl Repository {
     pub(super) fn damaged_packs(&self) -> Result<HashSet<PackId>, RepositoryError> {
         let mut packs = HashSet::new();
         for name in self.backup_directories()? {
-            if let Verification::Done(verdict) = read(self.root(), name) {
+            if let Verification::Done(verdict) = read(self.root(), self.encryption(), name) {
                 packs.extend(verdict.damaged_packs.iter().filter_map(|pack| pack.parse::<PackId>().ok()));
             }
         }

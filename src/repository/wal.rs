@@ -6,7 +6,7 @@
 //!     00000001/                      a timeline
 //!         000000010000000000000003-HASH.zst
 //! ```
-//! A name carries the BLAKE3 hash of the content, uncompressed. A file that is there with the same hash is done; with
+//! A name carries the BLAKE3 hash of the content, uncompressed; a keyed one in an encrypted repository. A file that is there with the same hash is done; with
 //! another it is an error, and is never overwritten: two clusters that take themselves for the same one must not mix.
 //! The repository's own lock is not taken, since a backup holds that for as long as it runs.
 
@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 
 use super::chunk::Digest;
+use super::encryption::{Encryption, PieceReader, PieceWriter};
 use super::error::{RepositoryError, attempting, lock_error};
 use super::{ExclusiveLock, Repository, StoreRoot};
 use crate::pg::wal::{
@@ -39,6 +40,7 @@ const BUFFER_SIZE_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct WalArchive<'a> {
     root: &'a StoreRoot,
+    encryption: &'a Encryption,
     directory: String,
 }
 
@@ -66,7 +68,11 @@ pub struct ArchivedFile {
 impl Repository {
     /// The archived WAL of one cluster, whether there is any yet or not.
     pub fn wal_archive(&self, system_identifier: SystemIdentifier) -> WalArchive<'_> {
-        WalArchive { root: self.root(), directory: format!("{DIRECTORY}/{system_identifier}") }
+        WalArchive {
+            root: self.root(),
+            encryption: self.encryption(),
+            directory: format!("{DIRECTORY}/{system_identifier}"),
+        }
     }
 
     /// The clusters of which there is archived WAL.
@@ -101,8 +107,11 @@ fn split_stored_name(stored: &str) -> Option<(&str, Digest)> {
 }
 
 /// Reads a file to its end and hands each piece on. Returns the hash of it all.
-fn read_through(file: &mut impl Read, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<Digest> {
-    let mut hasher = blake3::Hasher::new();
+fn read_through(
+    mut hasher: blake3::Hasher,
+    file: &mut impl Read,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Digest> {
     let mut buffer = vec![0; BUFFER_SIZE_BYTES];
     loop {
         let count = file.read(&mut buffer)?;
@@ -148,7 +157,8 @@ impl WalArchive<'_> {
         let path = self.root.path().join(&directory);
         self.root.create_directories(&directory).map_err(attempting("create directory", &path))?;
         let _lock = self.lock("archiving WAL")?;
-        let digest = read_through(source, |_| Ok(())).map_err(attempting("read", name))?;
+        let digest = read_through(self.encryption.wal_hasher(), source, |_| Ok(()))
+            .map_err(attempting("read", name))?;
         match self.find(name)? {
             Some(stored) if stored == digest => {
                 // Whoever stored it may have been killed just before this.
@@ -160,7 +170,7 @@ impl WalArchive<'_> {
         }
         let target = format!("{directory}/{name}-{digest}{SUFFIX}");
         let temporary = format!("{directory}/{TEMPORARY}");
-        let written = self.write(&temporary, source, digest);
+        let written = self.write(&temporary, &target, source, digest);
         if let Err(error) = written.and_then(|()| self.root.rename(&temporary, &target)) {
             // Best effort: the first error is the one that matters, and the next file takes the same name.
             let _ = self.root.remove_file(&temporary);
@@ -170,18 +180,20 @@ impl WalArchive<'_> {
         Ok(Archiving::Stored)
     }
 
-    fn write(&self, temporary: &str, source: &mut File, digest: Digest) -> io::Result<()> {
+    /// Writes what is to be at `target` under a temporary name.
+    fn write(&self, temporary: &str, target: &str, source: &mut File, digest: Digest) -> io::Result<()> {
         // What a killed process left: nobody else writes while we have the lock.
         self.root.remove_file(temporary)?;
         source.rewind()?;
         let file = self.root.create_file(temporary)?;
-        let mut encoder = zstd::Encoder::new(file, COMPRESSION_LEVEL)?;
+        let pieces = PieceWriter::new(self.encryption, target, file);
+        let mut encoder = zstd::Encoder::new(pieces, COMPRESSION_LEVEL)?;
         encoder.include_checksum(true)?;
-        let found = read_through(source, |piece| encoder.write_all(piece))?;
+        let found = read_through(self.encryption.wal_hasher(), source, |piece| encoder.write_all(piece))?;
         if found != digest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it changed while it was read"));
         }
-        encoder.finish()?.sync_all()
+        encoder.finish()?.finish()?.sync_all()
     }
 
     /// Makes names durable, from the timeline's directory up to the root.
@@ -209,9 +221,11 @@ impl WalArchive<'_> {
         let path = format!("{directory}/{name}-{digest}{SUFFIX}");
         let full = self.root.path().join(&path);
         let file = self.root.open_file(&path).map_err(attempting("open", &full))?;
-        let decoder = zstd::Decoder::new(file).map_err(attempting("read", &full))?;
+        let pieces = PieceReader::new(self.encryption, &path, file).map_err(attempting("read", &full))?;
+        let decoder = zstd::Decoder::new(pieces).map_err(attempting("read", &full))?;
         let mut write_error = None;
-        let read = read_through(&mut decoder.take(LARGEST_BYTES + 1), |piece| {
+        let hasher = self.encryption.wal_hasher();
+        let read = read_through(hasher, &mut decoder.take(LARGEST_BYTES + 1), |piece| {
             into.write_all(piece).inspect_err(|error| write_error = Some(error.kind()))
         });
         match read {
@@ -333,7 +347,7 @@ mod tests {
 
     fn with_archive(test: impl FnOnce(&Repository, &WalArchive)) {
         let directory = tempfile::tempdir().unwrap();
-        let repository = Repository::open_or_create(directory.path()).unwrap();
+        let repository = Repository::open_or_create(directory.path(), None).unwrap();
         test(&repository, &repository.wal_archive(SystemIdentifier(7)));
     }
 

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::chunk::{ChunkId, Digest, compress};
 use super::document::{self, DOCUMENT_FILE};
+use super::encryption::{Encryption, Place};
 use super::error::{RepositoryError, attempting};
 use super::index::ChunkIndex;
 use super::pack::{PACKS, PackBuilder, PackId, TARGET_SIZE_BYTES, TEMPORARY_SUFFIX, pack_path};
@@ -24,6 +25,7 @@ use crate::sys::{StoreRoot, step_point};
 #[derive(Debug)]
 pub struct BackupWriter<'r> {
     root: &'r StoreRoot,
+    encryption: &'r Encryption,
     name: BackupName,
     index: ChunkIndex,
     /// Packs that a verification found damaged: what is in them is stored anew.
@@ -67,8 +69,9 @@ impl<'r> BackupWriter<'r> {
     ) -> Result<Self, RepositoryError> {
         Ok(Self {
             root: repository.root(),
+            encryption: repository.encryption(),
             name,
-            index: ChunkIndex::load(repository.root())?,
+            index: ChunkIndex::load(repository.root(), repository.encryption())?,
             distrusted: repository.damaged_packs()?,
             new_chunks: Mutex::default(),
             open_pack: Mutex::default(),
@@ -117,7 +120,7 @@ impl<'r> BackupWriter<'r> {
             size_bytes: table.size_bytes(),
             ..BackupSummary::unknown(self.name, BackupFormat::Chunked)
         };
-        BackupReader::of_table(self.root, summary, table)
+        BackupReader::of_table(self.root, self.encryption, summary, table)
     }
 
     /// What was added to the repository so far, compressed.
@@ -135,7 +138,7 @@ impl<'r> BackupWriter<'r> {
     /// # Errors
     /// [`RepositoryError::Full`] and [`RepositoryError::Io`]; the backup cannot be finished then.
     pub fn store_chunk(&self, raw: &[u8]) -> Result<ChunkId, RepositoryError> {
-        let id = ChunkId::of(raw);
+        let id = self.encryption.chunk_id(raw);
         // Whoever adds the name stores the chunk: a second thread with the same one has nothing left to do.
         if self.has_chunk(&id) || !locked(&self.new_chunks).insert(id) {
             return Ok(id);
@@ -147,19 +150,21 @@ impl<'r> BackupWriter<'r> {
     fn append(&self, id: ChunkId, raw: &[u8]) -> Result<(), RepositoryError> {
         let mut frame = Vec::new();
         compress(raw, &mut frame).map_err(attempting("compress for", self.root.path()))?;
+        let stored = self.encryption.seal(Place::Chunk(&id), frame);
+        let stored = stored.map_err(attempting("encrypt for", self.root.path()))?;
         let raw_size_bytes = u32::try_from(raw.len())
             .map_err(|_| RepositoryError::damaged("a chunk is larger than any chunk can be"))?;
         let full_pack = {
             let mut slot = locked(&self.open_pack);
             let pack = match slot.as_mut() {
                 Some(pack) => pack,
-                None => slot.insert(PackBuilder::create(self.root, self.temporary_path())?),
+                None => slot.insert(PackBuilder::create(self.root, self.encryption, self.temporary_path())?),
             };
-            pack.append(id, &frame, raw_size_bytes)
+            pack.append(id, &stored, raw_size_bytes)
                 .map_err(attempting("write", self.root.path().join(pack.temporary())))?;
             slot.take_if(|pack| pack.size_bytes() >= TARGET_SIZE_BYTES)
         };
-        self.stored_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        self.stored_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
         // Outside the lock: the other threads go on with the next pack while this one is synced.
         full_pack.map_or(Ok(()), |pack| self.seal(pack))
     }
@@ -226,16 +231,14 @@ impl<'r> BackupWriter<'r> {
         let bytes = table.encode().map_err(|error| {
             RepositoryError::damaged(format!("the file table could not be written: {error}"))
         })?;
-        let directory = PathBuf::from(self.name.to_string());
+        let directory = self.name.to_string();
         let directory_path = self.root.path().join(&directory);
         self.has_directory = true;
         self.root
             .create_directories(&directory)
             .and_then(|()| self.root.sync_directory("."))
             .map_err(attempting("create directory", &directory_path))?;
-        self.root
-            .write_durably(directory.join(TABLE_FILE), &bytes)
-            .map_err(attempting("write", directory_path.join(TABLE_FILE)))?;
+        let bytes = self.write_file(&format!("{directory}/{TABLE_FILE}"), bytes)?;
         step_point("the file table written");
         let summary = BackupSummary {
             name: self.name,
@@ -247,11 +250,18 @@ impl<'r> BackupWriter<'r> {
         let document = document::encode(&summary, Digest::of(&bytes)).map_err(|error| {
             RepositoryError::damaged(format!("backup.json could not be written: {error}"))
         })?;
-        self.root
-            .write_durably(directory.join(DOCUMENT_FILE), &document)
-            .map_err(attempting("write", directory_path.join(DOCUMENT_FILE)))?;
+        self.write_file(&format!("{directory}/{DOCUMENT_FILE}"), document)?;
         step_point("backup.json written");
         Ok(summary)
+    }
+
+    /// Writes a file of the backup, sealed if there is a key, and returns what was written.
+    fn write_file(&self, path: &str, content: Vec<u8>) -> Result<Vec<u8>, RepositoryError> {
+        let stored = self.encryption.seal(Place::File(path), content).and_then(|stored| {
+            self.root.write_durably(path, &stored)?;
+            Ok(stored)
+        });
+        stored.map_err(attempting("write", self.root.path().join(path)))
     }
 }
 

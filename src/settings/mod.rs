@@ -34,6 +34,9 @@ pub struct Settings {
     pub data_directory: PathBuf,
     /// Where the backups are kept.
     pub backup_directory: PathBuf,
+    /// Where the key is that backups are encrypted with; the path alone. It is read by whoever opens the repository, as
+    /// the server's user, who must be able to: the server archives WAL.
+    pub backup_key_file: Option<PathBuf>,
     /// Where the server's log is kept.
     pub log_directory: PathBuf,
     /// The major version that was asked for.
@@ -132,6 +135,7 @@ impl Settings {
         Ok(Self {
             data_directory,
             backup_directory,
+            backup_key_file: paths::file_if_given(&source, &table::BACKUP_KEY_FILE)?,
             log_directory,
             postgres_version: source.value_if_given(&table::POSTGRES_VERSION, values::major_version)?,
             port: source.value(&table::PORT, values::port)?,

@@ -1,11 +1,31 @@
 //! Directories as they are meant: absolute, without symlinks, and not one inside the other.
 
 use crate::error::{Failure, Kind};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::source::Source;
+use super::source::{Given, Source};
 use super::table::Setting;
+
+/// A file setting as an absolute path. Symlinks stay: Kubernetes puts a new secret in place by changing one.
+pub(super) fn file_if_given(source: &Source<'_>, setting: &Setting) -> Result<Option<PathBuf>, Failure> {
+    let Some(Given { text, origin }) = source.given(setting)? else { return Ok(None) };
+    ensure_one_line(&text, &origin)?;
+    let resolved = std::path::absolute(&text).map_err(|error| {
+        let message = format!("could not resolve {origin}, '{}': {error}", Path::new(&text).display());
+        Failure::new(Kind::Failed, message)
+    });
+    resolved.map(Some)
+}
+
+fn ensure_one_line(text: &OsStr, origin: &str) -> Result<(), Failure> {
+    if text.to_string_lossy().chars().any(char::is_control) {
+        let shown = text.to_string_lossy().escape_debug().to_string();
+        return Err(Failure::new(Kind::Usage, format!("{origin} must be one line of text, not '{shown}'")));
+    }
+    Ok(())
+}
 
 /// A directory setting as an absolute path without symlinks. What does not exist yet is resolved as far as it
 /// does.
@@ -15,10 +35,7 @@ pub(super) fn directory(source: &Source<'_>, setting: &Setting) -> Result<PathBu
         Some(given) => (given.text, given.origin),
         None => (setting.default.unwrap_or_default().into(), setting.variable.to_owned()),
     };
-    if text.to_string_lossy().chars().any(char::is_control) {
-        let shown = text.to_string_lossy().escape_debug().to_string();
-        return Err(Failure::new(Kind::Usage, format!("{origin} must be one line of text, not '{shown}'")));
-    }
+    ensure_one_line(&text, &origin)?;
     let path = std::path::absolute(&text).and_then(|path| resolve(&path)).map_err(|error| {
         let message = format!("could not resolve {origin}, '{}': {error}", Path::new(&text).display());
         Failure::new(Kind::Failed, message)

@@ -77,6 +77,9 @@ pub(super) const DATA_DIRECTORY: Setting = Setting::new("data-directory", "PGDAT
 pub(super) const BACKUP_DIRECTORY: Setting = Setting::new("backup-directory", "BACKUP_DIR", "DIR")
     .default("/var/lib/postgresql-backup")
     .help("Where the backups are kept");
+pub(super) const BACKUP_KEY_FILE: Setting = Setting::new("backup-key-file", "BACKUP_KEY_FILE", "FILE").help(
+    "The file with the key that backups are encrypted with: 64 hexadecimal digits; without it, they are not",
+);
 pub(super) const LOG_DIRECTORY: Setting = Setting::new("log-directory", "LOG_DIR", "DIR")
     .default("/var/log/postgresql")
     .help("Where the server's log, postgresql.log, is kept");
@@ -164,6 +167,7 @@ pub(super) const STOP_TIMEOUT: Setting = Setting::new("stop-timeout", "STOP_TIME
 pub const SETTINGS: &[Setting] = &[
     DATA_DIRECTORY,
     BACKUP_DIRECTORY,
+    BACKUP_KEY_FILE,
     LOG_DIRECTORY,
     POSTGRES_VERSION,
     PORT,

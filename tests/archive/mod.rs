@@ -3,3 +3,5 @@
 mod queue;
 mod recovery;
 mod setting;
+
+pub(crate) use setting::{archive_now, archived};

@@ -5,7 +5,7 @@ use crate::support::wait::wait_until;
 use std::process::Command;
 
 /// What there is of a WAL file in the archive.
-pub(super) fn archived(sandbox: &Sandbox, name: &str) -> Vec<String> {
+pub(crate) fn archived(sandbox: &Sandbox, name: &str) -> Vec<String> {
     let mut find = Command::new("find");
     find.arg(sandbox.backups().join("wal")).args(["-type", "f", "-name", "*.zst", "-printf", "%f\\n"]);
     let output = find.output().unwrap();
@@ -14,7 +14,7 @@ pub(super) fn archived(sandbox: &Sandbox, name: &str) -> Vec<String> {
 }
 
 /// Ends the current segment, and waits until it is archived. Its name.
-pub(super) fn archive_now(sandbox: &Sandbox) -> String {
+pub(crate) fn archive_now(sandbox: &Sandbox) -> String {
     sandbox.sql("CREATE TABLE IF NOT EXISTS switched (); DROP TABLE switched");
     // The position after it is in the segment that holds it, and not at its beginning.
     let name = sandbox.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");

@@ -2,7 +2,8 @@
 
 use super::export::with_everything;
 use super::unpacked::empty_directory;
-use crate::support::sandbox::{has_postgresql, run};
+use crate::archive::{archive_now, archived};
+use crate::support::sandbox::{Sandbox, has_postgresql, run};
 use pgbox::execute::restore_files::restore_files;
 use pgbox::progress::Silent;
 use pgbox::repository::Repository;
@@ -15,6 +16,56 @@ fn listing(directory: &Path) -> String {
     let script = "find . -mindepth 1 -printf '%P %y %m %l ' \\( -type f ! -name postgresql.auto.conf -printf '%s %T@ ' \\) \
                   -printf '\\n' | sort; find . -type f -print0 | sort -z | xargs -0 sha256sum";
     run(Command::new("sh").args(["-c", script]).current_dir(directory))
+}
+
+/// The reader that knows docs/FORMAT.md and nothing else.
+fn reader() -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundle/read_repository.py");
+    let mut command = Command::new("python3");
+    // Nothing is to be written beside the sources.
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(script);
+    command
+}
+
+/// Restores a backup by our own means.
+fn restore_ours(sandbox: &Sandbox, key_file: Option<&Path>, name: &str, place: &Path) -> String {
+    let ours = place.join("ours");
+    std::fs::create_dir(&ours).unwrap();
+    let repository = Repository::open(&sandbox.backups(), key_file).unwrap().unwrap();
+    let root = WriteRoot::claim(&ours, None, "a test").unwrap();
+    restore_files(&repository.reader(name.parse().unwrap()).unwrap(), &root, Path::new("new"), &Silent)
+        .unwrap();
+    listing(&ours.join("new"))
+}
+
+#[test]
+fn a_reader_by_the_document_and_the_key_alone_reads_an_encrypted_repository() {
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::without_backup();
+    let key_file = sandbox.path().join("key");
+    std::fs::write(&key_file, "6a1f0c3e5b7d9f2846ace0135792468bdf13579bdf02468ace1122334455667f\n").unwrap();
+    sandbox.set("BACKUP_KEY_FILE", key_file.to_str().unwrap());
+    sandbox.succeed(&["init-postgresql"]);
+    // More than one piece of 128 KiB when it is compressed.
+    sandbox.sql("CREATE EXTENSION pgcrypto; CREATE TABLE t AS SELECT gen_random_bytes(1000) FROM generate_series(1, 300)");
+    let segment = archive_now(&sandbox);
+    let name = sandbox.backup_names("data_").remove(0);
+    let place = empty_directory();
+
+    let theirs = place.path().join("theirs");
+    run(reader().arg(sandbox.backups()).arg(&name).arg(&theirs).arg(&key_file));
+    let (theirs, ours) = (listing(&theirs), restore_ours(&sandbox, Some(&key_file), &name, place.path()));
+    assert!(theirs == ours, "{theirs}\n---\n{ours}");
+
+    let cluster = sandbox.sql("SELECT system_identifier FROM pg_control_system()");
+    let stored = &archived(&sandbox, &segment)[0];
+    let stored = sandbox.backups().join(format!("wal/{cluster}/00000001/{stored}"));
+    assert!(stored.metadata().unwrap().len() > 2 * 131_072);
+    let output = reader().arg(sandbox.backups()).arg("--wal").arg(&stored).arg(&key_file).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stdout == std::fs::read(sandbox.data().join("pg_wal").join(segment)).unwrap());
 }
 
 #[test]
@@ -30,17 +81,10 @@ fn a_reader_by_the_document_alone_restores_what_pgbox_restores() {
     let name = sandbox.backup_names("data_").remove(0);
     let place = empty_directory();
 
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bundle/read_repository.py");
     let theirs = place.path().join("theirs");
-    run(Command::new("python3").arg(script).arg(sandbox.backups()).arg(&name).arg(&theirs));
+    run(reader().arg(sandbox.backups()).arg(&name).arg(&theirs));
 
-    let ours = place.path().join("ours");
-    std::fs::create_dir(&ours).unwrap();
-    let repository = Repository::open(&sandbox.backups()).unwrap().unwrap();
-    let root = WriteRoot::claim(&ours, None, "a test").unwrap();
-    restore_files(&repository.reader(name.parse().unwrap()).unwrap(), &root, Path::new("new"), &Silent)
-        .unwrap();
-    let (theirs, ours) = (listing(&theirs), listing(&ours.join("new")));
+    let (theirs, ours) = (listing(&theirs), restore_ours(&sandbox, None, &name, place.path()));
     assert!(theirs.contains("pg_tblspc/") && theirs.contains("server.crt l "), "{theirs}");
     assert!(theirs == ours, "{theirs}\n---\n{ours}");
 }

@@ -51,7 +51,7 @@ fn every_form_of_a_base_backup_is_imported_and_restored_with_all_rows() {
 
 /// Every file of the newest backup in a directory, with its chunks.
 fn files(backups: &Path) -> Vec<(String, EntryContent)> {
-    let repository = Repository::open(backups).unwrap().unwrap();
+    let repository = Repository::open(backups, None).unwrap().unwrap();
     let newest = repository.backups().unwrap().remove(0);
     let reader = repository.reader(newest.name).unwrap();
     let entries = reader.entries().iter().filter(|entry| entry.is_file());

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Restores a backup by docs/FORMAT.md alone: read_repository.py REPOSITORY NAME DIRECTORY.
+"""Restores a backup by docs/FORMAT.md alone: read_repository.py REPOSITORY NAME DIRECTORY [KEY_FILE].
 
+With --wal instead of NAME, and a file of the WAL archive instead of DIRECTORY, it prints what that file holds.
 Hashes and frames are the work of the programs b3sum and zstd; nothing of pgbox takes part.
 """
 
@@ -13,7 +14,10 @@ import subprocess
 import sys
 import tempfile
 
+import xchacha20poly1305
+
 CHUNK_SIZE = 131072
+PIECE_SIZE = 131072
 ENTRY = struct.Struct("<32sQII")
 FOOTER = struct.Struct("<QI4s32s8s")
 
@@ -22,19 +26,82 @@ def fail(message):
     sys.exit(f"read_repository.py: {message}")
 
 
-def hash_of(data):
-    output = subprocess.run(["b3sum", "--no-names"], input=data, stdout=subprocess.PIPE, check=True)
+def b3sum(arguments, data):
+    output = subprocess.run(["b3sum", "--no-names", *arguments], input=data, stdout=subprocess.PIPE, check=True)
     return output.stdout.decode().strip()
 
 
-def read_table(backup):
-    document = json.loads((backup / "backup.json").read_bytes())
+def hash_of(data):
+    return b3sum([], data)
+
+
+def check_document(document):
     own_hash = document.pop("blake3")
     compact = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     if hash_of(compact.encode()) != own_hash:
-        fail("backup.json is damaged")
-    table = (backup / "files.zst").read_bytes()
-    if hash_of(table) != document["files_blake3"]:
+        fail("a document is damaged")
+    return document
+
+
+class Plain:
+    """What is not encrypted."""
+
+    magic = b"PGBXPK01"
+    overhead = 0
+    chunk_key = None
+
+    def open(self, place, data):
+        return data
+
+    def pieces(self, path, data):
+        return data
+
+
+class Encrypted:
+    """What is sealed with the key that repository.json holds, wrapped."""
+
+    magic = b"PGBXPK02"
+    overhead = 40
+
+    def __init__(self, identity, key_file):
+        if identity["encryption"]["cipher"] != "XChaCha20-Poly1305":
+            fail("the cipher is unknown")
+        file_key = bytes.fromhex(key_file.read_text().strip())
+        wrapped = bytes.fromhex(identity["encryption"]["wrapped_key"])
+        self.content_key = self.derive("wrapping", file_key)
+        repository_key = self.open(b"key\0" + identity["id"].encode(), wrapped)
+        self.content_key = self.derive("content", repository_key)
+        self.chunk_key = self.derive("chunk names", repository_key)
+
+    def derive(self, purpose, key):
+        return bytes.fromhex(b3sum(["--derive-key", f"pgbox repository 2026-11 {purpose}"], key))
+
+    def open(self, place, data):
+        nonce, ciphertext, tag = data[:24], data[24:-16], data[-16:]
+        plain = xchacha20poly1305.decrypt(self.content_key, nonce, place, ciphertext, tag)
+        if plain is None:
+            fail(f"what is sealed for {place!r} is damaged, or of another key")
+        return plain
+
+    def pieces(self, path, data):
+        size = PIECE_SIZE + self.overhead
+        pieces = [data[offset : offset + size] for offset in range(0, max(len(data), 1), size)]
+        place = b"wal\0" + path.encode() + b"\0"
+        last = len(pieces) - 1
+        return b"".join(
+            self.open(place + struct.pack("<Q", number) + bytes([number == last]), piece)
+            for number, piece in enumerate(pieces)
+        )
+
+
+def read_table(repository, name, secrecy):
+    def stored(path):
+        data = (repository / path).read_bytes()
+        return data, secrecy.open(b"file\0" + path.encode(), data)
+
+    document = check_document(json.loads(stored(f"{name}/backup.json")[1]))
+    sealed, table = stored(f"{name}/files.zst")
+    if hash_of(sealed) != document["files_blake3"]:
         fail("files.zst is damaged")
     text = subprocess.run(["zstd", "-dcq"], input=table, stdout=subprocess.PIPE, check=True).stdout
     header, *entries = [json.loads(line) for line in text.decode().split("\n")]
@@ -57,7 +124,7 @@ def check_table(entries):
             fail(f"{entry['path']!r} has a wrong number of chunks")
 
 
-def read_index(repository):
+def read_index(repository, secrecy):
     """The place of every chunk: pack, offset, length of the frame, length of the chunk."""
     places = {}
     for pack in sorted(repository.glob("packs/??/*.pack")):
@@ -67,10 +134,12 @@ def read_index(repository):
         begin, count, zeros, index_hash, magic = FOOTER.unpack(data[-FOOTER.size:])
         end = len(data) - FOOTER.size
         index = data[begin:end]
-        if magic != b"PGBXPK01" or zeros != bytes(4) or begin + count * ENTRY.size != end:
+        size = count * ENTRY.size + secrecy.overhead
+        if magic != secrecy.magic or zeros != bytes(4) or begin + size != end:
             fail(f"{pack} has a wrong footer")
         if hash_of(index) != index_hash.hex():
             fail(f"{pack} has a damaged index")
+        index = secrecy.open(b"index\0" + struct.pack("<QI", begin, count), index)
         for chunk, offset, stored, raw in ENTRY.iter_unpack(index):
             if offset + stored > begin or raw > CHUNK_SIZE:
                 fail(f"{pack} has a chunk that cannot be")
@@ -78,20 +147,23 @@ def read_index(repository):
     return places
 
 
-def unpack_chunks(wanted, places, directory):
+def unpack_chunks(wanted, places, directory, secrecy):
     """Writes every wanted chunk into a file that has its name, and checks all of them."""
     for chunk in wanted:
         pack, offset, stored, _ = places[chunk]
         with open(pack, "rb") as file:
             file.seek(offset)
-            (directory / f"{chunk}.zst").write_bytes(file.read(stored))
+            frame = secrecy.open(b"chunk\0" + bytes.fromhex(chunk), file.read(stored))
+            (directory / f"{chunk}.zst").write_bytes(frame)
     frames = "\0".join(str(directory / f"{chunk}.zst") for chunk in wanted)
     subprocess.run(["xargs", "-0", "zstd", "-dq", "--rm"], input=frames.encode(), check=True)
-    names = "\0".join(wanted)
-    sums = subprocess.run(
-        ["xargs", "-0", "b3sum"], input=names.encode(), cwd=directory, stdout=subprocess.PIPE, check=True
-    )
-    lines = sums.stdout.decode().splitlines()
+    lines = []
+    for begin in range(0, len(wanted), 500):
+        keyed = ["--keyed"] if secrecy.chunk_key else []
+        command = ["b3sum", *keyed, *wanted[begin : begin + 500]]
+        key = secrecy.chunk_key or b""
+        sums = subprocess.run(command, input=key, cwd=directory, stdout=subprocess.PIPE, check=True)
+        lines += sums.stdout.decode().splitlines()
     if len(lines) != len(wanted):
         fail("not every chunk has a hash")
     for line in lines:
@@ -131,16 +203,23 @@ def restore(header, entries, chunks, into):
 def main():
     repository, name, into = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
     identity = json.loads((repository / "repository.json").read_bytes())
-    if identity["format"] != 1 or identity["chunk_size_bytes"] != CHUNK_SIZE:
+    if "blake3" in identity:
+        check_document(identity)
+    if identity["format"] not in (1, 2) or identity["chunk_size_bytes"] != CHUNK_SIZE:
         fail("the repository has an unknown format")
+    secrecy = Plain() if identity["format"] == 1 else Encrypted(identity, pathlib.Path(sys.argv[4]))
+    if name == "--wal":
+        frame = secrecy.pieces(str(into.relative_to(repository)), into.read_bytes())
+        subprocess.run(["zstd", "-dcq"], input=frame, check=True)
+        return
     with open(repository / "lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        header, entries = read_table(repository / name)
+        header, entries = read_table(repository, name, secrecy)
         check_table(entries)
         wanted = sorted({chunk for entry in entries for chunk in entry.get("chunks", [])})
         with tempfile.TemporaryDirectory(dir=into.parent) as directory:
             chunks = pathlib.Path(directory)
-            unpack_chunks(wanted, read_index(repository), chunks)
+            unpack_chunks(wanted, read_index(repository, secrecy), chunks, secrecy)
             restore(header, entries, chunks, into)
 
 

@@ -164,7 +164,7 @@ fn a_repository_that_somebody_writes_is_busy() {
     }
     let sandbox = Sandbox::with_backup();
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
-    let repository = pgbox::repository::Repository::open(&sandbox.backups()).unwrap().unwrap();
+    let repository = pgbox::repository::Repository::open(&sandbox.backups(), None).unwrap().unwrap();
     let held = repository.lock_exclusively("a test").unwrap();
 
     let created = sandbox.expect_status(&["backup-postgresql", "create"], 5);

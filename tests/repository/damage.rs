@@ -148,7 +148,7 @@ fn a_full_disk_fails_the_backup_takes_its_files_with_it_and_harms_no_older_one()
     let Some(disk) = SmallDisk::new("30M") else { return };
     let directory = directory();
     let server = Server::new(directory.path());
-    let repository = Repository::open_or_create(disk.path()).unwrap();
+    let repository = Repository::open_or_create(disk.path(), None).unwrap();
     let first = back_up(&server, &repository);
     let used = used_bytes(disk.path());
     // 60 MB that no compression makes smaller.
@@ -172,7 +172,7 @@ fn a_disk_with_no_room_at_all_fails_the_backup_before_it_begins() {
     let Some(disk) = SmallDisk::new("1M") else { return };
     let directory = directory();
     let server = Server::new(directory.path());
-    let repository = Repository::open_or_create(disk.path()).unwrap();
+    let repository = Repository::open_or_create(disk.path(), None).unwrap();
 
     let error = try_backup(&server, &repository, false, &Silent).unwrap_err().to_string();
 

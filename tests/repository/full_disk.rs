@@ -40,7 +40,7 @@ fn a_backup_to_a_disk_that_fills_at_any_step_harms_nothing_and_the_next_one_is_w
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
     sandbox.sql("CREATE TABLE later (round int, bytes bytea)");
     let count = points(&sandbox, &CREATE).len();
-    let repository = Repository::open(&backups).unwrap().unwrap();
+    let repository = Repository::open(&backups, None).unwrap().unwrap();
     for number in 1..=count {
         let before = repository.backups().unwrap().len();
         add_rows(&sandbox, number);

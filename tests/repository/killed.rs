@@ -56,7 +56,7 @@ fn killed_at_any_step_it_harms_nothing_and_the_next_one_is_whole() {
     add_rows(&sandbox, 0);
     let count = points(&sandbox, &CREATE).len();
     assert!(count >= 7, "{count}");
-    let repository = Repository::open(&sandbox.backups()).unwrap().unwrap();
+    let repository = Repository::open(&sandbox.backups(), None).unwrap().unwrap();
     for number in 1..=count {
         let before = repository.backups().unwrap().len();
         add_rows(&sandbox, number);

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
 mod damage;
+mod encrypted;
 mod full_disk;
 mod hot;
 mod killed;
@@ -48,5 +49,5 @@ fn back_up(server: &Server, repository: &Repository) -> BackupSummary {
 }
 
 fn repository(directory: &Path) -> Repository {
-    Repository::open_or_create(&directory.join("backups")).unwrap()
+    Repository::open_or_create(&directory.join("backups"), None).unwrap()
 }

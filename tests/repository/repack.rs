@@ -56,7 +56,7 @@ fn without_room_for_a_new_pack_nothing_moves_and_nothing_is_lost() {
     let Some(disk) = SmallDisk::new("40M") else { return };
     let directory = directory();
     let server = Server::new(directory.path());
-    let repository = Repository::open_or_create(disk.path()).unwrap();
+    let repository = Repository::open_or_create(disk.path(), None).unwrap();
     server.execute(FILL);
     let first = back_up(&server, &repository);
     server.execute("DROP TABLE t");

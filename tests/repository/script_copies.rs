@@ -33,7 +33,7 @@ fn copies_of_the_old_scripts_are_listed_and_restored() {
     drop(server);
 
     // Without repository.json: pgbox was never here.
-    let repository = Repository::open(&backups).unwrap().unwrap();
+    let repository = Repository::open(&backups, None).unwrap().unwrap();
     let [nested, plain] = repository.backups().unwrap().try_into().unwrap();
 
     assert_eq!(plain.name.to_string(), "data_20260101_120000");
@@ -66,7 +66,7 @@ fn a_copy_without_its_control_file_or_its_wal_is_unreadable() {
         succeed(Command::new("sh").arg("-ec").arg(damage).current_dir(&target));
     }
 
-    let repository = Repository::open(&backups).unwrap().unwrap();
+    let repository = Repository::open(&backups, None).unwrap().unwrap();
 
     for summary in repository.backups().unwrap() {
         assert!(matches!(summary.condition, Condition::Unreadable { .. }), "{summary:?}");
@@ -78,6 +78,6 @@ fn a_copy_without_its_control_file_or_its_wal_is_unreadable() {
 #[test]
 fn an_empty_directory_is_no_repository() {
     let directory = directory();
-    assert!(Repository::open(directory.path()).unwrap().is_none());
-    assert!(Repository::open(&directory.path().join("missing")).unwrap().is_none());
+    assert!(Repository::open(directory.path(), None).unwrap().is_none());
+    assert!(Repository::open(&directory.path().join("missing"), None).unwrap().is_none());
 }

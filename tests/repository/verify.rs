@@ -20,7 +20,7 @@ fn exchange(path: &Path, offset: u64, change: impl Fn(u8) -> u8) -> u8 {
     byte[0]
 }
 
-fn files_below(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn files_below(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -35,7 +35,7 @@ fn largest_pack(sandbox: &Sandbox) -> PathBuf {
     packs.into_iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap()
 }
 
-fn newest(sandbox: &Sandbox) -> String {
+pub(super) fn newest(sandbox: &Sandbox) -> String {
     sandbox.backup_names("data_").first().unwrap().clone()
 }
 
@@ -74,8 +74,12 @@ fn any_flipped_byte_of_a_repository_is_found_and_what_it_damages_is_not_restored
     if !has_postgresql() {
         return;
     }
-    let sandbox = Sandbox::with_backup();
-    let name = newest(&sandbox);
+    flip_bytes(&Sandbox::with_backup());
+}
+
+/// Flips bytes of every kind of file in a repository with one backup of 100 rows.
+pub(super) fn flip_bytes(sandbox: &Sandbox) {
+    let name = newest(sandbox);
     sandbox.succeed(&["backup-postgresql", "verify", "--all"]);
     // The damage: one bit of one byte at a time, in every kind of file, the same ones in each run.
     let places = if extent::is_all_wanted() { 60 } else { 4 };
@@ -242,7 +246,7 @@ fn backups_are_verified_while_others_read_and_not_while_somebody_writes() {
         return;
     }
     let sandbox = Sandbox::with_backup();
-    let repository = Repository::open(&sandbox.backups()).unwrap().unwrap();
+    let repository = Repository::open(&sandbox.backups(), None).unwrap().unwrap();
 
     let shared = repository.lock_shared("a mount").unwrap();
     sandbox.succeed(&["backup-postgresql", "verify", "--all"]);
@@ -256,7 +260,7 @@ fn backups_are_verified_while_others_read_and_not_while_somebody_writes() {
 
 /// Makes a backup of the same content but for one change to the chunks of its files.
 fn forge(sandbox: &Sandbox, change: impl Fn(&str, &mut EntryContent, ChunkId) -> bool) -> String {
-    let repository = Repository::open(&sandbox.backups()).unwrap().unwrap();
+    let repository = Repository::open(&sandbox.backups(), None).unwrap().unwrap();
     let name: BackupName = newest(sandbox).parse().unwrap();
     let reader = repository.reader(name).unwrap();
     let writer = repository.begin(name).unwrap();

@@ -23,6 +23,7 @@ const DOUBTFUL_NS: i64 = 2_000_000_000;
 /// The files of a former backup, by path.
 #[derive(Debug)]
 pub(super) struct Former<'a> {
+    backup: &'a BackupReader,
     baseline: Baseline,
     entries: HashMap<&'a str, &'a TableEntry>,
 }
@@ -62,12 +63,17 @@ impl<'a> Former<'a> {
         }
         let baseline = backup.header().baseline?;
         let entries = backup.entries().iter().map(|entry| (entry.path.as_str(), entry)).collect();
-        Some(Self { baseline, entries })
+        Some(Self { backup, baseline, entries })
     }
 
     /// What was known of the cluster when the former backup was made.
     pub(super) fn baseline(&self) -> Baseline {
         self.baseline
+    }
+
+    /// The name that a piece of a file has as a chunk.
+    pub(super) fn chunk_id(&self, raw: &[u8]) -> ChunkId {
+        self.backup.chunk_id(raw)
     }
 
     /// The paths of all its entries.

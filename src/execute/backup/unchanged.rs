@@ -40,11 +40,16 @@ pub(super) fn is_unchanged(
             Comparison::Doubtful(chunks) => doubtful.push((item, chunks)),
         }
     }
-    let has_content = |(item, chunks): &(&Item, &[ChunkId])| has_same_content(listing, item, chunks);
+    let has_content = |(item, chunks): &(&Item, &[ChunkId])| has_same_content(former, listing, item, chunks);
     doubtful.par_iter().map(has_content).try_reduce(|| true, |left, right| Ok(left && right))
 }
 
-fn has_same_content(listing: &Listing, item: &Item, chunks: &[ChunkId]) -> anyhow::Result<bool> {
+fn has_same_content(
+    former: &Former,
+    listing: &Listing,
+    item: &Item,
+    chunks: &[ChunkId],
+) -> anyhow::Result<bool> {
     let file = match listing.open(item) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -54,7 +59,7 @@ fn has_same_content(listing: &Listing, item: &Item, chunks: &[ChunkId]) -> anyho
     for (chunk, offset) in chunks.iter().zip((0..).step_by(CHUNK_SIZE_BYTES)) {
         read_up_to(&file, offset, item.facts.size_bytes, &mut buffer)
             .with_context(|| format!("read '{}'", item.path))?;
-        if ChunkId::of(&buffer) != *chunk {
+        if former.chunk_id(&buffer) != *chunk {
             return Ok(false);
         }
     }

@@ -47,6 +47,8 @@ pub struct VerifyReport {
     pub proofs: BTreeMap<BackupName, Proof>,
     /// Archived WAL files that are not what was archived, and how that was noticed, where they were asked for.
     pub damaged_wal: BTreeMap<String, String>,
+    /// What is wrong with one of the two files that hold the key of an encrypted repository, where that was asked for.
+    pub damaged_identity: Option<String>,
 }
 
 impl VerifyReport {
@@ -55,6 +57,7 @@ impl VerifyReport {
         let has_failed = self.proofs.values().any(|proof| !proof.is_passed());
         has_failed
             || !self.damaged_wal.is_empty()
+            || self.damaged_identity.is_some()
             || !self.damaged_packs.is_empty()
             || self.backups.iter().any(|backup| backup.judgement.is_damaged())
     }
@@ -128,6 +131,7 @@ pub fn verify(
         unreadable_packs: scan.unreadable_packs,
         proofs: BTreeMap::new(),
         damaged_wal: BTreeMap::new(),
+        damaged_identity: None,
     })
 }
 
