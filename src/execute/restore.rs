@@ -7,7 +7,7 @@ use super::stop::stop_meanwhile;
 use super::{Tools, ensure::Ensured};
 use crate::error::{Failure, Kind};
 use crate::plan::delta::{SPARE_BYTES, Wish};
-use crate::plan::recovery::Plan;
+use crate::plan::recovery::{Action, Plan};
 use crate::plan::{BackupSummary, ClusterCondition};
 use crate::sys::{OperationLock, ensure_directory};
 use anyhow::Context;
@@ -53,10 +53,17 @@ pub fn restore(
     let operation = OperationLock::take(path, ACTIVITY).context("begin the restore")?;
     // Between the first look and the lock, another command may have been at work.
     let diagnosis = diagnose(tools)?;
-    let plan = decide_restore(tools, backup, &diagnosis, now)?;
-    let plan = choose_way(tools, plan, backup, &diagnosis, wish)?;
+    let decided = decide_restore(tools, backup, &diagnosis, now)?;
+    let mut plan = choose_way(tools, decided.clone(), backup, &diagnosis, wish)?;
     let was_running = stop_meanwhile(tools, &operation)?.is_some();
     super::ensure::wait_for_release(path)?;
+    // Only now are the files what the server made of them. Where that leaves no way, the one from before is tried.
+    if was_running && let Ok(last) = choose_way(tools, decided, backup, &diagnosis, wish) {
+        if is_in_place(&last) != is_in_place(&plan) {
+            last.remarks.iter().for_each(|remark| tools.progress.note(remark));
+        }
+        plan = last;
+    }
     match carry_out(plan, &diagnosis, tools, ACTIVITY) {
         Ok(Carried::Serving(ensured)) => Ok(*ensured),
         Ok(Carried::LookAgain(_)) => {
@@ -70,6 +77,10 @@ pub fn restore(
             Err(error)
         }
     }
+}
+
+fn is_in_place(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| matches!(step.action, Action::ReplaceInPlace(_)))
 }
 
 fn start_former(tools: &Tools, activity: &str) {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
 mod damage;
+mod delta;
 mod hot;
 mod killed;
 mod pins;

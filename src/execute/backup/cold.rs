@@ -3,6 +3,7 @@
 //! It is evidence and last resort, so nothing is left out and nothing judged. What cannot be read is set down in the
 //! note, and does not keep the rest from being stored.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
@@ -23,6 +24,9 @@ use crate::sys::ReadRoot;
 
 /// How many unreadable files the note names.
 const NAMED_UNREADABLE: usize = 20;
+
+/// Where the server notes which segments are archived.
+const ARCHIVE_STATUS: &str = "pg_wal/archive_status/";
 
 /// More than a checkpoint record takes, with the page headers in it.
 const CHECKPOINT_RECORD_BYTES: u64 = 512;
@@ -54,7 +58,7 @@ pub(in crate::execute) struct Shortcuts<'a> {
     /// A former backup, whose files are taken over where size and time say that they are still the same. Never for a
     /// cluster that may be damaged: what went bad keeps its size and its time.
     pub(in crate::execute) known: Option<&'a Former<'a>>,
-    /// The control file of a clean stop: WAL segments after it were made in advance, and hold nothing yet.
+    /// The control file of a clean stop, after which nothing has to be replayed.
     pub(in crate::execute) stop: Option<&'a ControlFile>,
 }
 
@@ -81,7 +85,7 @@ pub(in crate::execute) fn create_cold_by(
     let pool = worker_pool(None)?;
     let mut listing = Listing::read(directory, Rules::Cold).context("list the directory")?;
     if let Some(stop) = shortcuts.stop {
-        listing.items.retain(|item| !is_made_in_advance(item.path.as_str(), stop));
+        leave_out_needless_wal(&mut listing, stop);
     }
     progress.begin("copying files", Some(listing.size_bytes()));
     let abort = AtomicBool::new(false);
@@ -110,10 +114,28 @@ pub(in crate::execute) fn create_cold_by(
     Ok(Stored { summary, unreadable })
 }
 
-/// Whether a path is that of a WAL segment after the one in which the last checkpoint of a clean stop ends: renamed or
-/// made in advance (PostgreSQL: `InstallXLogFileSegment()` in xlog.c).
-fn is_made_in_advance(path: &str, stop: &ControlFile) -> bool {
-    let Some(name) = path.strip_prefix("pg_wal/") else { return false };
+/// Leaves out the WAL that a cleanly stopped cluster needs no more: segments after the one in which its last checkpoint
+/// ends were renamed or made in advance (PostgreSQL: `InstallXLogFileSegment()` in xlog.c), and those before the redo
+/// point are left out once they are archived.
+fn leave_out_needless_wal(listing: &mut Listing, stop: &ControlFile) {
+    let done = |path: &str| Some(path.strip_prefix(ARCHIVE_STATUS)?.strip_suffix(".done")?.to_owned());
+    let archived: HashSet<String> =
+        listing.items.iter().filter_map(|item| done(item.path.as_str())).collect();
+    let is_archived_and_past = |name: &str| {
+        let segment =
+            WalFileName::parse(name, stop.wal_segment_size).ok().filter(|_| archived.contains(name));
+        let end = |segment: WalFileName| segment.start_lsn().0.saturating_add(stop.wal_segment_size.into());
+        segment.is_some_and(|segment| end(segment) <= stop.redo.0)
+    };
+    listing.items.retain(|item| {
+        let path = item.path.as_str();
+        let name = path.strip_prefix("pg_wal/").unwrap_or_default();
+        let noted = done(path).unwrap_or_default();
+        !is_made_in_advance(name, stop) && !is_archived_and_past(name) && !is_archived_and_past(&noted)
+    });
+}
+
+fn is_made_in_advance(name: &str, stop: &ControlFile) -> bool {
     let Ok(segment) = WalFileName::parse(name, stop.wal_segment_size) else { return false };
     let end = Lsn(stop.checkpoint.0.saturating_add(CHECKPOINT_RECORD_BYTES));
     let last = WalFileName::containing(end, stop.timeline, stop.wal_segment_size);

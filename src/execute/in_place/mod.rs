@@ -17,6 +17,7 @@
 //! its clean stop was sealed.
 
 mod present;
+mod readable;
 mod rewriting;
 mod survey;
 mod target;
@@ -81,12 +82,14 @@ pub(super) fn replace(
     let repository = tools.repository()?.context("find the repository")?;
     let name = wanted.backup;
     // One whose table is damaged is found before anything is done for it.
-    repository.reader(name).with_context(|| format!("open {name}"))?;
+    let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
     let aside = store_present(tools, root, repository, wanted.aside, operation)
         .with_context(|| format!("store the present data as {}; nothing was changed", wanted.aside))?;
     step_point("the present data stored");
     let _reading = begin_reading(tools, repository)?;
     let former = repository.reader(aside).with_context(|| format!("open {aside}"))?;
+    readable::prove(&former, Target { reader: &reader, goal: Goal::Restored }, tools.progress)?;
+    step_point("what differs can be read");
     let done = vec![format!("stored the former cluster as {aside}")];
     let journal = Journal {
         operation: operation.to_owned(),
