@@ -20,7 +20,7 @@ struct Changed {
     sandbox: Sandbox,
     /// The backup.
     name: String,
-    /// What pg_dump printed when it was made, and at the end.
+    /// What `pg_dump` printed when it was made, and at the end.
     at_backup: String,
     at_end: String,
 }
@@ -178,9 +178,9 @@ fn killed_at_any_step_the_next_start_has_the_one_state_or_the_other() {
         sandbox.succeed(&INIT);
         eprintln!("killed at point {} of {}: {name}", index + 1, names.len());
         if index >= turned {
-            assert_at_backup(&sandbox)
+            assert_at_backup(&sandbox);
         } else {
-            assert_at_end(&sandbox)
+            assert_at_end(&sandbox);
         }
         drop(sandbox);
     }

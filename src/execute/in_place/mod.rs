@@ -26,7 +26,7 @@ mod timelines;
 use anyhow::{Context, anyhow};
 use chrono::Utc;
 
-use self::rewriting::{Rewriting, Rewritten};
+use self::rewriting::{Durability, Rewriting, Rewritten};
 use self::target::{Goal, Target};
 use super::Tools;
 use super::backup::former::{Former, newest_comparable};
@@ -83,7 +83,7 @@ pub(super) fn replace(
     let name = wanted.backup;
     // One whose table is damaged is found before anything is done for it.
     let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
-    let aside = store_present(tools, root, repository, wanted.aside, operation)
+    let (aside, present) = store_present(tools, root, repository, wanted.aside, operation)
         .with_context(|| format!("store the present data as {}; nothing was changed", wanted.aside))?;
     step_point("the present data stored");
     let _reading = begin_reading(tools, repository)?;
@@ -101,7 +101,7 @@ pub(super) fn replace(
     };
     write_journal(root, &journal)?;
     step_point("journal begun");
-    rewrite(tools, root, journal, Some(&former), Present::AsStored)
+    rewrite(tools, root, journal, Some(&former), present)
 }
 
 /// Finishes what was cut short, in the direction that it was going; where that cannot be, in the other. `None`: the
@@ -152,7 +152,7 @@ pub(super) fn put_back(tools: &Tools, root: &WriteRoot, mut journal: Journal) ->
         step_point("turned back");
     }
     let target = Target { reader: &reader, goal: Goal::Former };
-    let rewriting = Rewriting { root, target, known: None, progress: tools.progress };
+    let rewriting = Rewriting::new(root, target, None, tools.progress, Durability::Everything);
     rewriting.change_files().context("change the files back")?;
     rewriting.write_control_file()?;
     root.discard(JOURNAL_FILE).context("remove the journal")?;
@@ -164,6 +164,8 @@ pub(super) fn put_back(tools: &Tools, root: &WriteRoot, mut journal: Journal) ->
 /// What is known of the files in place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Present {
+    /// They are what was stored a moment ago, and on disk since a clean stop.
+    AsStoredAtRest,
     /// They are what was stored a moment ago.
     AsStored,
     /// They have to be read.
@@ -178,8 +180,7 @@ fn rewrite(
     former: Option<&BackupReader>,
     present: Present,
 ) -> anyhow::Result<Journal> {
-    let known = former.filter(|_| present == Present::AsStored);
-    let error = match change(tools, root, &journal, former, known) {
+    let error = match change(tools, root, &journal, former, present) {
         Ok(rewritten) => return conclude(root, journal, &rewritten),
         Err(error) => error,
     };
@@ -196,13 +197,18 @@ fn change(
     root: &WriteRoot,
     journal: &Journal,
     former: Option<&BackupReader>,
-    known: Option<&BackupReader>,
+    present: Present,
 ) -> anyhow::Result<Rewritten> {
     let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
     let name = journal.restored_from.context("read from the journal what is restored")?;
     let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
     let target = Target { reader: &reader, goal: Goal::Restored };
-    let rewriting = Rewriting { root, target, known, progress: tools.progress };
+    let known = former.filter(|_| present != Present::Unknown);
+    let durability = match present {
+        Present::AsStoredAtRest => Durability::Written,
+        Present::AsStored | Present::Unknown => Durability::Everything,
+    };
+    let rewriting = Rewriting::new(root, target, known, tools.progress, durability);
     let rewritten = rewriting.change_files().with_context(|| format!("restore {name}"))?;
     timelines::keep_apart(root, repository, reader.summary(), former)?;
     root.write_durably(RECOVERY_SIGNAL, b"", 0o600).context("ask for a timeline of its own")?;
@@ -230,14 +236,14 @@ fn conclude(root: &WriteRoot, mut journal: Journal, rewritten: &Rewritten) -> an
     Ok(journal)
 }
 
-/// Stores the present data. Returns the name that it has.
+/// Stores the present data. Returns the name that it has, and what is known of the files now.
 fn store_present(
     tools: &Tools,
     root: &WriteRoot,
     repository: &Repository,
     name: BackupName,
     operation: &str,
-) -> anyhow::Result<BackupName> {
+) -> anyhow::Result<(BackupName, Present)> {
     let control = control_at_rest(tools, root)?;
     let newest = match &control {
         Some(control) => newest_comparable(repository, control)?,
@@ -256,7 +262,8 @@ fn store_present(
         let hint = "make room for a second cluster on its disk: then it is set aside as it is";
         return Err(Failure::new(Kind::Failed, message).hint(hint).into());
     }
-    Ok(summary.name)
+    let present = if control.is_some() { Present::AsStoredAtRest } else { Present::AsStored };
+    Ok((summary.name, present))
 }
 
 /// The control file of a cluster whose files are as its last clean stop left them, and sound; `None` where that is not

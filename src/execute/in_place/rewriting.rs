@@ -7,11 +7,13 @@
 //! of them by its content, so that it does not matter how far this got. No time of modification is set: what was
 //! written is new, and a later look at sizes and times must not take it for something older.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use rayon::prelude::*;
@@ -32,6 +34,8 @@ use crate::sys::{EntryKind, FileFacts, WriteRoot, step_point};
 pub(super) const FORMER_CONTROL_FILE: &str = ".pgbox/former_pg_control";
 /// Where what is to be removed is moved first: only what is pgbox's own can be removed.
 const REMOVED: &str = ".pgbox/removed";
+/// More than so many files are faster put on disk with the whole file system.
+const MOST_SYNCED_ONE_BY_ONE: usize = 512;
 /// How many chunks of a large file one thread compares before others may take over.
 const CHUNKS_PER_PART: usize = 32;
 
@@ -53,9 +57,55 @@ pub(super) struct Rewriting<'a> {
     /// What the present files hold: what was stored of them a moment ago. `None`: they are read.
     pub(super) known: Option<&'a BackupReader>,
     pub(super) progress: &'a dyn Progress,
+    pub(super) durability: Durability,
+    /// The files that were written, and the directories in which names came or went.
+    touched: Mutex<BTreeSet<PathBuf>>,
 }
 
-impl Rewriting<'_> {
+/// What has to be put on disk before the control file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// What is written now: all else is there since the server stopped cleanly. To sync the whole file system would be
+    /// to wait for whatever others write to it.
+    Written,
+    /// Everything: a run that was cut short, or a server that crashed, may have left files that are not on disk yet.
+    Everything,
+}
+
+impl<'a> Rewriting<'a> {
+    pub(super) fn new(
+        root: &'a WriteRoot,
+        target: Target<'a>,
+        known: Option<&'a BackupReader>,
+        progress: &'a dyn Progress,
+        durability: Durability,
+    ) -> Self {
+        Self { root, target, known, progress, durability, touched: Mutex::default() }
+    }
+
+    fn note_touched(&self, path: &Path) {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_path_buf());
+    }
+
+    /// Names came to the directory of `path`, or went.
+    fn note_directory_of(&self, path: &str) {
+        let directory = Path::new(path).parent().filter(|directory| *directory != Path::new(""));
+        self.note_touched(directory.unwrap_or(Path::new(".")));
+    }
+
+    fn put_on_disk(&self) -> anyhow::Result<()> {
+        let touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.durability == Durability::Everything || touched.len() > MOST_SYNCED_ONE_BY_ONE {
+            return self.root.sync_file_system().context("write the changed files to disk");
+        }
+        // A directory that was removed itself has its name in one that is here, too.
+        let sync = |path: &PathBuf| match self.root.sync_directory(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced.with_context(|| format!("write '{}' to disk", path.display())),
+        };
+        worker_pool(None)?.install(|| touched.par_iter().try_for_each(sync))
+    }
+
     /// Changes everything but the control file, and puts it on disk as far as the file system can be asked to. The
     /// caller adds what the first start needs, and then calls [`Rewriting::write_control_file`].
     ///
@@ -87,7 +137,7 @@ impl Rewriting<'_> {
 
     /// Puts all that was written on disk, and then the control file in place: from now on a server can start.
     pub(super) fn write_control_file(&self) -> anyhow::Result<()> {
-        self.root.sync_file_system().context("write the changed files to disk")?;
+        self.put_on_disk()?;
         step_point("the files on disk");
         let reader = self.target.reader;
         let name = reader.summary().name;
@@ -128,6 +178,7 @@ impl Rewriting<'_> {
             }
             root.rename(&entry.path, Path::new(REMOVED).join(removed_count.to_string()))
                 .with_context(|| format!("remove '{}'", entry.path))?;
+            self.note_directory_of(&entry.path);
             removed_count += 1;
             last = Some(entry.path);
         }
@@ -146,6 +197,9 @@ impl Rewriting<'_> {
         root.set_own_mode(self.target.layout().directory_mode())
             .context("set the mode of the data directory")?;
         for (path, wanted) in wanted {
+            if !facts.contains_key(path) {
+                self.note_directory_of(path);
+            }
             match (wanted, facts.get(path)) {
                 (Wanted::Directory { mode }, Some(present)) if present.mode != *mode => {
                     root.set_mode(path, *mode)
@@ -252,6 +306,7 @@ impl Files<'_> {
             let path = file.entry.path.as_str();
             if self.facts.get(path).is_some_and(|facts| facts.size_bytes > file.size_bytes) {
                 let open = self.open(file.entry)?;
+                self.rewriting.note_touched(Path::new(path));
                 WriteRoot::set_size(&open, file.size_bytes).with_context(|| format!("cut '{path}'"))?;
             }
         }
@@ -277,6 +332,7 @@ impl Files<'_> {
             Content::Absent => self.rewriting.root.create_file(path, mode)?,
             Content::Known(_) | Content::Unknown { .. } => self.open(wanted.entry)?,
         };
+        self.rewriting.note_touched(Path::new(path));
         let written_bytes = self.write_chunks(wanted, &file, content)?;
         if written_bytes > 0 && !self.has_begun.swap(true, Ordering::Relaxed) {
             step_point("a file written");

@@ -79,7 +79,9 @@ fn fetch(root: &WriteRoot, archive: Option<&WalArchive>, name: &str) -> anyhow::
         root.discard(&incoming).context("remove what was not needed")?;
         return Ok(false);
     }
-    root.rename(&incoming, Path::new("pg_wal").join(name))
+    file.sync_all()
+        .and_then(|()| root.rename(&incoming, Path::new("pg_wal").join(name)))
+        .and_then(|()| root.sync_directory("pg_wal"))
         .with_context(|| format!("put '{name}' in place"))?;
     let status = "pg_wal/archive_status";
     root.create_directory(status, 0o700).context("make the directory of what is archived")?;
