@@ -36,7 +36,7 @@ it takes.";
 
 const UNDO: &str = "Takes the last restore or recovery back: the data that it set aside takes its place again.
 
-What is there now is set aside in turn, so that a second undo takes the first one back. Data that was set aside because \
+What is there now is kept in turn, so that a second undo takes the first one back. Data that was set aside because \
 it was damaged is damaged still, and is refused.";
 
 const VERIFY: &str = "Reads all that a backup needs, and checks it by its hashes.

@@ -129,7 +129,7 @@ impl Survey {
         }
         if self.repository_free_bytes < difference.unstored_bytes {
             return Some(format!(
-                "up to {} of the present data would have to be stored first, and {} are free in the repository",
+                "about {} of the present data would have to be stored first, and {} are free in the repository",
                 bytes(difference.unstored_bytes),
                 bytes(self.repository_free_bytes)
             ));
@@ -196,7 +196,7 @@ impl Plan {
                 self.remarks
                     .push(format!("the present files are changed: {reason}; {}", words_of(difference)));
                 self.remarks.push(format!(
-                    "that takes {} on the disk of the data, and {} are free; up to {} in the repository, and {} are free",
+                    "that takes {} on the disk of the data, and {} are free; about {} in the repository, and {} are free",
                     bytes(needed_bytes(difference)),
                     bytes(survey.free_bytes),
                     bytes(difference.unstored_bytes),
@@ -211,7 +211,7 @@ impl Plan {
 fn words_of(difference: &Difference) -> String {
     let Difference { written, left, removed, .. } = difference;
     format!(
-        "about {} of {} are written, in {} of {}, and {} ({}) removed",
+        "about {} of {} are written, in {} of {}, and {} ({}) that it does not have removed",
         bytes(written.size_bytes),
         bytes(written.size_bytes + left.size_bytes),
         count(written.file_count),

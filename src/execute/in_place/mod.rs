@@ -14,7 +14,7 @@
 //! What differs is not told by sizes and times of files that may have been damaged: the present data is stored first, and
 //! what was stored of a file is compared with the backup's, hash by hash. Only in storing a file it need not be read
 //! where its size and time are those of the newest backup, and only of a cluster that was found sound and at rest since
-//! its clean stop was sealed.
+//! its clean stop was sealed. Of such a cluster WAL is not stored that it needs no more: what is archived already.
 
 mod present;
 mod readable;
@@ -223,7 +223,7 @@ fn conclude(root: &WriteRoot, mut journal: Journal, rewritten: &Rewritten) -> an
     let Rewritten { written, whole, removed_count } = rewritten;
     let name = journal.restored_from.map(|name| name.to_string()).unwrap_or_default();
     journal.done.push(format!(
-        "restored {name} into the present files: {} of {} written, in {} of {}, and {} removed",
+        "restored {name} into the present files: {} of {} written, in {} of {}, and {} that it does not have removed",
         bytes(written.size_bytes),
         bytes(whole.size_bytes),
         count(written.file_count),

@@ -1,9 +1,8 @@
 //! What a restore would have to write, leave and remove in the present files: an estimate, for the choice of the way.
 //!
-//! Files that are still those of the newest backup are known without being read, and small ones count whole where their
-//! size or time is another. Of large ones, samples are compared: after a few changed rows a file of a gigabyte has
-//! another time, and a few other chunks. Nothing rests on the estimate but the choice; what is written is decided by
-//! what was stored.
+//! Files that are still those of the newest backup are known without being read. Of the others, samples are compared:
+//! after a few changed rows a file of a gigabyte has another time, and a few other chunks. Nothing rests on the estimate
+//! but the choice; what is written is decided by what was stored.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -76,6 +75,8 @@ struct FileDifference {
     wanted: u64,
     present: u64,
     written: u64,
+    /// What no backup has of the present file.
+    unstored: u64,
 }
 
 impl Comparison<'_> {
@@ -96,14 +97,16 @@ impl Comparison<'_> {
             .collect();
         let compare = |(path, size_bytes, chunks): &(&str, u64, &[ChunkId])| match facts.get(path) {
             Some(facts) => self.compare_file(path, facts, *size_bytes, chunks),
-            None => FileDifference { wanted: *size_bytes, present: 0, written: *size_bytes },
+            None => FileDifference { wanted: *size_bytes, written: *size_bytes, ..FileDifference::default() },
         };
         let pool = worker_pool(None)?;
         let compared: Vec<FileDifference> = pool.install(|| files.par_iter().map(compare).collect());
-        let is_removed =
-            |(path, _): &(&&str, &&FileFacts)| !matches!(wanted.get(**path), Some(Wanted::File { .. }));
-        let removed = sum(facts.iter().filter(is_removed).map(|(_, facts)| facts.size_bytes));
-        Ok(Difference { unstored_bytes: self.unstored_bytes(&facts), ..totals(&compared, removed) })
+        let is_removed = |path: &str| !matches!(wanted.get(path), Some(Wanted::File { .. }));
+        let removed: HashMap<&str, &FileFacts> =
+            facts.into_iter().filter(|(path, _)| is_removed(path)).collect();
+        let mut difference = totals(&compared, sum(removed.values().map(|facts| facts.size_bytes)));
+        difference.unstored_bytes += self.unstored_bytes(&removed);
+        Ok(difference)
     }
 
     fn compare_file(
@@ -113,7 +116,8 @@ impl Comparison<'_> {
         size_bytes: u64,
         chunks: &[ChunkId],
     ) -> FileDifference {
-        let difference = FileDifference { wanted: size_bytes, present: facts.size_bytes, written: 0 };
+        let difference =
+            FileDifference { wanted: size_bytes, present: facts.size_bytes, ..FileDifference::default() };
         let known = self.former.and_then(|former| former.unchanged(path, facts)).map(|entry| &entry.content);
         if let Some(EntryContent::File { chunks: known, .. }) = known {
             let differing =
@@ -121,18 +125,26 @@ impl Comparison<'_> {
             let written = (differing.count() as u64 * CHUNK_SIZE_BYTES as u64).min(size_bytes);
             return FileDifference { written, ..difference };
         }
-        match self.root.open_file(path) {
-            Ok(file) => FileDifference { written: sampled(&file, size_bytes, chunks), ..difference },
+        let written = match self.root.open_file(path) {
+            Ok(file) => sampled(&file, size_bytes, chunks),
             // Dropped since it was listed, or damaged: it would be written.
-            Err(_) => FileDifference { written: size_bytes, ..difference },
-        }
+            Err(_) => size_bytes,
+        };
+        let unstored = written + difference.present.saturating_sub(size_bytes);
+        FileDifference { written, unstored: unstored.min(difference.present), ..difference }
     }
 
-    fn unstored_bytes(&self, facts: &HashMap<&str, &FileFacts>) -> u64 {
+    /// What no backup has of the files that are removed. WAL that is archived is not stored once more.
+    fn unstored_bytes(&self, removed: &HashMap<&str, &FileFacts>) -> u64 {
+        let is_archived = |path: &str| {
+            let name = path.strip_prefix("pg_wal/").unwrap_or_default();
+            removed.contains_key(format!("pg_wal/archive_status/{name}.done").as_str())
+        };
         let is_stored = |path: &str, facts: &FileFacts| {
             self.former.is_some_and(|former| former.unchanged(path, facts).is_some())
         };
-        facts.iter().filter(|(path, facts)| !is_stored(path, facts)).map(|(_, facts)| facts.size_bytes).sum()
+        let unstored = removed.iter().filter(|(path, facts)| !is_archived(path) && !is_stored(path, facts));
+        unstored.map(|(_, facts)| facts.size_bytes).sum()
     }
 }
 
@@ -173,6 +185,6 @@ fn totals(compared: &[FileDifference], removed: Amount) -> Difference {
         left: Amount { file_count: left_files, size_bytes: whole_bytes.saturating_sub(written.size_bytes) },
         removed,
         growth_bytes: grown_bytes.saturating_sub(freed_bytes),
-        unstored_bytes: 0,
+        unstored_bytes: compared.iter().map(|file| file.unstored).sum(),
     }
 }
