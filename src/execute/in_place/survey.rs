@@ -32,7 +32,9 @@ pub(super) fn survey(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Su
     let room = |path| disk_space(path).with_context(|| format!("ask how full '{}' is", path.display()));
     Ok(Survey {
         backup_bytes: backup.size_bytes,
-        difference: difference(tools, backup)?,
+        // What cannot be listed or read keeps no cluster from being built beside it.
+        difference: difference(tools, backup)
+            .unwrap_or_else(|error| Err(format!("they could not be compared with it ({error:#})"))),
         free_bytes: room(path)?.available_bytes,
         repository_free_bytes: room(repository.path())?.available_bytes,
     })
