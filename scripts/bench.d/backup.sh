@@ -10,6 +10,9 @@
 #   unchanged  once more
 #   restore    of the last, into an empty directory, without the start of a server
 #
+# pgbox's own restores are held against each other, each after 1 % of the rows were updated, with the stop and the start
+# of the server and the backup that follows: one that writes every file, and one that writes what differs.
+#
 # pgBackRest compresses with zstd at level 3 and runs two processes, as its documentation advises; neither it nor
 # pg_basebackup has to wait for an archive.
 bench_backup() {
@@ -22,6 +25,7 @@ bench_backup() {
         say "round $round of $rounds"
         bench_copies
         bench_repositories
+        bench_restores
         # The first round only fills the page cache.
         [ "$round" -gt 0 ] || find "$directory/figures" -type f -delete
     done
@@ -92,7 +96,7 @@ bench_repositories() {
     as_postgres restic init --quiet --repo "$directory/restic" --insecure-no-password 2>/dev/null ||
         as_postgres env RESTIC_PASSWORD=x restic init --quiet --repo "$directory/restic" >/dev/null
     back_up_with_each full --type=full
-    update_rows
+    update_rows "$directory" 5432
     back_up_with_each second --type=incr
     back_up_with_each unchanged --type=incr
     clear_target
@@ -117,8 +121,26 @@ back_up_with_each() {
     record_size "restic-$kind" restic
 }
 
+bench_restores() {
+    local name kind
+    name=$(find "$directory/backups" -maxdepth 1 -name 'data_*' -type d -printf '%f\n' | sort | tail -n 1)
+    rm -rf "$directory/restored"
+    run_pgbox restored backup-postgresql restore "$name" --yes 2>/dev/null
+    for kind in all difference; do
+        update_rows /var/run/postgresql "$(sed -n 4p "$directory/restored/postmaster.pid")"
+        sleep 3
+        # shellcheck disable=SC2046 # a list of assignments
+        measure "pgbox-restore-$kind" env $(pgbox_environment restored) "$directory/pgbox" backup-postgresql restore \
+            "$name" --yes $([ "$kind" = difference ] || echo --full)
+        grep -q 'into the present files' "$directory/output" || [ "$kind" = all ] ||
+            fail "it wrote every file: $(cat "$directory/output")"
+    done
+    run_pgbox restored maintenance stop 2>/dev/null
+    rm -rf "$directory/restored"
+}
+
 update_rows() {
-    as_postgres "$programs/psql" -qh "$directory" postgres <<'SQL'
+    as_postgres "$programs/psql" -qh "$1" -p "$2" postgres <<'SQL'
 UPDATE pgbench_accounts SET abalance = abalance + 1
     WHERE aid <= (SELECT max(aid) / 100 FROM pgbench_accounts);
 UPDATE documents SET body = reverse(body) WHERE id <= (SELECT max(id) / 100 FROM documents);
@@ -150,6 +172,8 @@ report_backup() {
     done
     backup_row 'pgbackrest, restore' pgbackrest-restore
     backup_row 'restic, restore' restic-restore pgbackrest-restore
+    backup_row 'pgbox, restore of all, with the start' pgbox-restore-all pgbox-restore-all
+    backup_row 'pgbox, restore of what differs' pgbox-restore-difference pgbox-restore-all
     judge_backup
 }
 
@@ -174,6 +198,7 @@ judge_backup() {
     full=$(ratio pgbox-full pgbackrest-full)
     second_added=$(added pgbox) other_added=$(added pgbackrest)
     awk -v f="$full" -v s="$(ratio pgbox-second pgbackrest-second)" -v a="$second_added" -v o="$other_added" \
+        -v d="$(ratio pgbox-restore-difference pgbox-restore-all)" \
         -v u="$(median "$directory/figures/pgbox-unchanged")" -v m="$(median "$directory/figures/pgbox-full.memory")" \
         -v p="$(median "$directory/figures/pgbox-full.size")" -v r="$(median "$directory/figures/pgbackrest-full.size")" '
         function line(text, value, most) {
@@ -186,6 +211,7 @@ judge_backup() {
             line("second backup, in times of pgBackRest", s, 1)
             line("bytes that it added, in times of pgBackRest", a / o, 0.5)
             line("unchanged, in seconds", u / 1000000, 0.3)
+            line("restore after 1 % changed, in times of one that writes every file", d, 0.25)
             line("peak memory in MiB", m / 1024, 256)
             exit missed > 0
         }'

@@ -18,6 +18,7 @@ use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::restore::{plan_restore, restore};
 use pgbox::format;
+use pgbox::plan::delta::Wish;
 use pgbox::plan::{BackupSummary, Condition};
 use pgbox::settings::Settings;
 use pgbox::ui::Ui;
@@ -26,11 +27,16 @@ use std::path::PathBuf;
 const RESTORE: &str = "Puts a backup in the place of the present data.
 
 The plan is shown first. At a terminal the backup's name has to be typed; without one --yes has to be given. The \
-server is stopped, the present data is set aside, and if anything fails it is put back.";
+server is stopped, the present data is kept, and if anything fails it is put back.
+
+Where most of the present data is the same, or there is no room for a second cluster on its disk, the present data is \
+stored in the repository, and then only what differs is written. Otherwise, or with --full, the cluster is built beside \
+the present one, which is set aside. The plan says which and why, what is written, left and removed, and the room that \
+it takes.";
 
 const UNDO: &str = "Takes the last restore or recovery back: the data that it set aside takes its place again.
 
-What is there now is set aside in turn, so that a second undo takes the first one back. Data that was set aside because \
+What is there now is kept in turn, so that a second undo takes the first one back. Data that was set aside because \
 it was damaged is damaged still, and is refused.";
 
 const VERIFY: &str = "Reads all that a backup needs, and checks it by its hashes.
@@ -59,12 +65,14 @@ pub(super) fn command() -> Command {
             subcommand("restore", "Puts a backup in the place of the present data")
                 .long_about(RESTORE)
                 .arg(backup_name())
+                .arg(full())
                 .arg(yes())
                 .arg(dry_run()),
         )
         .subcommand(
             subcommand("undo", "Takes the last restore or recovery back")
                 .long_about(UNDO)
+                .arg(full())
                 .arg(yes())
                 .arg(dry_run()),
         )
@@ -110,6 +118,10 @@ pub(super) fn command() -> Command {
             .arg(dry_run()),
         )
         .arg(json())
+}
+
+fn full() -> Arg {
+    switch("full", "Take every file from the backup, and build the cluster beside the present one")
 }
 
 fn export_command() -> Command {
@@ -212,7 +224,8 @@ fn restore_backup(
     ui: &Ui,
 ) -> anyhow::Result<u8> {
     let now = Utc::now();
-    let plan = plan_restore(tools, backup, now)?;
+    let wish = if is_given(arguments, "full") { Wish::Full } else { Wish::Best };
+    let plan = plan_restore(tools, backup, wish, now)?;
     if is_given(arguments, "dry-run") {
         ui.plan(&plan)?;
         return Ok(0);
@@ -223,7 +236,7 @@ fn restore_backup(
     if !is_given(arguments, "yes") {
         ui.confirm_by_typing(&backup.name.to_string())?;
     }
-    let ensured = restore(tools, backup, now)?;
+    let ensured = restore(tools, backup, wish, now)?;
     tell(&ensured, ui);
     ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
     // The newest backup must be of the history that now goes on, or the next recovery would have to leave it.

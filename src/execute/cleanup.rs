@@ -1,10 +1,13 @@
 //! Removing backups and archived WAL that retention lets go, and the packs that nothing refers to any more.
 
 use super::Tools;
+use crate::cluster::inspect::read_journal;
 use crate::cluster::{control_file, history};
 use crate::pg::SystemIdentifier;
 use crate::plan::archive::{Archived, WalRemoval, WalRetention};
-use crate::plan::{BackupName, BackupSummary, KeptPeriods, RetentionPlan, RetentionPolicy, retention};
+use crate::plan::{
+    BackupName, BackupSummary, KeptPeriods, RetentionPlan, RetentionPolicy, Verdict, retention,
+};
 use crate::repository::{ArchivedFile, Repository, SweepReport};
 use crate::sys::ReadRoot;
 use anyhow::Context;
@@ -21,12 +24,25 @@ pub fn plan_cleanup(tools: &Tools, repository: &Repository) -> anyhow::Result<Re
     let policy = RetentionPolicy { max_backups, periods, restored_from: restored_from(tools) };
     let current = current_system(tools);
     let mut plan = retention(&backups, &policy, current);
+    keep_what_is_half_restored(tools, &mut plan)?;
     let removals = plan.removals();
     let kept: Vec<&BackupSummary> =
         backups.iter().filter(|backup| !removals.contains(&backup.name)).collect();
     let limit_bytes = tools.settings.wal_archive_limit_bytes;
     plan.wal = WalRetention { kept: &kept, current, limit_bytes }.decide(&archived(repository)?);
     Ok(plan)
+}
+
+/// Until a restore that changes the present files is over, the repository alone has what was there and what is to be.
+fn keep_what_is_half_restored(tools: &Tools, plan: &mut RetentionPlan) -> anyhow::Result<()> {
+    let Ok(root) = ReadRoot::open(&tools.settings.data_directory) else { return Ok(()) };
+    let Some(journal) = read_journal(&root).context("read the journal")? else { return Ok(()) };
+    let is_needed = |name: BackupName| [journal.aside, journal.restored_from].contains(&Some(name));
+    for decision in plan.decisions.iter_mut().filter(|decision| is_needed(decision.name)) {
+        decision.verdict = Verdict::Keep;
+        decision.reason = format!("needed to finish '{}', which was cut short", journal.operation);
+    }
+    Ok(())
 }
 
 /// Every archived file of every cluster.

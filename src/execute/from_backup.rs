@@ -26,7 +26,8 @@ const READING_PATIENCE: Duration = Duration::from_mins(2);
 const INCOMING: &str = ".pgbox/incoming-wal";
 
 /// Stands in for the history file of a timeline that is known to exist and whose own file is gone.
-const PLACEHOLDER: &[u8] = b"# pgbox: this timeline exists in another branch of this cluster's history\n";
+pub(super) const PLACEHOLDER: &[u8] =
+    b"# pgbox: this timeline exists in another branch of this cluster's history\n";
 
 /// Builds the cluster of a backup in the staging directory, whole and on disk. Returns how many segments of WAL after
 /// those of the backup are there to be replayed.
@@ -63,7 +64,7 @@ pub(super) fn build_from_backup(
 
 /// Keeps a cleanup from removing what is being read. A backup at work is waited for; its server is down, so that
 /// it is about to fail.
-fn begin_reading(tools: &Tools, repository: &Repository) -> anyhow::Result<SharedLock> {
+pub(super) fn begin_reading(tools: &Tools, repository: &Repository) -> anyhow::Result<SharedLock> {
     let deadline = Instant::now() + READING_PATIENCE;
     loop {
         match repository.lock_shared("restoring") {

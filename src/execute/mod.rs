@@ -10,6 +10,7 @@ pub mod export;
 mod from_backup;
 mod healing;
 pub mod import;
+mod in_place;
 mod init_scripts;
 mod initialise;
 mod private_recovery;

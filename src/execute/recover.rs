@@ -9,14 +9,14 @@ use super::replay::build_from_replay;
 use super::salvage::build_from_salvage;
 use super::staging::{STAGING, inspect_staged};
 use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
-use super::takeover;
+use super::{in_place, takeover};
 use crate::cluster::control_file;
 use crate::cluster::inspect::{Depth, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
 use crate::error::{Failure, Kind, kind_of};
 use crate::format::counted;
 use crate::pg::control_file::CONTROL_FILE;
-use crate::plan::recovery::{Action, Belief, Plan, Replacement, Source};
+use crate::plan::recovery::{Action, Belief, InPlace, Plan, Replacement, Source};
 use crate::plan::{BackupName, Diagnosis, Finding, Journal, Phase};
 use crate::sys::{ProcessError, WriteRoot, step_point};
 use anyhow::{Context, anyhow};
@@ -84,6 +84,7 @@ impl Recovery<'_> {
         match action {
             Action::FinishReplacement(journal) => self.finish(journal)?,
             Action::Replace(replacement) => self.replace(&replacement)?,
+            Action::ReplaceInPlace(wanted) => self.replace_in_place(&wanted)?,
             Action::Start if self.outcome.server.is_none() => {
                 self.outcome.server = Some(start_and_verify(self.tools, self.root, Start::AsItIs)?);
             }
@@ -118,8 +119,12 @@ impl Recovery<'_> {
 
     fn finish(&mut self, journal: Journal) -> anyhow::Result<()> {
         let operation = journal.operation.clone();
-        let resumed =
-            takeover::resume(self.root, journal).with_context(|| format!("finish '{operation}'"))?;
+        let resumed = if is_in_place(&journal) {
+            in_place::resume(self.tools, self.root, journal)
+        } else {
+            takeover::resume(self.root, journal)
+        };
+        let resumed = resumed.with_context(|| format!("finish '{operation}'"))?;
         let Some(journal) = resumed else {
             self.done(format!("took back '{operation}', which was cut short"));
             self.outcome.must_look_again = true;
@@ -182,6 +187,28 @@ impl Recovery<'_> {
         let error =
             last_error.map_or_else(|| anyhow!("there was nothing to replace it by"), |(_, error)| error);
         Err(error.context(format!("could not {}; the data directory is as it was", self.purpose)))
+    }
+
+    /// Changes the present files into those of a backup, and proves them. On any error the former cluster is in place.
+    fn replace_in_place(&mut self, wanted: &InPlace) -> anyhow::Result<()> {
+        let findings = self.diagnosis.findings.iter().map(Finding::summary).collect();
+        let replaced = in_place::replace(self.tools, self.root, wanted, &self.purpose, findings);
+        let proven = replaced.and_then(|journal| {
+            step_point("taken over");
+            let (done, aside) = (journal.done.clone(), journal.aside);
+            self.prove(journal)?;
+            step_point("proven");
+            self.outcome.done.extend(done);
+            self.outcome.restored_from = Some(wanted.backup);
+            self.outcome.set_aside = aside;
+            Ok(())
+        });
+        match proven {
+            Err(error) if self.root.facts(JOURNAL_FILE)?.is_none() => {
+                Err(error.context(format!("could not {}; the data directory is as it was", self.purpose)))
+            }
+            proven => proven,
+        }
     }
 
     /// Builds, inspects, puts in place and proves one source. On any error the former cluster is in place.
@@ -250,6 +277,10 @@ impl Recovery<'_> {
                 self.outcome.server = Some(server);
                 Ok(())
             }
+            Err(error) if is_in_place(&journal) => {
+                in_place::put_back(self.tools, self.root, journal).context("put the former cluster back")?;
+                Err(error)
+            }
             Err(error) if journal.aside.is_some() => {
                 takeover::undo(self.root, journal).context("put the former cluster back")?;
                 Err(error)
@@ -257,6 +288,11 @@ impl Recovery<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether the files are changed where they are, and none is set aside.
+fn is_in_place(journal: &Journal) -> bool {
+    matches!(journal.phase, Phase::Rewriting | Phase::ProvingRewritten | Phase::RewritingBack)
 }
 
 fn is_for_a_person(error: &anyhow::Error) -> bool {

@@ -1,35 +1,45 @@
 //! Puts a backup that a person chose in the place of the present data.
 
 use super::ensure::{Carried, carry_out, decide_restore, diagnose, ensure_running};
+use super::in_place::choose_way;
 use super::release::wait_for_release;
 use super::staging::ensure_room;
 use super::stop::stop_meanwhile;
 use super::{Tools, ensure::Ensured};
 use crate::error::{Failure, Kind};
-use crate::plan::recovery::Plan;
+use crate::plan::delta::{SPARE_BYTES, Wish};
+use crate::plan::recovery::{Action, Plan};
 use crate::plan::{BackupSummary, ClusterCondition};
 use crate::sys::{OperationLock, ensure_directory};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 
-/// What restoring needs beyond the backup's own size: the segments that replay will write.
-const SPARE_BYTES: u64 = 64 << 20;
-
 /// Decides how to restore a backup, and changes nothing.
 ///
 /// `now` gives the present data its name; with the same one, [`restore`] does what was shown.
-pub fn plan_restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> anyhow::Result<Plan> {
+pub fn plan_restore(
+    tools: &Tools,
+    backup: &BackupSummary,
+    wish: Wish,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Plan> {
     let diagnosis = diagnose(tools)?;
-    decide_restore(tools, backup, &diagnosis, now)
+    let plan = decide_restore(tools, backup, &diagnosis, now)?;
+    choose_way(tools, plan, backup, &diagnosis, wish)
 }
 
-/// Restores a backup: stops the server, sets the present data aside, builds the backup's beside it, exchanges
-/// them, and sees the restored cluster serve.
+/// Restores a backup: stops the server, puts the backup's data in the place of the present data, the way that is best or
+/// wished for, and sees the restored cluster serve.
 ///
 /// # Errors
 /// [`Kind::Busy`] and [`Kind::Refused`] before anything is touched. After any later failure the present data
 /// is in place again, and its server runs again if it ran before.
-pub fn restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> anyhow::Result<Ensured> {
+pub fn restore(
+    tools: &Tools,
+    backup: &BackupSummary,
+    wish: Wish,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Ensured> {
     const ACTIVITY: &str = "backup-postgresql restore";
     let path = &tools.settings.data_directory;
     let diagnosis = diagnose(tools)?;
@@ -37,14 +47,24 @@ pub fn restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> any
     if diagnosis.condition == ClusterCondition::Absent {
         ensure_directory(path, 0o700, None).with_context(|| format!("make '{}'", path.display()))?;
     }
-    let needed_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
-    ensure_room(path, needed_bytes, &format!("restore {}", backup.name))?;
+    if matches!(diagnosis.condition, ClusterCondition::Absent | ClusterCondition::Empty) {
+        let needed_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
+        ensure_room(path, needed_bytes, &format!("restore {}", backup.name))?;
+    }
     let operation = OperationLock::take(path, ACTIVITY).context("begin the restore")?;
     // Between the first look and the lock, another command may have been at work.
     let diagnosis = diagnose(tools)?;
-    let plan = decide_restore(tools, backup, &diagnosis, now)?;
+    let decided = decide_restore(tools, backup, &diagnosis, now)?;
+    let mut plan = choose_way(tools, decided.clone(), backup, &diagnosis, wish)?;
     let was_running = stop_meanwhile(tools, &operation)?.is_some();
     wait_for_release(tools, path)?;
+    // Only now are the files what the server made of them. Where that leaves no way, the one from before is tried.
+    if was_running && let Ok(last) = choose_way(tools, decided, backup, &diagnosis, wish) {
+        if is_in_place(&last) != is_in_place(&plan) {
+            last.remarks.iter().for_each(|remark| tools.progress.note(remark));
+        }
+        plan = last;
+    }
     match carry_out(plan, &diagnosis, tools, ACTIVITY) {
         Ok(Carried::Serving(ensured)) => Ok(*ensured),
         Ok(Carried::LookAgain(_)) => {
@@ -58,6 +78,10 @@ pub fn restore(tools: &Tools, backup: &BackupSummary, now: DateTime<Utc>) -> any
             Err(error)
         }
     }
+}
+
+fn is_in_place(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| matches!(step.action, Action::ReplaceInPlace(_)))
 }
 
 fn start_former(tools: &Tools, activity: &str) {

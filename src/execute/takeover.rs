@@ -21,7 +21,7 @@ use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::error::{Failure, Kind};
 use crate::plan::{BackupName, Journal, Phase};
 use crate::sys::{OWN_DIRECTORY, OwnDirectory, WriteRoot, step_point};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 const FAILED: &str = ".pgbox/failed";
 
 /// Entries at the top that belong to the mount or to the project around it, not to the cluster.
-const STAYING: [&str; 4] = [OWN_DIRECTORY, "lost+found", ".gitkeep", ".snapshot"];
+pub(in crate::execute) const STAYING: [&str; 4] = [OWN_DIRECTORY, "lost+found", ".gitkeep", ".snapshot"];
 
 /// Puts what is in staging in place; what is there now goes to `.pgbox/aside/NAME`.
 ///
@@ -63,6 +63,9 @@ pub fn resume(root: &WriteRoot, journal: Journal) -> anyhow::Result<Option<Journ
     match journal.phase {
         Phase::SettingAside | Phase::MovingUp | Phase::Proving => advance(root, journal).map(Some),
         Phase::TakingDown | Phase::PuttingBack => put_back(root, journal).map(|()| None),
+        Phase::Rewriting | Phase::ProvingRewritten | Phase::RewritingBack => {
+            bail!("'{}' changes the files in place, and moves none", journal.operation)
+        }
     }
 }
 
@@ -122,7 +125,7 @@ pub fn aside_path(name: BackupName) -> PathBuf {
     Path::new(ASIDE_DIRECTORY).join(name.to_string())
 }
 
-fn write_journal(root: &WriteRoot, journal: &Journal) -> anyhow::Result<()> {
+pub(super) fn write_journal(root: &WriteRoot, journal: &Journal) -> anyhow::Result<()> {
     let text = serde_json::to_vec_pretty(journal).context("write the journal")?;
     root.write_durably(JOURNAL_FILE, &text, 0o600).context("write the journal")
 }

@@ -365,4 +365,11 @@ pub enum Phase {
     TakingDown,
     /// The old cluster's entries are moving back. Whatever is in place is old.
     PuttingBack,
+    /// The files in place are being changed into those of `restored_from`; the repository has the old cluster whole,
+    /// as `aside`. There is no control file meanwhile.
+    Rewriting,
+    /// They are those of `restored_from`, and have not been seen to serve yet.
+    ProvingRewritten,
+    /// They are being changed back into those of `aside`. There is no control file meanwhile.
+    RewritingBack,
 }

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod backups;
+pub mod delta;
 pub mod diagnosis;
 pub mod periods;
 pub mod policy;

@@ -1,7 +1,7 @@
 //! A plan in words, for a person and for the log.
 
 use super::diagnosis::{FileContent, RelationName, Remedy};
-use super::recovery::{Action, Effect, Plan, Replacement, Source, Step};
+use super::recovery::{Action, Effect, InPlace, Plan, Replacement, Source, Step};
 use serde::Serialize;
 use std::fmt;
 
@@ -72,6 +72,9 @@ impl fmt::Display for Action {
             Self::LookAgain => formatter.write_str("inspect the cluster again"),
             Self::Stop { pid } => write!(formatter, "stop the server (process {pid}) by a fast shutdown"),
             Self::Replace(replacement) => write!(formatter, "{replacement}"),
+            Self::ReplaceInPlace(InPlace { backup, aside, .. }) => {
+                write!(formatter, "store the present cluster as {aside}, then change its files into {backup}")
+            }
             Self::Start => formatter.write_str("start the server and verify it by two connections"),
         }
     }

@@ -259,6 +259,13 @@ impl Directory {
         Ok(file.into_std())
     }
 
+    /// Opens a file that is there for reading and writing.
+    pub(super) fn open_to_change(&self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        Ok(self.dir.open_with(path, &options)?.into_std())
+    }
+
     /// Opens a file for appending, creating it if need be.
     pub(super) fn append_file(&self, path: &Path, mode: u32) -> io::Result<File> {
         let mut options = OpenOptions::new();

@@ -40,7 +40,7 @@ pub use identity::{Identity, IdentityError, effective_identity, find_user, user_
 pub use install::{LinkState, install_file, install_link, link_state};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
-pub use mounts::{Mount, is_mount_root, mount_of};
+pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
 pub use orphans::orphaned_server_processes;
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;

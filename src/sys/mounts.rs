@@ -1,7 +1,7 @@
 //! What the mount table says of a directory.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whether a directory is the root of a mount, so that it can be neither moved nor removed.
 ///
@@ -10,6 +10,14 @@ pub fn is_mount_root(path: &Path) -> io::Result<bool> {
     let path = path.canonicalize()?;
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     Ok(table.lines().filter_map(mount_point).any(|point| Path::new(&point) == path))
+}
+
+/// The first mount that lies below a directory, if there is any: what is on it cannot be renamed to elsewhere.
+pub fn mount_below(path: &Path) -> io::Result<Option<PathBuf>> {
+    let path = path.canonicalize()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let points = table.lines().filter_map(mount_point).map(PathBuf::from);
+    Ok(points.filter(|point| *point != path && point.starts_with(&path)).min())
 }
 
 /// The mount that a path is on.
@@ -75,6 +83,12 @@ mod tests {
         assert_eq!(kind_of_mount(table, Path::new("/data/pg")), Some("fuse.osxfs"));
         assert_eq!(kind_of_mount(table, Path::new("/dataset")), Some("ext4"));
         assert!(!mount_of(Path::new("/proc/self")).unwrap().kind.is_empty());
+    }
+
+    #[test]
+    fn a_mount_below_a_directory_is_found() {
+        assert!(mount_below(Path::new("/")).unwrap().is_some());
+        assert_eq!(mount_below(tempfile::tempdir().unwrap().path()).unwrap(), None);
     }
 
     #[test]

@@ -163,6 +163,17 @@ impl WriteRoot {
         self.directory.create_file(path.as_ref(), mode)
     }
 
+    /// Opens a file that is there to change parts of it; the caller syncs it. Whoever does so must have it whole
+    /// elsewhere.
+    pub fn open_to_change(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        self.directory.open_to_change(path.as_ref())
+    }
+
+    /// Cuts an open file, or makes it longer by zeros.
+    pub fn set_size(file: &File, size_bytes: u64) -> io::Result<()> {
+        file.set_len(size_bytes)
+    }
+
     /// Copies an open file to a new one: its blocks are shared where the file system can, and what cannot be read
     /// of it becomes zeros. The caller syncs it, if it must last.
     ///

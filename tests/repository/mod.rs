@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
 mod damage;
+mod delta;
 mod encrypted;
 mod full_disk;
 mod hot;

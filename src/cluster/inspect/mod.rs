@@ -361,7 +361,8 @@ fn is_wal_of_a_server(segments: &[WalFileName]) -> bool {
     segments.iter().any(is_later)
 }
 
-fn read_journal(root: &ReadRoot) -> io::Result<Option<Journal>> {
+/// The operation that was cut short in a data directory, if one was.
+pub(crate) fn read_journal(root: &ReadRoot) -> io::Result<Option<Journal>> {
     let Some(text) = root.read_text(JOURNAL_FILE, 64 * 1024)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{JOURNAL_FILE} cannot be understood: {error}"))

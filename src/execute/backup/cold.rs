@@ -3,16 +3,20 @@
 //! It is evidence and last resort, so nothing is left out and nothing judged. What cannot be read is set down in the
 //! note, and does not keep the rest from being stored.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 
 use super::copying::{Copied, Copier};
+use super::former::Former;
 use super::listing::{Listing, Rules};
 use super::worker_pool;
 use crate::cluster::control_file;
-use crate::pg::version;
+use crate::pg::control_file::ControlFile;
+use crate::pg::wal::WalFileName;
+use crate::pg::{Lsn, version};
 use crate::plan::{BackupFormat, BackupName, BackupSummary};
 use crate::progress::Progress;
 use crate::repository::{Repository, TableHeader};
@@ -20,6 +24,12 @@ use crate::sys::ReadRoot;
 
 /// How many unreadable files the note names.
 const NAMED_UNREADABLE: usize = 20;
+
+/// Where the server notes which segments are archived.
+const ARCHIVE_STATUS: &str = "pg_wal/archive_status/";
+
+/// More than a checkpoint record takes, with the page headers in it.
+const CHECKPOINT_RECORD_BYTES: u64 = 512;
 
 /// What is to be said of a directory that is stored.
 #[derive(Clone, Debug)]
@@ -42,6 +52,16 @@ pub struct Stored {
     pub unreadable: Vec<String>,
 }
 
+/// What need not be read of a directory, or need not be stored, since more is known of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::execute) struct Shortcuts<'a> {
+    /// A former backup, whose files are taken over where size and time say that they are still the same. Never for a
+    /// cluster that may be damaged: what went bad keeps its size and its time.
+    pub(in crate::execute) known: Option<&'a Former<'a>>,
+    /// The control file of a clean stop, after which nothing has to be replayed.
+    pub(in crate::execute) stop: Option<&'a ControlFile>,
+}
+
 /// Stores a directory in which no server runs. When this returns, it is in the repository, whole, but for what is
 /// told, and named in its note, as unreadable.
 pub fn create_cold(
@@ -50,33 +70,76 @@ pub fn create_cold(
     options: &ColdOptions,
     progress: &dyn Progress,
 ) -> anyhow::Result<Stored> {
+    create_cold_by(directory, repository, options, Shortcuts::default(), progress)
+}
+
+/// [`create_cold`] of a directory of which more is known.
+pub(in crate::execute) fn create_cold_by(
+    directory: &ReadRoot,
+    repository: &Repository,
+    options: &ColdOptions,
+    shortcuts: Shortcuts,
+    progress: &dyn Progress,
+) -> anyhow::Result<Stored> {
     let writer = repository.begin(options.name).context("begin a backup")?;
     let pool = worker_pool(None)?;
-    let listing = Listing::read(directory, Rules::Cold).context("list the directory")?;
+    let mut listing = Listing::read(directory, Rules::Cold).context("list the directory")?;
+    if let Some(stop) = shortcuts.stop {
+        leave_out_needless_wal(&mut listing, stop);
+    }
     progress.begin("copying files", Some(listing.size_bytes()));
     let abort = AtomicBool::new(false);
     let copier = Copier {
         writer: &writer,
         listing: &listing,
         pages: None,
-        known: None,
+        known: shortcuts.known,
         rules: Rules::Cold,
         progress,
         abort: &abort,
     };
     let result = pool.install(|| copier.copy_all());
     progress.end();
-    let Copied { entries, unreadable, .. } = result?;
+    let Copied { entries, unreadable, reused_bytes, .. } = result?;
     let unreadable = [listing.unreadable.as_slice(), &unreadable].concat();
     let summary = BackupSummary {
         created_at: options.time,
         finished_at: Some(Utc::now()),
         note: note(options.note.as_deref(), &unreadable),
+        reused_bytes,
         ..describe(directory, writer.name())
     };
     let header = TableHeader::new(listing.directory_mode, None);
     let summary = writer.finish(header, entries, summary).context("finish the backup")?;
     Ok(Stored { summary, unreadable })
+}
+
+/// Leaves out the WAL that a cleanly stopped cluster needs no more: segments after the one in which its last checkpoint
+/// ends were renamed or made in advance (PostgreSQL: `InstallXLogFileSegment()` in xlog.c), and those before the redo
+/// point are left out once they are archived.
+fn leave_out_needless_wal(listing: &mut Listing, stop: &ControlFile) {
+    let done = |path: &str| Some(path.strip_prefix(ARCHIVE_STATUS)?.strip_suffix(".done")?.to_owned());
+    let archived: HashSet<String> =
+        listing.items.iter().filter_map(|item| done(item.path.as_str())).collect();
+    let is_archived_and_past = |name: &str| {
+        let segment =
+            WalFileName::parse(name, stop.wal_segment_size).ok().filter(|_| archived.contains(name));
+        let end = |segment: WalFileName| segment.start_lsn().0.saturating_add(stop.wal_segment_size.into());
+        segment.is_some_and(|segment| end(segment) <= stop.redo.0)
+    };
+    listing.items.retain(|item| {
+        let path = item.path.as_str();
+        let name = path.strip_prefix("pg_wal/").unwrap_or_default();
+        let noted = done(path).unwrap_or_default();
+        !is_made_in_advance(name, stop) && !is_archived_and_past(name) && !is_archived_and_past(&noted)
+    });
+}
+
+fn is_made_in_advance(name: &str, stop: &ControlFile) -> bool {
+    let Ok(segment) = WalFileName::parse(name, stop.wal_segment_size) else { return false };
+    let end = Lsn(stop.checkpoint.0.saturating_add(CHECKPOINT_RECORD_BYTES));
+    let last = WalFileName::containing(end, stop.timeline, stop.wal_segment_size);
+    last.is_ok_and(|last| segment.timeline == stop.timeline && segment.segment_number > last.segment_number)
 }
 
 /// What can be told of a cluster that may be damaged in any way.

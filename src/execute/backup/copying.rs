@@ -200,7 +200,12 @@ fn is_read_error(error: &anyhow::Error) -> bool {
 }
 
 /// Reads the chunk at `offset` into `buffer`, as far as the file goes and not past `end`.
-pub(super) fn read_up_to(file: &File, offset: u64, end: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+pub(in crate::execute) fn read_up_to(
+    file: &File,
+    offset: u64,
+    end: u64,
+    buffer: &mut Vec<u8>,
+) -> io::Result<()> {
     let wanted = end.saturating_sub(offset).min(CHUNK_SIZE_BYTES as u64);
     buffer.resize(usize::try_from(wanted).unwrap_or(CHUNK_SIZE_BYTES), 0);
     let mut filled = 0;

@@ -16,13 +16,14 @@ use super::listing::{Item, ItemKind};
 use crate::pg::control_file::ControlFile;
 use crate::plan::{BackupFormat, BackupKind, BackupSummary};
 use crate::repository::{BackupReader, Baseline, ChunkId, EntryContent, Repository, TableEntry};
+use crate::sys::FileFacts;
 
 /// Modification times are only as fine as the kernel's clock ticks, and of some file systems as whole seconds.
 const DOUBTFUL_NS: i64 = 2_000_000_000;
 
 /// The files of a former backup, by path.
 #[derive(Debug)]
-pub(super) struct Former<'a> {
+pub(in crate::execute) struct Former<'a> {
     backup: &'a BackupReader,
     baseline: Baseline,
     entries: HashMap<&'a str, &'a TableEntry>,
@@ -39,7 +40,7 @@ pub(super) enum Comparison<'a> {
 }
 
 /// Opens the newest good backup of a cluster; `None` when there is none, or it cannot be read.
-pub(super) fn newest_comparable(
+pub(in crate::execute) fn newest_comparable(
     repository: &Repository,
     control: &ControlFile,
 ) -> anyhow::Result<Option<BackupReader>> {
@@ -57,7 +58,7 @@ pub(super) fn newest_comparable(
 impl<'a> Former<'a> {
     /// The files of `backup`; `None` where its times say nothing about the cluster as it is now, which has been
     /// restored since, or where it was made without a listing to compare with.
-    pub(super) fn of(backup: &'a BackupReader, control: &ControlFile) -> Option<Self> {
+    pub(in crate::execute) fn of(backup: &'a BackupReader, control: &ControlFile) -> Option<Self> {
         if backup.summary().timeline != Some(control.timeline) {
             return None;
         }
@@ -89,8 +90,7 @@ impl<'a> Former<'a> {
                 if *size_bytes != item.facts.size_bytes {
                     return Comparison::Different;
                 }
-                let is_settled = entry.modified_ns < self.baseline.listed_at_ns.saturating_sub(DOUBTFUL_NS);
-                if is_settled && entry.modified_ns == item.facts.modified_ns {
+                if self.is_unchanged_since(entry, &item.facts) {
                     return Comparison::Same;
                 }
                 Comparison::Doubtful(chunks)
@@ -108,7 +108,22 @@ impl<'a> Former<'a> {
 
     /// The former entry of a file that needs not be read.
     pub(super) fn unchanged_file(&self, item: &Item) -> Option<&'a TableEntry> {
-        let entry = self.entries.get(item.path.as_str()).copied().filter(|entry| entry.is_file())?;
-        matches!(self.compare(item), Comparison::Same).then_some(entry)
+        if item.kind != ItemKind::File {
+            return None;
+        }
+        self.unchanged(item.path.as_str(), &item.facts)
+    }
+
+    /// The former entry of a file at `path` that is still what it was, going by its size and time.
+    pub(in crate::execute) fn unchanged(&self, path: &str, facts: &FileFacts) -> Option<&'a TableEntry> {
+        let entry = self.entries.get(path).copied()?;
+        let EntryContent::File { size_bytes, .. } = &entry.content else { return None };
+        let is_same = *size_bytes == facts.size_bytes && self.is_unchanged_since(entry, facts);
+        is_same.then_some(entry)
+    }
+
+    fn is_unchanged_since(&self, entry: &TableEntry, facts: &FileFacts) -> bool {
+        let is_settled = entry.modified_ns < self.baseline.listed_at_ns.saturating_sub(DOUBTFUL_NS);
+        is_settled && entry.modified_ns == facts.modified_ns
     }
 }

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::execute::takeover::STAYING;
 use crate::pg::Oid;
 use crate::pg::layout::{BackupRule, Fork, RelationFile, backup_rule, has_data_pages};
 use crate::repository::TablePath;
-use crate::sys::{Entry, EntryKind, FileFacts, OWN_DIRECTORY, ReadRoot};
+use crate::sys::{Entry, EntryKind, FileFacts, ReadRoot};
 
 /// Deeper than any data directory; a link that leads to a directory above itself would be.
 const MAXIMUM_DEPTH: usize = 32;
@@ -142,7 +143,8 @@ impl Listing {
     fn rule(&self, path: &str) -> BackupRule {
         match self.rules {
             Rules::Hot => backup_rule(path),
-            Rules::Cold if path == OWN_DIRECTORY => BackupRule::Skip,
+            // Of the mount or of the project around the cluster, as a replacement leaves them, too.
+            Rules::Cold if STAYING.contains(&path) => BackupRule::Skip,
             Rules::Cold => BackupRule::Copy,
         }
     }

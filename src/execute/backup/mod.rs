@@ -7,8 +7,8 @@
 //! archive is needed.
 
 mod cold;
-mod copying;
-mod former;
+pub(super) mod copying;
+pub(super) mod former;
 pub(super) mod listing;
 mod pages;
 mod session;
@@ -26,6 +26,7 @@ use chrono::{DateTime, Utc};
 use rayon::ThreadPool;
 
 pub use cold::{ColdOptions, Stored, create_cold};
+pub(super) use cold::{Shortcuts, create_cold_by};
 
 use self::copying::{Copied, Copier};
 use self::former::Former;

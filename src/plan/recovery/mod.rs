@@ -16,7 +16,9 @@ mod replacement;
 mod step;
 
 pub use repairs::{Tried, indexes_by_database};
-pub use step::{Action, Belief, Effect, PassedOver, Plan, Refusal, Replacement, Replay, Source, Step};
+pub use step::{
+    Action, Belief, Effect, InPlace, PassedOver, Plan, Refusal, Replacement, Replay, Source, Step,
+};
 
 use super::archive::ArchiveView;
 use super::backups::{BackupKind, BackupSummary};

@@ -3,6 +3,7 @@
 use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
 use crate::plan::backups::BackupName;
+use crate::plan::delta::Difference;
 use crate::plan::diagnosis::{ClusterIdentity, FileContent, Journal, RelationName};
 use serde::Serialize;
 
@@ -141,6 +142,8 @@ pub enum Action {
     },
     /// Put another cluster in place of this one.
     Replace(Replacement),
+    /// Store this cluster, then change its files into those of a backup.
+    ReplaceInPlace(InPlace),
     /// Start the server and verify that it serves.
     Start,
 }
@@ -152,6 +155,17 @@ pub struct Replacement {
     pub sources: Vec<Source>,
     /// The name under which the present one is kept; `None` when there is none.
     pub aside: Option<BackupName>,
+}
+
+/// A backup to change the present files into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InPlace {
+    /// The backup.
+    pub backup: BackupName,
+    /// The name under which the present cluster is stored before the first file changes.
+    pub aside: BackupName,
+    /// What differs, by the estimate that the choice was made on.
+    pub difference: Difference,
 }
 
 /// Where a cluster comes from.

@@ -1,0 +1,299 @@
+//! Restoring by changing the present files, where most of them are the same, or there is no room for a second cluster.
+//!
+//! ```text
+//! (no journal)       the present data is stored in the repository, as NAME; nothing has changed
+//! rewriting          files are changed into those of the backup; no server can start
+//! proving-rewritten  they are the backup's, and have not been seen to serve yet
+//! rewriting-back     files are changed back into those of NAME; no server can start
+//! ```
+//!
+//! In each of them the repository has both states whole, and what is in place is not needed: whoever comes next goes on
+//! in the same direction, comparing every file by its content. A backup that turns out to be damaged, a disk that fills
+//! up, and a cluster that does not serve turn the direction round.
+//!
+//! What differs is not told by sizes and times of files that may have been damaged: the present data is stored first, and
+//! what was stored of a file is compared with the backup's, hash by hash. Only in storing a file it need not be read
+//! where its size and time are those of the newest backup, and only of a cluster that was found sound and at rest since
+//! its clean stop was sealed. Of such a cluster WAL is not stored that it needs no more: what is archived already.
+
+mod present;
+mod readable;
+mod rewriting;
+mod survey;
+mod target;
+mod timelines;
+
+use anyhow::{Context, anyhow};
+use chrono::Utc;
+
+use self::rewriting::{Durability, Rewriting, Rewritten};
+use self::target::{Goal, Target};
+use super::Tools;
+use super::backup::former::{Former, newest_comparable};
+use super::backup::{ColdOptions, Shortcuts, Stored, create_cold_by};
+use super::ensure::diagnose;
+use super::from_backup::begin_reading;
+use super::start::RECOVERY_SIGNAL;
+use super::takeover::write_journal;
+use crate::cluster::control_file;
+use crate::cluster::inspect::JOURNAL_FILE;
+use crate::cluster::seal::{self, Stop};
+use crate::error::{Failure, Kind};
+use crate::format::{bytes, count, counted};
+use crate::pg::control_file::{ClusterState, ControlFile};
+use crate::plan::delta::{Way, Wish};
+use crate::plan::recovery::{InPlace, Plan};
+use crate::plan::{BackupName, BackupSummary, ClusterCondition, Diagnosis, Journal, Phase, Severity};
+use crate::repository::{BackupReader, Repository};
+use crate::sys::{WriteRoot, step_point};
+
+/// Chooses the way that a restore goes, and tells it in its plan.
+///
+/// # Errors
+/// [`Kind::Refused`] where there is room for no way. Nothing was changed.
+pub(super) fn choose_way(
+    tools: &Tools,
+    plan: Plan,
+    backup: &BackupSummary,
+    diagnosis: &Diagnosis,
+    wish: Wish,
+) -> anyhow::Result<Plan> {
+    if matches!(diagnosis.condition, ClusterCondition::Absent | ClusterCondition::Empty) {
+        return Ok(plan);
+    }
+    let survey = survey::survey(tools, backup).context("compare the present data with the backup")?;
+    let way: Way = survey.choose(&diagnosis.condition, wish).map_err(Failure::from)?;
+    Ok(plan.going(backup.name, &way, &survey))
+}
+
+/// Stores the present data, then changes its files into those of a backup. When this returns, the journal says that the
+/// cluster has yet to be proven: call [`super::takeover::accept`] or [`put_back`].
+///
+/// # Errors
+/// The present data is in place, whole, unless the error is of putting it back; then the journal says so, and the next
+/// run goes on with that.
+pub(super) fn replace(
+    tools: &Tools,
+    root: &WriteRoot,
+    wanted: &InPlace,
+    operation: &str,
+    findings: Vec<String>,
+) -> anyhow::Result<Journal> {
+    let repository = tools.repository()?.context("find the repository")?;
+    let name = wanted.backup;
+    // One whose table is damaged is found before anything is done for it.
+    let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
+    let (aside, present) = store_present(tools, root, repository, wanted.aside, operation)
+        .with_context(|| format!("store the present data as {}; nothing was changed", wanted.aside))?;
+    step_point("the present data stored");
+    let _reading = begin_reading(tools, repository)?;
+    let former = repository.reader(aside).with_context(|| format!("open {aside}"))?;
+    readable::prove(&former, Target { reader: &reader, goal: Goal::Restored }, tools.progress)?;
+    step_point("what differs can be read");
+    let done = vec![format!("stored the former cluster as {aside}")];
+    let journal = Journal {
+        operation: operation.to_owned(),
+        aside: Some(aside),
+        phase: Phase::Rewriting,
+        findings,
+        done,
+        restored_from: Some(name),
+    };
+    write_journal(root, &journal)?;
+    step_point("journal begun");
+    rewrite(tools, root, journal, Some(&former), present)
+}
+
+/// Finishes what was cut short, in the direction that it was going; where that cannot be, in the other. `None`: the
+/// former cluster is in place.
+///
+/// # Errors
+/// Where neither can be finished now; the journal stays, and the next run goes on.
+pub(super) fn resume(tools: &Tools, root: &WriteRoot, journal: Journal) -> anyhow::Result<Option<Journal>> {
+    if journal.phase == Phase::ProvingRewritten {
+        return Ok(Some(journal));
+    }
+    let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
+    if journal.phase == Phase::RewritingBack {
+        return put_back(tools, root, journal).map(|()| None);
+    }
+    let _reading = begin_reading(tools, repository)?;
+    let former = match aside_of(&journal).and_then(|aside| Ok(repository.reader(aside)?)) {
+        Ok(former) => Some(former),
+        // Then there is no way but forward.
+        Err(error) => {
+            tools.progress.note(&format!("what was stored of the former cluster cannot be read: {error:#}"));
+            None
+        }
+    };
+    match rewrite(tools, root, journal, former.as_ref(), Present::Unknown) {
+        Ok(journal) => Ok(Some(journal)),
+        Err(error) if root.facts(JOURNAL_FILE)?.is_some() => Err(error),
+        Err(error) => {
+            tools.progress.note(&format!("it could not be finished, and was taken back: {error:#}"));
+            Ok(None)
+        }
+    }
+}
+
+/// Changes the files back into those of the former cluster.
+///
+/// # Errors
+/// The journal stays, and the next run goes on with it.
+pub(super) fn put_back(tools: &Tools, root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
+    let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
+    let _reading = begin_reading(tools, repository)?;
+    let aside = aside_of(&journal)?;
+    // Before the first file changes: a repository that cannot be read leaves what is there to the next run.
+    let reader = repository.reader(aside).with_context(|| format!("open {aside}"))?;
+    if journal.phase != Phase::RewritingBack {
+        journal.phase = Phase::RewritingBack;
+        write_journal(root, &journal)?;
+        step_point("turned back");
+    }
+    let target = Target { reader: &reader, goal: Goal::Former };
+    let rewriting = Rewriting::new(root, target, None, tools.progress, Durability::Everything);
+    rewriting.change_files().context("change the files back")?;
+    rewriting.write_control_file()?;
+    root.discard(JOURNAL_FILE).context("remove the journal")?;
+    root.sync_directory(crate::sys::OWN_DIRECTORY).context("sync the journal's directory")?;
+    step_point("the former cluster is back");
+    Ok(())
+}
+
+/// What is known of the files in place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Present {
+    /// They are what was stored a moment ago, and on disk since a clean stop.
+    AsStoredAtRest,
+    /// They are what was stored a moment ago.
+    AsStored,
+    /// They have to be read.
+    Unknown,
+}
+
+/// Changes the files into those of the backup; on any error, back.
+fn rewrite(
+    tools: &Tools,
+    root: &WriteRoot,
+    journal: Journal,
+    former: Option<&BackupReader>,
+    present: Present,
+) -> anyhow::Result<Journal> {
+    let error = match change(tools, root, &journal, former, present) {
+        Ok(rewritten) => return conclude(root, journal, &rewritten),
+        Err(error) => error,
+    };
+    match put_back(tools, root, journal) {
+        Ok(()) => Err(error),
+        Err(second) => Err(error.context(format!(
+            "could not put the former cluster back ({second:#}); the next start goes on with it, after what failed first"
+        ))),
+    }
+}
+
+fn change(
+    tools: &Tools,
+    root: &WriteRoot,
+    journal: &Journal,
+    former: Option<&BackupReader>,
+    present: Present,
+) -> anyhow::Result<Rewritten> {
+    let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
+    let name = journal.restored_from.context("read from the journal what is restored")?;
+    let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
+    let target = Target { reader: &reader, goal: Goal::Restored };
+    let known = former.filter(|_| present != Present::Unknown);
+    let durability = match present {
+        Present::AsStoredAtRest => Durability::Written,
+        Present::AsStored | Present::Unknown => Durability::Everything,
+    };
+    let rewriting = Rewriting::new(root, target, known, tools.progress, durability);
+    let rewritten = rewriting.change_files().with_context(|| format!("restore {name}"))?;
+    timelines::keep_apart(root, repository, reader.summary(), former)?;
+    root.write_durably(RECOVERY_SIGNAL, b"", 0o600).context("ask for a timeline of its own")?;
+    rewriting.write_control_file()?;
+    for tablespace in target.layout().tablespaces() {
+        tools.progress.note(&tablespace.to_string());
+    }
+    Ok(rewritten)
+}
+
+fn conclude(root: &WriteRoot, mut journal: Journal, rewritten: &Rewritten) -> anyhow::Result<Journal> {
+    let Rewritten { written, whole, removed_count } = rewritten;
+    let name = journal.restored_from.map(|name| name.to_string()).unwrap_or_default();
+    journal.done.push(format!(
+        "restored {name} into the present files: {} of {} written, in {} of {}, and {} that it does not have removed",
+        bytes(written.size_bytes),
+        bytes(whole.size_bytes),
+        count(written.file_count),
+        counted(whole.file_count, "file"),
+        counted(*removed_count, "other"),
+    ));
+    journal.phase = Phase::ProvingRewritten;
+    write_journal(root, &journal)?;
+    step_point("all changed");
+    Ok(journal)
+}
+
+/// Stores the present data. Returns the name that it has, and what is known of the files now.
+fn store_present(
+    tools: &Tools,
+    root: &WriteRoot,
+    repository: &Repository,
+    name: BackupName,
+    operation: &str,
+) -> anyhow::Result<(BackupName, Present)> {
+    let control = control_at_rest(tools, root)?;
+    let newest = match &control {
+        Some(control) => newest_comparable(repository, control)?,
+        None => None,
+    };
+    let known =
+        newest.as_ref().zip(control.as_ref()).and_then(|(newest, control)| Former::of(newest, control));
+    let shortcuts = Shortcuts { known: known.as_ref(), stop: control.as_ref() };
+    let note = Some(format!("replaced to {operation}"));
+    let options = ColdOptions { name, time: Utc::now(), note };
+    let Stored { summary, unreadable } =
+        create_cold_by(root, repository, &options, shortcuts, tools.progress)?;
+    if let Some(first) = unreadable.first() {
+        let message =
+            format!("not all of the present data can be read ({first}), so that it could not be put back");
+        let hint = "make room for a second cluster on its disk: then it is set aside as it is";
+        return Err(Failure::new(Kind::Failed, message).hint(hint).into());
+    }
+    let present = if control.is_some() { Present::AsStoredAtRest } else { Present::AsStored };
+    Ok((summary.name, present))
+}
+
+/// The control file of a cluster whose files are as its last clean stop left them, and sound; `None` where that is not
+/// proven, so that every file has to be read.
+fn control_at_rest(tools: &Tools, root: &WriteRoot) -> anyhow::Result<Option<ControlFile>> {
+    let diagnosis = diagnose(tools)?;
+    let is_as_sealed = |diagnosis: &Diagnosis| {
+        diagnosis
+            .findings
+            .iter()
+            .all(|finding| finding.severity == Severity::Notice || !finding.code.starts_with("seal"))
+    };
+    if diagnosis.condition != ClusterCondition::Sound || !is_as_sealed(&diagnosis) {
+        return Ok(None);
+    }
+    let Ok(control) = control_file::read(root) else { return Ok(None) };
+    // The inspection has told of one that cannot be read.
+    let is_sealed = matches!(seal::read(root, Stop::of(&control), false), Ok(Some(_)));
+    Ok((control.state == ClusterState::ShutDown && is_sealed).then_some(control))
+}
+
+fn aside_of(journal: &Journal) -> anyhow::Result<BackupName> {
+    journal.aside.ok_or_else(|| anyhow!("the journal does not say what was there before"))
+}
+
+/// Half-way between two states, both of which are in the repository.
+fn no_repository(tools: &Tools) -> anyhow::Error {
+    let path = tools.settings.backup_directory.display();
+    let message = format!("could not finish a restore that was cut short: the backups are not in '{path}'");
+    let hint =
+        "mount them there, then run it again: the data is in them, as it was before and as it is to be";
+    Failure::new(Kind::Refused, message).hint(hint).into()
+}
