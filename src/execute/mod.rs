@@ -12,6 +12,7 @@ mod healing;
 pub mod import;
 mod init_scripts;
 mod initialise;
+pub mod point_in_time;
 mod private_recovery;
 mod private_server;
 pub mod recover;

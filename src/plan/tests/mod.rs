@@ -170,7 +170,7 @@ fn replayed(segments: &[WalFileName], present: &ClusterIdentity) -> Replay {
 }
 
 fn replay(segments: Vec<WalFileName>, reaches_the_end: bool) -> Replay {
-    Replay { segments, timeline: None, reaches_the_end }
+    Replay { segments, reaches_the_end, ..Replay::default() }
 }
 
 #[test]
