@@ -213,3 +213,138 @@ impl Way {
         format!("{end} at {lsn} of timeline {}; {commit}", self.timeline)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::backups::BackupFormat;
+    use proptest::prelude::*;
+
+    const CLUSTER: SystemIdentifier = SystemIdentifier(7);
+    const SEGMENT: u64 = 16 << 20;
+
+    fn segment(timeline: u32, number: u64) -> WalFileName {
+        WalFileName::containing(Lsn(number * SEGMENT), TimelineId(timeline), 16 << 20).unwrap()
+    }
+
+    /// A backup in one segment, in the midst of which it ends, made so many hours after the epoch.
+    fn backup(timeline: u32, number: u64) -> BackupSummary {
+        let name = "data_20260101_120000".parse().unwrap();
+        BackupSummary {
+            system_identifier: Some(CLUSTER),
+            timeline: Some(TimelineId(timeline)),
+            start_lsn: Some(Lsn(number * SEGMENT + 40)),
+            stop_lsn: Some(Lsn(number * SEGMENT + 256)),
+            wal_segment_size_bytes: Some(16 << 20),
+            created_at: chrono::DateTime::from_timestamp(i64::try_from(number).unwrap() * 3600, 0).unwrap(),
+            ..BackupSummary::unknown(name, BackupFormat::Chunked)
+        }
+    }
+
+    fn ancestor(timeline: u32, number: u64, offset: u64) -> Ancestor {
+        Ancestor { timeline: TimelineId(timeline), switch_point: Lsn(number * SEGMENT + offset) }
+    }
+
+    fn target(point: Point) -> RecoveryTarget {
+        RecoveryTarget { point, is_inclusive: true }
+    }
+
+    #[test]
+    fn wal_is_followed_onto_the_next_timeline_in_the_segment_in_which_it_begins() {
+        let history = History::new(TimelineId(2), &[ancestor(1, 5, 96)]);
+        let mut segments = vec![segment(1, 4), segment(1, 5), segment(1, 6), segment(2, 5), segment(2, 6)];
+        segments.sort_unstable();
+        let taken = backup(1, 3);
+
+        let followed = Candidate::follow(&taken, &history, &segments).unwrap();
+
+        assert_eq!(followed.segments, [segment(1, 4), segment(2, 5), segment(2, 6)]);
+        assert_eq!(followed.missing, None);
+        let of_first = History::new(TimelineId(1), &[]);
+        let followed = Candidate::follow(&taken, &of_first, &segments).unwrap();
+        assert_eq!(followed.segments, [segment(1, 4), segment(1, 5), segment(1, 6)]);
+        assert_eq!(history.parts_from(&of_first), Lsn(5 * SEGMENT + 96));
+    }
+
+    #[test]
+    fn a_backup_of_a_branch_that_was_left_is_no_beginning_and_a_gap_is_named() {
+        let history = History::new(TimelineId(2), &[ancestor(1, 5, 96)]);
+        assert_eq!(Candidate::follow(&backup(1, 5), &history, &[]), None);
+        let taken = backup(1, 3);
+        let followed = Candidate::follow(&taken, &history, &[segment(1, 4), segment(2, 6)]).unwrap();
+        assert_eq!(followed.missing, Some(segment(2, 5)));
+        // What goes on where the timeline was left is no later part of it.
+        let followed = Candidate::follow(&taken, &history, &[segment(1, 4), segment(1, 6)]).unwrap();
+        assert_eq!(followed.missing, None);
+    }
+
+    #[test]
+    fn good_backups_come_before_those_with_damaged_pages_however_new() {
+        let good = backup(1, 3);
+        let mut damaged = backup(1, 4);
+        damaged.damaged_pages = vec![crate::plan::DamagedPage {
+            file: "base/1/1".into(),
+            relation: None,
+            block: crate::pg::BlockNumber(0),
+            problem: String::new(),
+        }];
+        let history = History::new(TimelineId(1), &[]);
+        let backups = [good, damaged];
+        let found = candidates(&RecoveryTarget::END, &history, CLUSTER, &backups, &[]);
+        assert_eq!(
+            found.iter().map(|candidate| candidate.backup.stop_lsn).collect::<Vec<_>>(),
+            [backups[0].stop_lsn]
+        );
+        let found = candidates(&RecoveryTarget::END, &history, CLUSTER, &backups[1..], &[]);
+        assert_eq!(found.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_backup_before_a_place_is_the_first_choice_and_none_is_behind_it(
+            numbers in prop::collection::vec(1_u64..50, 1..12),
+            place in 0_u64..60 * SEGMENT,
+        ) {
+            let backups: Vec<BackupSummary> = numbers.iter().map(|number| backup(1, *number)).collect();
+            let history = History::new(TimelineId(1), &[]);
+            let found = candidates(&target(Point::Lsn(Lsn(place))), &history, CLUSTER, &backups, &[]);
+            let newest = backups.iter().filter_map(|backup| backup.stop_lsn).filter(|stop| stop.0 <= place).max();
+            prop_assert_eq!(found.first().and_then(|candidate| candidate.backup.stop_lsn), newest);
+            prop_assert!(found.iter().all(|candidate| candidate.backup.stop_lsn.unwrap().0 <= place));
+        }
+
+        #[test]
+        fn a_chain_has_no_gap_and_ends_at_the_first_one(
+            there in prop::collection::btree_set(4_u64..30, 0..26),
+            fork in 4_u64..30,
+        ) {
+            let history = History::new(TimelineId(2), &[ancestor(1, fork, 8)]);
+            let mut segments: Vec<WalFileName> =
+                there.iter().map(|number| segment(if *number < fork { 1 } else { 2 }, *number)).collect();
+            segments.sort_unstable();
+            let taken = backup(1, 3);
+            let followed = Candidate::follow(&taken, &history, &segments).unwrap();
+            let first_missing = (4..).find(|number| !there.contains(number)).unwrap();
+            let expected: Vec<u64> = (4..first_missing).collect();
+            let found: Vec<u64> = followed.segments.iter().map(|segment| segment.segment_number).collect();
+            prop_assert_eq!(found, expected);
+            let is_gap = there.iter().any(|number| *number > first_missing);
+            prop_assert_eq!(followed.missing.map(|missing| missing.segment_number), is_gap.then_some(first_missing));
+        }
+
+        #[test]
+        fn what_is_laid_out_reaches_the_landing_and_no_further(count in 0_u64..20, at in 0_u64..24 * SEGMENT) {
+            let history = History::new(TimelineId(1), &[]);
+            let segments: Vec<WalFileName> = (4..4 + count).map(|number| segment(1, number)).collect();
+            let taken = backup(1, 3);
+            let followed = Candidate::follow(&taken, &history, &segments).unwrap();
+            let lsn = Lsn(at);
+            let landing = Landing { lsn, read_to: lsn, last_commit: None, is_at_end: false };
+            let way = Way::new(&followed, target(Point::Lsn(lsn)), landing);
+            prop_assert!(way.segments.iter().all(|segment| segment.start_lsn() < lsn));
+            let needed = segments.iter().filter(|segment| segment.start_lsn() < lsn).count();
+            prop_assert_eq!(way.segments.len(), needed);
+            prop_assert_eq!(way.replay().target, Some(way.target.clone()));
+        }
+    }
+}

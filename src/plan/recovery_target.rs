@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::pg::wal::WalMoment;
@@ -154,9 +154,11 @@ impl Search {
     fn note(&mut self, end: Lsn, moment: Option<&WalMoment>) {
         let Some(moment) = moment else { return };
         let time = match moment {
+            // Its time is in whole seconds, cut off: until the next one, a server that has stopped commits nothing.
+            WalMoment::Checkpoint { time, is_shutdown: true } => *time + TimeDelta::seconds(1),
             WalMoment::TransactionEnd { time, .. }
             | WalMoment::RestorePoint { time, .. }
-            | WalMoment::Checkpoint { time }
+            | WalMoment::Checkpoint { time, .. }
             | WalMoment::TimelineBegin { time, .. } => *time,
         };
         self.witnessed = self.witnessed.max(Some(time));

@@ -5,6 +5,7 @@ mod damage;
 mod hot;
 mod killed;
 mod pins;
+mod point_in_time;
 mod prove;
 mod removal;
 mod repack;

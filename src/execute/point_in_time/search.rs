@@ -249,14 +249,17 @@ impl Read {
         };
         if let Some(broken) = &self.broken {
             let reason = format!("the WAL from {} to {target} is not whole: {broken}", backup.name);
-            return refused(reason, &format!("`--to-lsn {}` goes as far as there is WAL: {until}", self.end));
+            return refused(
+                reason,
+                &format!("`--to-lsn {}` in place of it goes as far as there is WAL: {until}", self.end),
+            );
         }
         let reason = match &target.point {
             Point::Xid(_) => format!("{target} does not end in the WAL that there is"),
             Point::Name(_) => format!("{target} is not in the WAL that there is"),
             _ => format!("{target} is behind the end of the WAL that there is"),
         };
-        refused(reason, &format!("`--to-end` goes as far as there is WAL: {until}"))
+        refused(reason, &format!("`--to-end` in place of it goes as far as there is WAL: {until}"))
     }
 }
 

@@ -41,6 +41,8 @@ pub enum WalMoment {
     Checkpoint {
         /// When, to the second.
         time: DateTime<Utc>,
+        /// Whether the server stopped with it.
+        is_shutdown: bool,
     },
     /// A timeline began here.
     TimelineBegin {
@@ -85,7 +87,7 @@ impl WalRecord<'_> {
                 let time = DateTime::from_timestamp(checkpoint.time(), 0)?;
                 let timeline = checkpoint.timeline();
                 Some(if timeline == checkpoint.previous_timeline() {
-                    WalMoment::Checkpoint { time }
+                    WalMoment::Checkpoint { time, is_shutdown: checkpoint.is_shutdown }
                 } else {
                     WalMoment::TimelineBegin { timeline, time }
                 })
