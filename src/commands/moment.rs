@@ -30,8 +30,8 @@ pub(super) fn parse(text: &str) -> Result<Moment, String> {
     }
     // PostgreSQL prints an offset right behind the time, people put a space between.
     let joined = text.replace(" +", "+").replace(" -", "-");
-    let with_offset = |format: &&str| DateTime::parse_from_str(&joined, format).ok();
-    if let Some(time) = WITH_OFFSET.iter().find_map(|format| with_offset(&format)) {
+    let with_offset = |format: &str| DateTime::parse_from_str(&joined, format).ok();
+    if let Some(time) = WITH_OFFSET.iter().find_map(|format| with_offset(format)) {
         return known(time.to_utc());
     }
     let local = naive(text).ok_or_else(|| {

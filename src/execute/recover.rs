@@ -85,7 +85,7 @@ impl Recovery<'_> {
             Action::FinishReplacement(journal) => self.finish(journal)?,
             Action::Replace(replacement) => self.replace(&replacement)?,
             Action::Start if self.outcome.server.is_none() => {
-                self.outcome.server = Some(start_and_verify(self.tools, self.root, Start::AsItIs)?);
+                self.outcome.server = Some(start_and_verify(self.tools, self.root, &Start::AsItIs)?);
             }
             Action::RecoverFirst => {
                 recover_in_place(self.tools, self.root)?;
@@ -248,7 +248,7 @@ impl Recovery<'_> {
     fn prove(&mut self, journal: Journal) -> anyhow::Result<()> {
         let started = Start::of_replacement(self.root)
             .context("read where recovery is to end")
-            .and_then(|start| start_and_verify(self.tools, self.root, start));
+            .and_then(|start| start_and_verify(self.tools, self.root, &start));
         match started {
             Ok(server) => {
                 step_point("serves, not accepted yet");

@@ -91,12 +91,12 @@ impl Start {
 ///
 /// # Errors
 /// The last attempt's, with the last lines of the server's log. No server is left running.
-pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
+pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
     let log_begins_at = server::log_size(&tools.log_file());
     // Before, and not after: a server that is killed before its first checkpoint leaves the control file as it was.
     seal::remove(root).context("remove the seal of the last stop")?;
     let configuration = Fingerprint::take(root, tools.installation);
-    let mut server = start_with_retries(tools, root, &start)?;
+    let mut server = start_with_retries(tools, root, start)?;
     let Err(error) = verify_by_two_connections(&server.address, &superuser_login(tools)) else {
         note_configuration(tools, root, configuration);
         return Ok(server);

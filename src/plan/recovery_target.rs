@@ -202,12 +202,14 @@ impl Search {
     /// Where recovery ends when the WAL ends at `end` and the target was not met before; `None` where all that the
     /// target asks for may not be there. `is_present` says that nothing was written behind it until now.
     pub fn at_end(&self, end: Lsn, is_present: bool) -> Option<Landing> {
-        // A position at the end of a page is told as behind the header of the next.
+        // The server tells a position at the end of a page as one behind the header of the next.
         const LONG_PAGE_HEADER_BYTES: u64 = 40;
         let is_reached = match &self.target.point {
             Point::End => true,
             Point::Time(time) => is_present || self.witnessed.is_some_and(|witnessed| *time <= witnessed),
-            Point::Lsn(lsn) => *lsn <= end || (end.0 % 8192 == 0 && lsn.0 - end.0 <= LONG_PAGE_HEADER_BYTES),
+            Point::Lsn(lsn) => {
+                lsn.0 <= end.0.saturating_add(if is_present { LONG_PAGE_HEADER_BYTES } else { 0 })
+            }
             Point::Xid(_) | Point::Name(_) => false,
         };
         is_reached.then(|| Landing { is_at_end: true, ..self.landing(end, end) })
@@ -288,7 +290,9 @@ mod tests {
         assert!(time(10).at_end(Lsn(200), false).is_some());
         assert!(time(11).at_end(Lsn(200), false).is_none());
         assert!(time(11).at_end(Lsn(200), true).is_some());
-        assert!(seen(inclusive(Point::Lsn(Lsn(201)))).at_end(Lsn(200), true).is_none());
+        assert!(seen(inclusive(Point::Lsn(Lsn(240)))).at_end(Lsn(200), true).is_some());
+        assert!(seen(inclusive(Point::Lsn(Lsn(241)))).at_end(Lsn(200), true).is_none());
+        assert!(seen(inclusive(Point::Lsn(Lsn(201)))).at_end(Lsn(200), false).is_none());
         assert!(seen(inclusive(Point::Xid(2))).at_end(Lsn(200), true).is_none());
         assert!(seen(RecoveryTarget::END).at_end(Lsn(200), false).is_some());
     }

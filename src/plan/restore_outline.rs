@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::backups::BackupSummary;
 use super::point_in_time::Way;
 use super::recovery_target::{Ended, in_words};
-use crate::format::{bytes, counted};
+use crate::format::{self, bytes, counted};
 use crate::pg::Lsn;
 use crate::pg::wal::WalFileName;
 
@@ -80,15 +80,15 @@ impl Wal {
 impl Outline {
     /// The outline, a line each.
     pub fn lines(&self) -> Vec<String> {
-        let lines = [self.source(), self.wal_line(), self.replaced(), Some(self.room()), self.lost()];
+        let lines = [Some(self.source()), self.wal_line(), self.replaced(), Some(self.room()), self.lost()];
         lines.into_iter().flatten().map(|line| format!("  {line}")).collect()
     }
 
-    fn source(&self) -> Option<String> {
+    fn source(&self) -> String {
         let backup = &self.backup;
         let timeline = backup.timeline.map(|timeline| format!(", timeline {timeline}")).unwrap_or_default();
-        let made = in_words(backup.created_at);
-        Some(format!("from {} ({}, made {made}{timeline})", backup.name, bytes(backup.size_bytes)))
+        let made = format::time(backup.created_at);
+        format!("from {} ({}, made {made}{timeline})", backup.name, bytes(backup.size_bytes))
     }
 
     fn wal_line(&self) -> Option<String> {

@@ -286,6 +286,78 @@ fn a_directory_that_holds_something_or_is_of_a_cluster_is_never_restored_into() 
 }
 
 #[test]
+fn wal_that_would_write_into_a_tablespace_of_the_present_cluster_is_not_replayed() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = scene();
+    let before = mark(&sandbox, 1);
+    let tablespace = sandbox.path().join("tablespace");
+    std::fs::create_dir(&tablespace).unwrap();
+    run(Command::new("chown").arg("postgres").arg(&tablespace));
+    sandbox.sql(&format!("CREATE TABLESPACE other LOCATION '{}'", tablespace.display()));
+    sandbox.sql("CREATE TABLE there TABLESPACE other AS SELECT 1 AS n");
+    let place = sandbox.path().join("copy").display().to_string();
+
+    for into in [&[][..], &["--into", &place]] {
+        let told = refuse(&sandbox, &[&["--to-end"], into].concat(), 6);
+        assert!(told.contains("a tablespace was made at"), "{told}");
+    }
+
+    let query = "SELECT count(*) FROM marks";
+    assert_eq!(ask_elsewhere(&sandbox, "copy", &["--to-lsn", &before.lsn], query), "1");
+    assert_eq!(sandbox.sql("SELECT n FROM there"), "1");
+}
+
+#[test]
+fn a_lost_cluster_comes_back_to_the_end_of_its_archive_or_to_a_moment_before() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = scene();
+    let first = mark(&sandbox, 1);
+    mark(&sandbox, 2);
+    archive_now(&sandbox);
+    mark(&sandbox, 3);
+    sandbox.kill_server();
+    std::fs::remove_dir_all(sandbox.data()).unwrap();
+
+    let query = "SELECT count(*) FROM marks";
+    assert_eq!(ask_elsewhere(&sandbox, "copy", &["--to-time", &first.time], query), "1");
+    restore(&sandbox, &["--to-end"]);
+    assert_eq!(marks(&sandbox), "1 2");
+}
+
+#[test]
+fn a_server_that_does_not_get_to_the_target_never_serves_and_the_old_rows_are_back() {
+    // The target is put out of reach between the exchange of the clusters and the start.
+    if !has_postgresql() || !has_step_points() {
+        return;
+    }
+    let sandbox = scene();
+    let moment = mark(&sandbox, 1);
+    mark(&sandbox, 2);
+    let to = [&RESTORE[..], &["--to-lsn", &moment.lsn, "--yes"]].concat();
+    let number = {
+        let sandbox = scene();
+        let moment = mark(&sandbox, 1);
+        mark(&sandbox, 2);
+        let names = points(&sandbox, &[&RESTORE[..], &["--to-lsn", &moment.lsn, "--yes"]].concat());
+        names.iter().position(|name| name == "taken over").unwrap() + 1
+    };
+    kill_at(&sandbox, number, &to);
+    let signal = sandbox.data().join("recovery.signal");
+    let text = std::fs::read_to_string(&signal).unwrap();
+    assert!(text.contains(&moment.lsn), "{text}");
+    std::fs::write(&signal, text.replace(&moment.lsn, "FF/28")).unwrap();
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(told.contains("recovery ended before configured recovery target was reached"), "{told}");
+    assert_eq!(marks(&sandbox), "1 2");
+}
+
+#[test]
 fn killed_at_any_step_in_place_it_comes_to_the_old_rows_or_those_of_the_moment() {
     if !has_postgresql() || !has_step_points() {
         return;

@@ -22,6 +22,7 @@ use crate::execute::restored_layout::{AUTO_CONFIGURATION, MAXIMUM_CONFIGURATION_
 use crate::execute::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
 use crate::execute::start::{RECOVERY_SIGNAL, Start};
 use crate::execute::{Tools, start_failure, takeover};
+use crate::plan::point_in_time::Way;
 use crate::plan::recovery::Replay;
 use crate::plan::recovery_target::RecoveryTarget;
 use crate::plan::{BackupSummary, Journal, Phase};
@@ -175,6 +176,9 @@ fn build(tools: &Tools, root: &WriteRoot, what: &Elsewhere) -> anyhow::Result<()
     let replay = what.prepared.map_or(end, |prepared| prepared.way.replay());
     clear_staging(root)?;
     build_beside(tools, root, what.backup.name, &replay, present.as_ref())?;
+    if let Some(way) = what.prepared.map(|prepared| &prepared.way).filter(|way| way.landing.is_at_end) {
+        end_wal_at(root, way)?;
+    }
     step_point("built elsewhere");
     for file in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
         if root.facts(staged(file))?.is_none() {
@@ -190,6 +194,21 @@ fn build(tools: &Tools, root: &WriteRoot, what: &Elsewhere) -> anyhow::Result<()
         return Err(Failure::new(Kind::VerificationFailed, message).into());
     }
     root.sync_file_system().context("write the restored cluster to disk")
+}
+
+/// Takes out what a server that goes on has written since the WAL was looked at: with no place to stop at, all of it would
+/// be replayed.
+fn end_wal_at(root: &WriteRoot, way: &Way) -> anyhow::Result<()> {
+    let Some(last) = way.segments.last() else { return Ok(()) };
+    let place = staged("pg_wal").join(last.to_string());
+    let mut bytes =
+        root.read_bounded(&place, u64::from(last.segment_size_bytes())).context("read the last segment")?;
+    let end = usize::try_from(way.landing.lsn.0.saturating_sub(last.start_lsn().0))?;
+    if let Some(later) = bytes.get_mut(end..).filter(|later| later.iter().any(|byte| *byte != 0)) {
+        later.fill(0);
+        root.write_durably(&place, &bytes, 0o600).context("end the WAL where it ended")?;
+    }
+    Ok(())
 }
 
 fn turn_archiving_off(root: &WriteRoot) -> anyhow::Result<()> {

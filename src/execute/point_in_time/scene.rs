@@ -5,7 +5,7 @@ use anyhow::Context;
 
 use super::refused;
 use crate::cluster::inspect::follow;
-use crate::execute::Tools;
+use crate::execute::{Backups, Tools};
 use crate::pg::timeline_history::{self, Ancestor};
 use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
@@ -52,9 +52,8 @@ impl<'a> Scene<'a> {
         let place = tools.settings.backup_directory.display();
         let none =
             || refused(format!("there are no backups in '{place}'"), "make one: `backup-postgresql create`");
-        let repository = match tools.backups {
-            crate::execute::Backups::Open(repository) => repository,
-            _ => return Err(tools.repository().err().unwrap_or_else(none)),
+        let Backups::Open(repository) = tools.backups else {
+            return Err(tools.repository().err().unwrap_or_else(none));
         };
         let backups = repository.backups().context("list the backups")?;
         let ours = diagnosis.identity.system_identifier;
