@@ -7,7 +7,7 @@ use chrono::{DateTime, Local, LocalResult, NaiveDateTime, TimeZone, Utc};
 pub(super) struct Moment {
     /// The time.
     pub(super) time: DateTime<Utc>,
-    /// What was written, where that had no zone and was taken for local time, with the zone's offset.
+    /// What is to be said where no zone was written: what was assumed.
     pub(super) assumed: Option<String>,
 }
 
@@ -38,9 +38,10 @@ pub(super) fn parse(text: &str) -> Result<Moment, String> {
         "it must be a time such as '2026-11-21 15:00:00', '2026-11-21 15:00:00+01' or 2026-11-21T15:00:00Z".to_owned()
     })?;
     match Local.from_local_datetime(&local) {
-        LocalResult::Single(time) => {
-            Ok(Moment { time: time.to_utc(), assumed: Some(format!("{text} (UTC{})", time.offset())) })
-        }
+        LocalResult::Single(time) => Ok(Moment {
+            time: time.to_utc(),
+            assumed: Some(format!("{text} has no zone, and is taken for local time (UTC{})", time.offset())),
+        }),
         LocalResult::Ambiguous(first, second) => Err(format!(
             "the clock was set back then: say {text}{} or {text}{}",
             first.offset(),

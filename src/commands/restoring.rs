@@ -188,7 +188,7 @@ pub(super) fn run(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> anyho
 fn tell_zone(arguments: &ArgMatches, ui: &Ui) {
     let moment = arguments.get_one::<Moment>("to-time");
     if let Some((moment, assumed)) = moment.and_then(|moment| Some((moment, moment.assumed.as_ref()?))) {
-        ui.info(&format!("{assumed} is local time, since no zone was given: {}", in_words(moment.time)));
+        ui.info(&format!("{assumed}: {}", in_words(moment.time)));
     }
 }
 
@@ -219,8 +219,10 @@ fn restore_asked(arguments: &ArgMatches, tools: &Tools, asked: &Asked, ui: &Ui) 
         None => plan_restore(tools, backup, now)?,
     };
     let is_dry_run = is_given(arguments, "dry-run");
-    if is_dry_run || !ui.is_json() {
+    if is_dry_run || asked.moment.is_some() && !ui.is_json() {
         show(Some(&plan), &outline(tools, backup, asked.prepared(), None)?, ui)?;
+    } else if !ui.is_json() {
+        ui.plan(&plan)?;
     }
     if is_dry_run {
         return Ok(0);

@@ -63,6 +63,8 @@ pub struct LostFrom {
     pub lsn: Lsn,
     /// The last transaction before it.
     pub last_commit: Option<Ended>,
+    /// Whether it is where the timeline of the present cluster parts from the one that is followed.
+    pub is_parting: bool,
 }
 
 impl Wal {
@@ -123,11 +125,12 @@ impl Outline {
     }
 
     fn lost(&self) -> Option<String> {
-        let LostFrom { lsn, last_commit } = self.lost_from.as_ref()?;
+        let LostFrom { lsn, last_commit, is_parting } = self.lost_from.as_ref()?;
         let after = match last_commit {
+            _ if *is_parting => format!("since its timeline parted from this one, at LSN {lsn},"),
             Some(last) => format!("after {} (LSN {lsn})", in_words(last.time)),
             None => format!("after LSN {lsn}"),
         };
-        Some(format!("nothing that was committed {after} will be in it"))
+        Some(format!("nothing that the present cluster committed {after} will be in it"))
     }
 }

@@ -172,7 +172,7 @@ fn a_dropped_table_is_back_while_the_server_runs_and_undo_takes_that_back() {
     sandbox.sql("DROP TABLE marks");
 
     let shown = sandbox.succeed(&[&RESTORE[..], &["--to-time", &before.time, "--dry-run"]].concat());
-    assert!(shown.contains("nothing that was committed after"), "{shown}");
+    assert!(shown.contains("nothing that the present cluster committed after"), "{shown}");
     assert!(shown.contains("in the place of the cluster in"), "{shown}");
     restore(&sandbox, &["--to-time", &before.time]);
 

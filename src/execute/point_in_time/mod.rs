@@ -20,6 +20,7 @@ use crate::error::{Failure, Kind};
 use crate::plan::point_in_time::{TimelineChoice, Way};
 use crate::plan::recovery::Plan;
 use crate::plan::recovery_target::{Ended, RecoveryTarget};
+use crate::plan::restore_outline::LostFrom;
 use crate::plan::{BackupSummary, Diagnosis};
 use chrono::{DateTime, Utc};
 use scene::Scene;
@@ -46,6 +47,8 @@ pub struct Prepared {
     pub backup: BackupSummary,
     /// The last transaction of the present cluster, as far as is known.
     pub present_commit: Option<Ended>,
+    /// From where on nothing of what the cluster has committed is in it; `None`: all of it is.
+    pub lost_from: Option<LostFrom>,
 }
 
 impl Prepared {

@@ -9,7 +9,7 @@ use crate::execute::Tools;
 use crate::execute::backup::listing::{Listing, Rules};
 use crate::execute::ensure::diagnose;
 use crate::execute::restore::SPARE_BYTES;
-use crate::plan::restore_outline::{LostFrom, Outline, Replaced, Wal};
+use crate::plan::restore_outline::{Outline, Replaced, Wal};
 use crate::plan::{BackupSummary, ClusterCondition};
 use crate::sys::{ReadRoot, disk_space};
 
@@ -24,9 +24,7 @@ pub fn outline(
     let place = into.unwrap_or(&tools.settings.data_directory);
     let own_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
     let replaces = if into.is_none() { replaced(tools, prepared)? } else { None };
-    let lost_from = prepared
-        .filter(|prepared| !is_whole(prepared))
-        .map(|Prepared { way, .. }| LostFrom { lsn: way.landing.lsn, last_commit: way.landing.last_commit });
+    let lost_from = prepared.and_then(|prepared| prepared.lost_from.clone());
     Ok(Outline {
         backup: backup.clone(),
         wal: way.as_ref().map(Wal::of).unwrap_or_default(),
@@ -37,12 +35,6 @@ pub fn outline(
         available_bytes: available_bytes(place)?,
         lost_from,
     })
-}
-
-/// Whether all that the present cluster has committed will be in it.
-fn is_whole(Prepared { way, present_commit, .. }: &Prepared) -> bool {
-    let newest = way.landing.last_commit;
-    present_commit.is_some_and(|present| newest.is_some_and(|newest| newest == present))
 }
 
 fn replaced(tools: &Tools, prepared: Option<&Prepared>) -> anyhow::Result<Option<Replaced>> {

@@ -11,6 +11,7 @@ use crate::pg::wal::{WalFault, WalFileName, WalMoment, WalReader, WalRecord};
 use crate::plan::BackupSummary;
 use crate::plan::point_in_time::{Candidate, History, TimelineChoice, Way, candidates};
 use crate::plan::recovery_target::{Ended, Landing, Point, RecoveryTarget, Search, in_words};
+use crate::plan::restore_outline::LostFrom;
 
 /// `RM_TBLSPC_ID` and `XLOG_TBLSPC_CREATE` (rmgrlist.h, tablespace.h).
 const TABLESPACE: (u8, u8) = (5, 0x00);
@@ -43,7 +44,20 @@ pub(super) fn find(scene: &Scene, request: &Request, now: DateTime<Utc>) -> anyh
     }
     let way = Way::new(&found.candidate, request.target.clone(), found.landing);
     let backup = found.candidate.backup.clone();
-    Ok(Prepared { way, backup, present_commit: present_commit(scene) })
+    let lost_from = lost_from(scene, &way, &history);
+    Ok(Prepared { way, backup, present_commit: present_commit(scene), lost_from })
+}
+
+/// From where on nothing that the present cluster has committed is in it: where recovery ends, or where the history that
+/// is followed leaves that of the present.
+fn lost_from(scene: &Scene, way: &Way, history: &History) -> Option<LostFrom> {
+    let Landing { lsn, last_commit, is_at_end, .. } = way.landing;
+    let present = scene.present.as_ref().and_then(|present| scene.history(present.timeline?).ok());
+    let parting = present.map_or(Lsn(u64::MAX), |present| present.parts_from(history));
+    if parting < lsn {
+        return Some(LostFrom { lsn: parting, last_commit: None, is_parting: true });
+    }
+    (!is_at_end).then_some(LostFrom { lsn, last_commit, is_parting: false })
 }
 
 /// A target that was met.
@@ -271,7 +285,9 @@ fn refuse_two_meanings(
     history: &History,
     found: Option<&Found>,
 ) -> anyhow::Result<()> {
-    if target.point == Point::End {
+    // A time that is behind the end of one timeline is no earlier place of another.
+    let is_behind = matches!(target.point, Point::Time(_)) && found.is_none();
+    if target.point == Point::End || is_behind {
         return Ok(());
     }
     for timeline in scene.timelines() {
