@@ -1,7 +1,7 @@
 //! Reading the WAL from backup after backup until the target is met.
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::scene::Scene;
 use super::wal::Segments;
@@ -324,7 +324,8 @@ fn refuse_two_meanings(
 fn is_of_present(target: &RecoveryTarget, found: Option<&Found>, history: &History, parting: Lsn) -> bool {
     let (Point::Time(time), Some(found)) = (&target.point, found) else { return false };
     let has_commit = found.landing.last_commit.is_some_and(|last| last.lsn > parting);
-    let had_begun = |begin: Ended| begin.time <= *time && begin.lsn > parting;
+    // Its beginning is told in whole seconds, cut off.
+    let had_begun = |begin: Ended| begin.time + TimeDelta::seconds(1) <= *time && begin.lsn > parting;
     has_commit || found.search.beginning_of(history.timeline()).is_some_and(had_begun)
 }
 
