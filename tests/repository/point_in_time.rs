@@ -380,7 +380,7 @@ fn killed_at_any_step_in_place_it_comes_to_the_old_rows_or_those_of_the_moment()
     let to: Vec<&str> = to.iter().map(String::as_str).collect();
     let all = points(&sandbox, &to);
     let proven = all.iter().position(|point| point == "proven").unwrap();
-    for number in (1..=proven + 1).filter(|number| is_wanted(*number, 4)) {
+    for number in (1..=proven + 1).filter(|number| is_wanted(*number, 6)) {
         let (sandbox, moment) = scene();
         let to = arguments(&moment.lsn);
         kill_at(&sandbox, number, &to.iter().map(String::as_str).collect::<Vec<&str>>());
@@ -407,7 +407,7 @@ fn killed_at_any_step_elsewhere_the_same_command_makes_the_copy_whole() {
     let count = points(&sandbox, &to).len();
     assert!(count >= 5, "{count}");
     std::fs::remove_dir_all(&copy).unwrap();
-    for number in (1..=count).filter(|number| is_wanted(*number, 2)) {
+    for number in (1..=count).filter(|number| is_wanted(*number, 3)) {
         kill_at(&sandbox, number, &to);
 
         if number < count || !copy.join("PG_VERSION").exists() {
