@@ -1,43 +1,19 @@
 //! `backup-postgresql`: makes, lists, shows, verifies, restores and removes backups.
 
-use super::arguments::{
-    backup_name, dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, switch, yes,
-};
-use super::backing_up::{self, back_up_after_start};
+use super::arguments::{backup_name, dry_run, even_if_unchanged, full_read, json, note, subcommand, switch};
+use super::backing_up;
 use super::context::Workplace;
-use super::finding::{Wanted, backup_named, find};
-use super::init_postgresql::tell;
+use super::finding::{backup_named, find};
 use super::privileges::{Directories, drop_privileges};
 use super::verifying::{self, files_of, verified_of};
-use super::{exporting, importing};
-use anyhow::Context;
-use chrono::Utc;
+use super::{exporting, importing, restoring};
 use clap::{Arg, ArgMatches, Command, value_parser};
-use pgbox::cluster::history;
 use pgbox::error::{Failure, Kind};
-use pgbox::execute::Tools;
-use pgbox::execute::restore::{plan_restore, restore};
 use pgbox::format;
-use pgbox::plan::delta::Wish;
 use pgbox::plan::{BackupSummary, Condition};
 use pgbox::settings::Settings;
 use pgbox::ui::Ui;
 use std::path::PathBuf;
-
-const RESTORE: &str = "Puts a backup in the place of the present data.
-
-The plan is shown first. At a terminal the backup's name has to be typed; without one --yes has to be given. The \
-server is stopped, the present data is kept, and if anything fails it is put back.
-
-Where most of the present data is the same, or there is no room for a second cluster on its disk, the present data is \
-stored in the repository, and then only what differs is written. Otherwise, or with --full, the cluster is built beside \
-the present one, which is set aside. The plan says which and why, what is written, left and removed, and the room that \
-it takes.";
-
-const UNDO: &str = "Takes the last restore or recovery back: the data that it set aside takes its place again.
-
-What is there now is kept in turn, so that a second undo takes the first one back. Data that was set aside because \
-it was damaged is damaged still, and is refused.";
 
 const VERIFY: &str = "Reads all that a backup needs, and checks it by its hashes.
 
@@ -61,21 +37,8 @@ pub(super) fn command() -> Command {
         )
         .subcommand(subcommand("list", "Lists the backups"))
         .subcommand(subcommand("show", "Shows all that is known of one backup").arg(backup_name()))
-        .subcommand(
-            subcommand("restore", "Puts a backup in the place of the present data")
-                .long_about(RESTORE)
-                .arg(backup_name())
-                .arg(full())
-                .arg(yes())
-                .arg(dry_run()),
-        )
-        .subcommand(
-            subcommand("undo", "Takes the last restore or recovery back")
-                .long_about(UNDO)
-                .arg(full())
-                .arg(yes())
-                .arg(dry_run()),
-        )
+        .subcommand(restoring::restore_command())
+        .subcommand(restoring::undo_command())
         .subcommand(export_command())
         .subcommand(
             subcommand("import", "Makes a backup of a bundle, or of what pg_basebackup wrote")
@@ -120,10 +83,6 @@ pub(super) fn command() -> Command {
         .arg(json())
 }
 
-fn full() -> Arg {
-    switch("full", "Take every file from the backup, and build the cluster beside the present one")
-}
-
 fn export_command() -> Command {
     subcommand("export", "Writes a backup as one archive that tar and PostgreSQL alone can restore")
         .arg(backup_name())
@@ -150,6 +109,7 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
     match subcommand {
         "export" => return exporting::export(arguments, settings, ui),
         "import" => return importing::run(arguments, settings, ui),
+        "restore" => return restoring::run(arguments, settings, ui),
         _ => {}
     }
     // A name that makes no sense is refused before anything is looked at.
@@ -161,8 +121,7 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         ("create", _) => backing_up::create(arguments, &tools, ui),
         ("list", _) => backing_up::list(&tools, ui),
         ("show", Some(name)) => show(&find(&tools, name)?, ui),
-        ("restore", Some(name)) => restore_backup(arguments, &tools, &find(&tools, name)?, ui),
-        ("undo", _) => undo(arguments, &tools, ui),
+        ("undo", _) => restoring::undo(arguments, &tools, ui),
         ("verify", None) => verifying::run(arguments, &tools, None, ui),
         ("verify", Some(name)) => verifying::run(arguments, &tools, Some(&find(&tools, name)?), ui),
         ("pin", Some(name)) => backing_up::pin(arguments, &tools, find(&tools, name)?.name, ui),
@@ -215,48 +174,4 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
     }
     ui.data(&lines.join("\n"))?;
     Ok(0)
-}
-
-fn restore_backup(
-    arguments: &ArgMatches,
-    tools: &Tools,
-    backup: &BackupSummary,
-    ui: &Ui,
-) -> anyhow::Result<u8> {
-    let now = Utc::now();
-    let wish = if is_given(arguments, "full") { Wish::Full } else { Wish::Best };
-    let plan = plan_restore(tools, backup, wish, now)?;
-    if is_given(arguments, "dry-run") {
-        ui.plan(&plan)?;
-        return Ok(0);
-    }
-    if !ui.is_json() {
-        ui.plan(&plan)?;
-    }
-    if !is_given(arguments, "yes") {
-        ui.confirm_by_typing(&backup.name.to_string())?;
-    }
-    let ensured = restore(tools, backup, wish, now)?;
-    tell(&ensured, ui);
-    ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
-    // The newest backup must be of the history that now goes on, or the next recovery would have to leave it.
-    back_up_after_start(tools, &ensured.address, ui);
-    if ui.is_json() {
-        let set_aside = ensured.outcome.as_ref().and_then(|outcome| outcome.set_aside);
-        ui.json(&serde_json::json!({ "restored": backup.name, "set_aside": set_aside, "port": ensured.address.port }))?;
-    }
-    Ok(0)
-}
-
-fn undo(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let path = &tools.settings.data_directory;
-    let Some(name) = history::last_set_aside(path).context("read what was done here")? else {
-        let message =
-            format!("there is nothing to take back: no cluster of '{}' was ever replaced", path.display());
-        return Err(Failure::new(Kind::NoSuchBackup, message).into());
-    };
-    if !is_given(arguments, "dry-run") {
-        backing_up::store_what_was_set_aside(tools, ui)?;
-    }
-    restore_backup(arguments, tools, &find(tools, Wanted::Named(name))?, ui)
 }

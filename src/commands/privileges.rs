@@ -80,6 +80,19 @@ pub(crate) fn as_postgres<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::R
     find_postgres()?.run_as(work).context("give up root's privileges")
 }
 
+/// Makes a directory that a cluster is to go into, or gives an empty one to the server's user.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn prepare_place(directory: &Path) -> anyhow::Result<()> {
+    let owner = if sys::effective_identity().is_root() { Some(find_postgres()?) } else { None };
+    let prepared = match &owner {
+        Some(owner) => prepare_data_directory(directory, owner),
+        None => sys::ensure_directory(directory, 0o700, None).map(drop),
+    };
+    prepared.with_context(|| format!("make '{}'", directory.display()))
+}
+
 /// Makes the directories that are missing, as the user that we are.
 fn make_missing(settings: &Settings, ui: &Ui) {
     let Settings { data_directory, backup_directory, log_directory, .. } = settings;

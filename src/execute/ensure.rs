@@ -20,6 +20,7 @@ use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind, kind_of};
 use crate::pg::SystemIdentifier;
 use crate::plan::archive::ArchiveView;
+use crate::plan::point_in_time::{Way, restore_to};
 use crate::plan::recovery::{Action, Circumstances, Plan, Refusal, Tried, recovery};
 use crate::plan::restore::restore;
 use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Journal, Presence, Severity};
@@ -120,12 +121,30 @@ pub(super) fn decide_restore(
     now: DateTime<Utc>,
 ) -> anyhow::Result<Plan> {
     let backups = listed_backups(tools)?;
-    let policy = tools.settings.recovery;
-    let repository = repository_id(tools);
-    let circumstances =
-        Circumstances { backups: &backups, archives: &[], repository, policy, tried: Tried::default(), now };
+    let circumstances = of_restore(tools, &backups, now);
     let decided = restore(backup, diagnosis, tools.installation.version, &circumstances);
     decided.map_err(|refusal| Failure::from(refusal).into())
+}
+
+/// Decides how to put a backup, recovered to a moment, in the place of the present data.
+pub(super) fn decide_restore_to(
+    tools: &Tools,
+    backup: &BackupSummary,
+    way: &Way,
+    diagnosis: &Diagnosis,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Plan> {
+    let backups = listed_backups(tools)?;
+    let circumstances = of_restore(tools, &backups, now);
+    let decided = restore_to(backup, way, diagnosis, tools.installation.version, &circumstances);
+    decided.map_err(|refusal| Failure::from(refusal).into())
+}
+
+/// What a restore by a person goes by.
+fn of_restore<'a>(tools: &'a Tools, backups: &'a [BackupSummary], now: DateTime<Utc>) -> Circumstances<'a> {
+    let policy = tools.settings.recovery;
+    let repository = repository_id(tools);
+    Circumstances { backups, archives: &[], repository, policy, tried: Tried::default(), now }
 }
 
 fn repository_id<'a>(tools: &'a Tools) -> Option<&'a str> {

@@ -7,14 +7,14 @@
 use super::Tools;
 use super::restore_files::restore_files;
 use super::staging::{STAGING, clear_staging, ensure_room, staged};
-use super::start::RECOVERY_SIGNAL;
+use super::start::{RECOVERY_SIGNAL, RecoverySignal};
 use crate::cluster::inspect::follow;
 use crate::pg::{TimelineId, timeline_history, wal};
 use crate::plan::recovery::Replay;
 use crate::plan::{BackupName, BackupSummary};
 use crate::repository::{Repository, RepositoryError, SharedLock, WalArchive};
 use crate::sys::{ReadRoot, WriteRoot};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -40,6 +40,18 @@ pub(super) fn build_from_backup(
     name: BackupName,
     replay: &Replay,
 ) -> anyhow::Result<usize> {
+    let present = follow(root, "pg_wal").ok();
+    build_beside(tools, root, name, replay, present.as_ref())
+}
+
+/// The same, where the `pg_wal` of the present cluster is `present`.
+pub(super) fn build_beside(
+    tools: &Tools,
+    root: &WriteRoot,
+    name: BackupName,
+    replay: &Replay,
+    present: Option<&ReadRoot>,
+) -> anyhow::Result<usize> {
     let repository = tools.repository()?.context("find the repository")?;
     clear_staging(root)?;
     let _reading = begin_reading(tools, repository)?;
@@ -49,15 +61,14 @@ pub(super) fn build_from_backup(
     for tablespace in &restored.tablespaces {
         tools.progress.note(&tablespace.to_string());
     }
-    let present = follow(root, "pg_wal").ok();
     let archive = reader.summary().system_identifier.map(|cluster| repository.wal_archive(cluster));
-    let wal = Wal { present: present.as_ref(), archive: archive.as_ref(), tools };
+    let wal = Wal { present, archive: archive.as_ref(), tools };
     let segments = wal.lay_out(root, replay).context("lay out the WAL that follows it")?;
     let backups = repository.backups().context("list the backups")?;
     keep_timelines_apart(root, &wal, reader.summary(), &backups)?;
-    let target = replay.timeline.map(|timeline| timeline.0.to_string()).unwrap_or_default();
-    root.write_durably(staged(RECOVERY_SIGNAL), target.as_bytes(), 0o600)
-        .context("ask for a timeline of its own")?;
+    let signal = RecoverySignal { timeline: replay.timeline, target: replay.target.clone() };
+    let signal = serde_json::to_vec(&signal).context("ask for a timeline of its own")?;
+    root.write_durably(staged(RECOVERY_SIGNAL), &signal, 0o600).context("ask for a timeline of its own")?;
     root.sync_file_system().context("write the restored cluster to disk")?;
     Ok(segments)
 }
@@ -107,6 +118,8 @@ impl Wal<'_> {
                     "'{name}' cannot be had: what was committed from {} on is lost",
                     segment.start_lsn()
                 );
+                // A person who named a place is not to find another.
+                ensure!(replay.target.is_none(), "{lost}");
                 self.tools.progress.note(&lost);
                 return Ok(count);
             };

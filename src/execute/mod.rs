@@ -13,6 +13,7 @@ pub mod import;
 mod in_place;
 mod init_scripts;
 mod initialise;
+pub mod point_in_time;
 mod private_recovery;
 mod private_server;
 pub mod recover;

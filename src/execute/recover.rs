@@ -86,7 +86,7 @@ impl Recovery<'_> {
             Action::Replace(replacement) => self.replace(&replacement)?,
             Action::ReplaceInPlace(wanted) => self.replace_in_place(&wanted)?,
             Action::Start if self.outcome.server.is_none() => {
-                self.outcome.server = Some(start_and_verify(self.tools, self.root, Start::AsItIs)?);
+                self.outcome.server = Some(start_and_verify(self.tools, self.root, &Start::AsItIs)?);
             }
             Action::RecoverFirst => {
                 recover_in_place(self.tools, self.root)?;
@@ -247,9 +247,13 @@ impl Recovery<'_> {
             Source::Replayed { checkpoint } => build_from_replay(tools, root, *checkpoint),
             Source::Backup { name, replay } => {
                 let segments = build_from_backup(tools, root, *name, replay)?;
-                Ok(vec![match segments {
-                    0 => format!("restored {name}"),
-                    count => format!(
+                Ok(vec![match (segments, &replay.target) {
+                    (count, Some(target)) => format!(
+                        "restored {name} and replayed its WAL and {} more to {target}",
+                        counted(count, "segment")
+                    ),
+                    (0, None) => format!("restored {name}"),
+                    (count, None) => format!(
                         "restored {name} and replayed the WAL since, as far as it is whole ({})",
                         counted(count, "segment")
                     ),
@@ -269,8 +273,10 @@ impl Recovery<'_> {
 
     /// Starts the new cluster and sees it serve; if it does not, puts the former one back.
     fn prove(&mut self, journal: Journal) -> anyhow::Result<()> {
-        let start = Start::of_replacement(self.root)?;
-        match start_and_verify(self.tools, self.root, start) {
+        let started = Start::of_replacement(self.root)
+            .context("read where recovery is to end")
+            .and_then(|start| start_and_verify(self.tools, self.root, &start));
+        match started {
             Ok(server) => {
                 step_point("serves, not accepted yet");
                 takeover::accept(self.root.path())?;

@@ -9,7 +9,7 @@ use super::{Tools, ensure::Ensured};
 use crate::error::{Failure, Kind};
 use crate::plan::delta::{SPARE_BYTES, Wish};
 use crate::plan::recovery::{Action, Plan};
-use crate::plan::{BackupSummary, ClusterCondition};
+use crate::plan::{BackupSummary, ClusterCondition, Diagnosis};
 use crate::sys::{OperationLock, ensure_directory};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -40,32 +40,59 @@ pub fn restore(
     wish: Wish,
     now: DateTime<Utc>,
 ) -> anyhow::Result<Ensured> {
+    let decide = |diagnosis: &Diagnosis| decide_restore(tools, backup, diagnosis, now);
+    let settle = |plan: Plan, diagnosis: &Diagnosis| {
+        if matches!(diagnosis.condition, ClusterCondition::Absent | ClusterCondition::Empty) {
+            let needed_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
+            ensure_room(&tools.settings.data_directory, needed_bytes, &format!("restore {}", backup.name))?;
+        }
+        choose_way(tools, plan, backup, diagnosis, wish)
+    };
+    // Only now are the files what the server made of them. Where that leaves no way, the one from before is tried.
+    let conclude = |plan: Plan, diagnosis: &Diagnosis| {
+        let decided = decide(diagnosis)?;
+        let Ok(last) = choose_way(tools, decided, backup, diagnosis, wish) else { return Ok(plan) };
+        if is_in_place(&last) != is_in_place(&plan) {
+            last.remarks.iter().for_each(|remark| tools.progress.note(remark));
+        }
+        Ok(last)
+    };
+    replace_present(tools, &Deciding { decide: &decide, settle: &settle, conclude: &conclude })
+}
+
+fn is_in_place(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| matches!(step.action, Action::ReplaceInPlace(_)))
+}
+
+/// What a restore decides, and when.
+pub(super) struct Deciding<'a> {
+    /// What is to be done, by a look at the cluster. It is asked before anything is touched, and again once everybody
+    /// else is kept out.
+    pub(super) decide: &'a dyn Fn(&Diagnosis) -> anyhow::Result<Plan>,
+    /// Whether there is room for it, and which way it goes. Nothing was changed yet, and the data directory is there.
+    pub(super) settle: &'a dyn Fn(Plan, &Diagnosis) -> anyhow::Result<Plan>,
+    /// The last word, once a server that ran is stopped: what it wrote until then may matter.
+    pub(super) conclude: &'a dyn Fn(Plan, &Diagnosis) -> anyhow::Result<Plan>,
+}
+
+/// Carries out what was decided, and puts the present data back where that fails.
+pub(super) fn replace_present(tools: &Tools, deciding: &Deciding) -> anyhow::Result<Ensured> {
     const ACTIVITY: &str = "backup-postgresql restore";
     let path = &tools.settings.data_directory;
     let diagnosis = diagnose(tools)?;
-    decide_restore(tools, backup, &diagnosis, now)?;
+    (deciding.decide)(&diagnosis)?;
     if diagnosis.condition == ClusterCondition::Absent {
         ensure_directory(path, 0o700, None).with_context(|| format!("make '{}'", path.display()))?;
-    }
-    if matches!(diagnosis.condition, ClusterCondition::Absent | ClusterCondition::Empty) {
-        let needed_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
-        ensure_room(path, needed_bytes, &format!("restore {}", backup.name))?;
     }
     let operation = OperationLock::take(path, ACTIVITY).context("begin the restore")?;
     // Between the first look and the lock, another command may have been at work.
     let diagnosis = diagnose(tools)?;
-    let decided = decide_restore(tools, backup, &diagnosis, now)?;
-    let mut plan = choose_way(tools, decided.clone(), backup, &diagnosis, wish)?;
+    let decided = (deciding.decide)(&diagnosis)?;
+    let plan = (deciding.settle)(decided, &diagnosis)?;
     let was_running = stop_meanwhile(tools, &operation)?.is_some();
     wait_for_release(tools, path)?;
-    // Only now are the files what the server made of them. Where that leaves no way, the one from before is tried.
-    if was_running && let Ok(last) = choose_way(tools, decided, backup, &diagnosis, wish) {
-        if is_in_place(&last) != is_in_place(&plan) {
-            last.remarks.iter().for_each(|remark| tools.progress.note(remark));
-        }
-        plan = last;
-    }
-    match carry_out(plan, &diagnosis, tools, ACTIVITY) {
+    let concluded = if was_running { (deciding.conclude)(plan, &diagnosis) } else { Ok(plan) };
+    match concluded.and_then(|plan| carry_out(plan, &diagnosis, tools, ACTIVITY)) {
         Ok(Carried::Serving(ensured)) => Ok(*ensured),
         Ok(Carried::LookAgain(_)) => {
             Err(Failure::new(Kind::Failed, "the restored cluster was not started").into())
@@ -78,10 +105,6 @@ pub fn restore(
             Err(error)
         }
     }
-}
-
-fn is_in_place(plan: &Plan) -> bool {
-    plan.steps.iter().any(|step| matches!(step.action, Action::ReplaceInPlace(_)))
 }
 
 fn start_former(tools: &Tools, activity: &str) {

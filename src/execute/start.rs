@@ -8,8 +8,10 @@ use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::session::Login;
 use crate::error::{Failure, Kind};
 use crate::pg::TimelineId;
+use crate::plan::recovery_target::RecoveryTarget;
 use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory};
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +28,7 @@ pub fn superuser_login(tools: &Tools) -> Login {
 }
 
 /// What a server is started for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// To serve the cluster as it is.
     AsItIs,
@@ -37,34 +39,50 @@ pub enum Start {
     /// (xlogrecovery.c, `StartupXLOG()`). All the WAL that is needed is in `pg_wal`; it counts as ready only
     /// when it is a primary.
     FirstAfterRestore {
-        /// The timeline to follow to its end; `None` is that of the backup.
+        /// The timeline to follow; `None` is that of the backup.
         timeline: Option<TimelineId>,
+        /// Where recovery is to end. A server that does not get there ends with an error, and does not serve.
+        target: RecoveryTarget,
     },
 }
 
+/// What the signal file of a restored cluster holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct RecoverySignal {
+    pub(super) timeline: Option<TimelineId>,
+    pub(super) target: Option<RecoveryTarget>,
+}
+
 /// The file that makes a server recover. The server looks at nothing but its name; its content, written by
-/// pgbox, is the timeline to follow, so that it is known after a crash, too.
+/// pgbox, is the timeline to follow and where to end, so that it is known after a crash, too, and gone with the file
+/// once the server has ended recovery.
 pub const RECOVERY_SIGNAL: &str = "recovery.signal";
 
 impl Start {
     /// How the cluster in place is to be started for the first time since it was put there.
     pub fn of_replacement(root: &ReadRoot) -> io::Result<Self> {
-        let signal = root.read_text(RECOVERY_SIGNAL, 64)?;
-        Ok(signal.map_or(Self::AsItIs, |text| {
-            let timeline = text.trim().parse().ok().map(TimelineId);
-            Self::FirstAfterRestore { timeline }
-        }))
+        let Some(text) = root.read_text(RECOVERY_SIGNAL, 4096)? else { return Ok(Self::AsItIs) };
+        // One that somebody else wrote has nothing in it, and asks for all that there is.
+        let signal = match text.trim() {
+            "" => RecoverySignal::default(),
+            text => serde_json::from_str(text).map_err(io::Error::other)?,
+        };
+        let target = signal.target.unwrap_or(RecoveryTarget::END);
+        Ok(Self::FirstAfterRestore { timeline: signal.timeline, target })
     }
 
-    fn settings(self) -> Vec<(&'static str, String)> {
-        let Self::FirstAfterRestore { timeline } = self else { return Vec::new() };
+    /// The settings for it, which the server is given on its command line: nothing of them stays in its files.
+    pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
+        let Self::FirstAfterRestore { timeline, target } = self else { return Vec::new() };
         let timeline = timeline.map_or_else(|| "current".to_owned(), |timeline| timeline.to_string());
-        vec![
+        let mut settings = vec![
             ("restore_command", "false".to_owned()),
             ("recovery_target_timeline", timeline),
             ("recovery_target_action", "promote".to_owned()),
             ("hot_standby", "off".to_owned()),
-        ]
+        ];
+        settings.extend(target.settings());
+        settings
     }
 }
 
@@ -73,7 +91,7 @@ impl Start {
 ///
 /// # Errors
 /// The last attempt's, with the last lines of the server's log. No server is left running.
-pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
+pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
     let log_begins_at = server::log_size(&tools.log_file());
     // Before, and not after: a server that is killed before its first checkpoint leaves the control file as it was.
     seal::remove(root).context("remove the seal of the last stop")?;
@@ -110,7 +128,7 @@ fn note_configuration(tools: &Tools, root: &WriteRoot, configuration: Option<Fin
     }
 }
 
-fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::Result<RunningServer> {
+fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
     let options = StartOptions {
         installation: tools.installation.clone(),
         data_directory: root.path().to_path_buf(),
@@ -118,7 +136,7 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: Start) -> anyhow::
         listen_addresses: tools.settings.listen_addresses.clone(),
         socket_directory: tools.settings.socket_directory.clone().or_else(socket_directory),
         settings: [start.settings(), archiving::server_settings(tools, root)].concat(),
-        accepts_standby: start == Start::AsItIs,
+        accepts_standby: *start == Start::AsItIs,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,
     };

@@ -5,9 +5,12 @@ pub mod backups;
 pub mod delta;
 pub mod diagnosis;
 pub mod periods;
+pub mod point_in_time;
 pub mod policy;
 pub mod recovery;
+pub mod recovery_target;
 pub mod restore;
+pub mod restore_outline;
 pub mod retention;
 pub mod selection;
 #[cfg(test)]

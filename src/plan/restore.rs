@@ -21,6 +21,19 @@ pub fn restore(
     installed: MajorVersion,
     circumstances: &Circumstances,
 ) -> Result<Plan, Refusal> {
+    let plan = replace_by(backup, Replay::default(), diagnosis, installed, circumstances)?;
+    let replaces = plan.steps.iter().any(|step| step.effect == Effect::Replaces);
+    Ok(Plan { remarks: remarks(backup, replaces), ..plan })
+}
+
+/// Puts a backup, and what is replayed after it, in the place of the present data.
+pub(super) fn replace_by(
+    backup: &BackupSummary,
+    replay: Replay,
+    diagnosis: &Diagnosis,
+    installed: MajorVersion,
+    circumstances: &Circumstances,
+) -> Result<Plan, Refusal> {
     refuse(backup, diagnosis, installed, circumstances.backups)?;
     let mut steps = Vec::new();
     if let Presence::Running { pid } = diagnosis.presence {
@@ -29,7 +42,7 @@ pub fn restore(
     }
     let is_empty = matches!(diagnosis.condition, ClusterCondition::Absent | ClusterCondition::Empty);
     let aside = (!is_empty).then(|| free_name(BackupKind::Replaced, diagnosis, circumstances));
-    let source = Source::Backup { name: backup.name, replay: Replay::default() };
+    let source = Source::Backup { name: backup.name, replay };
     steps.push(Step {
         action: Action::Replace(Replacement { sources: vec![source], aside }),
         reason: "it was asked for".to_owned(),
@@ -42,13 +55,7 @@ pub fn restore(
     };
     steps.push(Step { action: Action::Start, reason: reason.to_owned(), effect: Effect::Starts });
     let purpose = format!("restore {}", backup.name);
-    Ok(Plan {
-        purpose,
-        belief: Belief::default(),
-        steps,
-        passed_over: Vec::new(),
-        remarks: remarks(backup, aside.is_some()),
-    })
+    Ok(Plan { purpose, belief: Belief::default(), steps, passed_over: Vec::new(), remarks: Vec::new() })
 }
 
 /// A backup that a verification found damaged would fail halfway; a better one is named.
@@ -122,11 +129,11 @@ fn remarks(backup: &BackupSummary, replaces: bool) -> Vec<String> {
     if replaces {
         remarks.push(format!("rows committed after {time} will not be in it; the present data is kept, and can be restored, too"));
     }
-    if !backup.damaged_pages.is_empty() {
-        remarks.push(format!(
-            "{} pages of this backup were damaged already when it was made",
-            backup.damaged_pages.len()
-        ));
-    }
+    remarks.extend(damage_remark(backup));
     remarks
+}
+
+pub(super) fn damage_remark(backup: &BackupSummary) -> Option<String> {
+    let count = backup.damaged_pages.len();
+    (count > 0).then(|| format!("{count} pages of this backup were damaged already when it was made"))
 }

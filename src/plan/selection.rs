@@ -158,7 +158,7 @@ pub fn surviving_replay(
     let reaches_the_end =
         begins_at_backup && checkpoint_is_reached && highest.is_none_or(|highest| highest <= reached);
     let timeline = chain.last().map(|segment| segment.timeline).filter(|last| *last != timeline);
-    Replay { segments: chain, timeline, reaches_the_end }
+    Replay { segments: chain, timeline, reaches_the_end, target: None }
 }
 
 /// A timeline, and the number of the first segment that is read of it.

@@ -1,7 +1,7 @@
 //! A plan in words, for a person and for the log.
 
 use super::diagnosis::{FileContent, RelationName, Remedy};
-use super::recovery::{Action, Effect, InPlace, Plan, Replacement, Source, Step};
+use super::recovery::{Action, Effect, InPlace, Plan, Replacement, Replay, Source, Step};
 use serde::Serialize;
 use std::fmt;
 
@@ -104,6 +104,10 @@ impl fmt::Display for Source {
             Self::Salvage => formatter.write_str("dump what reads and load it into a new cluster"),
             Self::Replayed { checkpoint } => {
                 write!(formatter, "replay the WAL from the checkpoint at {checkpoint} on a copy")
+            }
+            Self::Backup { name, replay: Replay { segments, target: Some(target), .. } } => {
+                let count = crate::format::counted(segments.len(), "WAL segment");
+                write!(formatter, "restore {name} and replay its WAL and {count} more to {target}")
             }
             Self::Backup { name, replay } => match replay.segments.len() {
                 0 => write!(formatter, "restore {name}"),

@@ -8,6 +8,7 @@ mod full_disk;
 mod hot;
 mod killed;
 mod pins;
+mod point_in_time;
 mod prove;
 mod removal;
 mod repack;

@@ -3,6 +3,7 @@
 //! All of it is pure. Where the bytes of a segment come from is the caller's business ([`WalSource`]).
 
 mod decode;
+mod moment;
 mod name;
 mod page_header;
 mod range;
@@ -11,6 +12,7 @@ mod record;
 mod segment_file;
 
 pub use decode::{CHECKPOINT_SIZE_BYTES, Checkpoint, Parameters, WalEvent};
+pub use moment::WalMoment;
 pub use name::{
     WalFileName, WalFileNameError, is_backup_history_file, is_history_file, is_partial_segment_name,
     is_segment_name, is_valid_segment_size,

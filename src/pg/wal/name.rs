@@ -135,6 +135,12 @@ impl WalFileName {
         Self { segment_number, ..self }
     }
 
+    /// Returns the segment of the same number on another timeline.
+    #[must_use]
+    pub fn on(self, timeline: TimelineId) -> Self {
+        Self { timeline, ..self }
+    }
+
     /// Returns the LSN of the segment's first byte.
     pub fn start_lsn(self) -> Lsn {
         Lsn(self.segment_number.saturating_mul(u64::from(self.segment_size_bytes)))

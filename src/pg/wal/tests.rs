@@ -327,7 +327,7 @@ proptest! {
         let mut reader = WalReader::new(&memory, GEOMETRY, Lsn(START));
         let mut count = 0;
         while let Ok(record) = reader.next_record() {
-            let _ = (record.body(), record.event());
+            let _ = (record.body(), record.event(), record.moment());
             count += 1;
         }
         prop_assert!(count <= sizes.len() + 1);
@@ -335,4 +335,48 @@ proptest! {
             while reader.next_record().is_ok() {}
         });
     }
+}
+
+/// The moment that a record with this main data tells of.
+fn moment_of(resource_manager: u8, info: u8, data: &[u8]) -> Option<WalMoment> {
+    let mut writer = Writer::new();
+    let payload = [vec![255, u8::try_from(data.len()).unwrap()], data.to_vec()].concat();
+    writer.add(resource_manager, info, &payload);
+    let memory = writer.finish();
+    let mut reader = WalReader::new(&memory, GEOMETRY, Lsn(START));
+    reader.next_record().unwrap().moment()
+}
+
+#[test]
+fn the_end_of_a_transaction_is_told_with_its_own_number_prepared_or_not() {
+    let time = chrono::DateTime::from_timestamp(946_684_800 + 5, 0).unwrap();
+    let ended = |xid, is_commit| Some(WalMoment::TransactionEnd { xid, time, is_commit });
+    let plain = 5_000_000_i64.to_le_bytes();
+    assert_eq!(moment_of(1, 0x00, &plain), ended(7, true));
+    assert_eq!(moment_of(1, 0x20, &plain), ended(7, false));
+
+    // All that a commit may tell stands before the number of the prepared transaction.
+    let info = 1_u32 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8;
+    let mut data = [plain.to_vec(), info.to_le_bytes().to_vec(), vec![0; 8]].concat();
+    for size_bytes in [4, 12, 12, 16] {
+        data.extend(2_u32.to_le_bytes());
+        data.extend(vec![0xEE; 2 * size_bytes]);
+    }
+    data.extend(99_u32.to_le_bytes());
+    assert_eq!(moment_of(1, 0x30 | 0x80, &data), ended(99, true));
+    assert_eq!(moment_of(1, 0x40 | 0x80, &data), ended(99, false));
+    data.truncate(data.len() - 1);
+    assert_eq!(moment_of(1, 0x30 | 0x80, &data), None);
+    // What was only prepared has not ended.
+    assert_eq!(moment_of(1, 0x10, &plain), None);
+}
+
+#[test]
+fn a_restore_point_is_told_with_its_name_and_its_time() {
+    let mut data = [5_000_000_i64.to_le_bytes().to_vec(), b"before the migration".to_vec()].concat();
+    data.resize(72, 0);
+    let time = chrono::DateTime::from_timestamp(946_684_800 + 5, 0).unwrap();
+    let expected = WalMoment::RestorePoint { name: "before the migration".to_owned(), time };
+    assert_eq!(moment_of(0, 0x70, &data), Some(expected));
+    assert_eq!(moment_of(0, 0x40, &data), None);
 }

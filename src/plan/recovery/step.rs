@@ -5,6 +5,7 @@ use crate::pg::{Lsn, SystemIdentifier, TimelineId};
 use crate::plan::backups::BackupName;
 use crate::plan::delta::Difference;
 use crate::plan::diagnosis::{ClusterIdentity, FileContent, Journal, RelationName};
+use crate::plan::recovery_target::RecoveryTarget;
 use serde::Serialize;
 
 /// What is to be done to a data directory, and what was believed when that was decided.
@@ -200,6 +201,9 @@ pub struct Replay {
     pub timeline: Option<TimelineId>,
     /// Whether they reach to the very end, so that no committed row is lost.
     pub reaches_the_end: bool,
+    /// Where a person wants recovery to end; `None`: with the last segment that can be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<RecoveryTarget>,
 }
 
 /// Why nothing is done.

@@ -170,7 +170,7 @@ fn replayed(segments: &[WalFileName], present: &ClusterIdentity) -> Replay {
 }
 
 fn replay(segments: Vec<WalFileName>, reaches_the_end: bool) -> Replay {
-    Replay { segments, timeline: None, reaches_the_end }
+    Replay { segments, reaches_the_end, ..Replay::default() }
 }
 
 #[test]
@@ -198,6 +198,7 @@ fn wal_is_replayed_across_the_timelines_that_led_to_the_present() {
         segments: vec![segment(1, 3), segment(2, 4), segment(2, 5)],
         timeline: Some(TimelineId(2)),
         reaches_the_end: true,
+        target: None,
     };
     assert_eq!(replayed(&there, &present), expected);
 
