@@ -89,12 +89,17 @@ impl Tight {
 
     /// Takes the room that was freed meanwhile.
     fn fill(&self) {
+        self.leave_free(FREE_MIB);
+    }
+
+    /// Leaves no more than so much room. Returns what takes it.
+    fn leave_free(&self, most_mib: u64) -> Option<PathBuf> {
         let free = run(Command::new("df").args(["--output=avail", "-m"]).arg(self.sandbox.path()));
         let free_mib: u64 = free.lines().nth(1).unwrap().trim().parse().unwrap();
-        if free_mib > FREE_MIB {
-            let ballast = tempfile::NamedTempFile::new_in(self.sandbox.path()).unwrap().keep().unwrap().1;
-            run(Command::new("fallocate").arg("-l").arg(format!("{}M", free_mib - FREE_MIB)).arg(ballast));
-        }
+        let taken_mib = free_mib.checked_sub(most_mib).filter(|taken_mib| *taken_mib > 0)?;
+        let ballast = tempfile::NamedTempFile::new_in(self.sandbox.path()).unwrap().keep().unwrap().1;
+        run(Command::new("fallocate").arg("-l").arg(format!("{taken_mib}M")).arg(&ballast));
+        Some(ballast)
     }
 
     /// What is on it is the changed cluster.
@@ -111,12 +116,12 @@ fn restore_of(name: &str) -> [&str; 4] {
 }
 
 fn assert_at_backup(sandbox: &Sandbox) {
-    assert_eq!(dump(sandbox), changed().at_backup);
+    assert!(dump(sandbox) == changed().at_backup, "it is not what it was when the backup was made");
     assert_no_leftovers(sandbox);
 }
 
 fn assert_at_end(sandbox: &Sandbox) {
-    assert_eq!(dump(sandbox), changed().at_end);
+    assert!(dump(sandbox) == changed().at_end, "it is not what it was before the restore");
     assert_no_leftovers(sandbox);
 }
 
@@ -207,6 +212,38 @@ fn killed_again_while_it_is_finished_it_is_finished_all_the_same() {
 
     assert_at_backup(&sandbox);
     drop(sandbox);
+}
+
+#[test]
+fn a_disk_that_fills_up_in_the_middle_stops_it_until_there_is_room_again() {
+    if !has_step_points() {
+        return;
+    }
+    let restore = restore_of(&changed().name);
+    let Some(first) = Tight::changed() else { return };
+    let names = points(&first.sandbox, &restore);
+    let number = names.iter().position(|name| name == "what is not in it removed").unwrap() + 1;
+    drop(first);
+    let Some(tight) = Tight::changed() else { return };
+    let sandbox = &tight.sandbox;
+    kill_at(sandbox, number, &restore);
+    let ballast = tight.leave_free(1).unwrap();
+    // The last parts of a megabyte.
+    let mut rest = fs::File::create(sandbox.path().join("rest")).unwrap();
+    while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+
+    let told = sandbox.expect_status(&INIT, 1);
+
+    assert!(told.contains("No space left on device"), "{told}");
+    fs::remove_file(ballast).unwrap();
+    sandbox.succeed(&INIT);
+    // It was turned back, unless there was no room even to note that.
+    if dump(sandbox) == changed().at_backup {
+        assert_no_leftovers(sandbox);
+    } else {
+        assert_at_end(sandbox);
+    }
+    sandbox.succeed(&["backup-postgresql", "verify", "--all"]);
 }
 
 /// Flips a byte in every part of the newest pack, where only what the newest backup brought is.

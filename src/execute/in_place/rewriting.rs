@@ -110,7 +110,8 @@ impl<'a> Rewriting<'a> {
     /// caller adds what the first start needs, and then calls [`Rewriting::write_control_file`].
     ///
     /// # Errors
-    /// The file that failed and why; [`crate::repository::RepositoryError::Damaged`] in the chain when the backup is not what was stored.
+    /// The file that failed and why; [`crate::repository::RepositoryError::Damaged`] in the chain when the backup is
+    /// not what was stored.
     pub(super) fn change_files(&self) -> anyhow::Result<Rewritten> {
         self.take_control_file_away()?;
         let wanted = self.target.wanted();
