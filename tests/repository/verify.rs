@@ -174,7 +174,7 @@ fn a_damaged_backup_gives_way_to_an_older_one_until_a_new_backup_has_stored_it_a
     let sandbox = Sandbox::with_backup();
     let first = newest(&sandbox);
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
-    sandbox.sql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 100000) AS i");
+    sandbox.sql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 300000) AS i");
     sandbox.succeed(&["backup-postgresql", "create"]);
     let second = newest(&sandbox);
     let pack = largest_pack(&sandbox);
@@ -200,7 +200,7 @@ fn a_damaged_backup_gives_way_to_an_older_one_until_a_new_backup_has_stored_it_a
     // Little of the damaged pack was needed still, and that moved.
     assert!(!pack.exists());
     sandbox.succeed(&["backup-postgresql", "restore", &second, "--yes"]);
-    assert_eq!(sandbox.sql("SELECT count(*), max(length(md5)) FROM t"), "100000|32");
+    assert_eq!(sandbox.sql("SELECT count(*), max(length(md5)) FROM t"), "300000|32");
 }
 
 #[test]
