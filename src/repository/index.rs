@@ -1,7 +1,6 @@
 //! Which chunks the repository has, and where: put together from the ends of all packs.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 
 use super::chunk::ChunkId;
@@ -28,8 +27,13 @@ pub(super) struct Location {
     pub(super) raw_size_bytes: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// So many bytes of a chunk's name find it: no two names agree in them, and whoever reads a chunk checks all of it.
+const KEY_SIZE_BYTES: usize = 16;
+
+/// A chunk in a pack. A repository may have many millions, so that each byte counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
+    key: [u8; KEY_SIZE_BYTES],
     pack_number: u32,
     stored_size_bytes: u32,
     raw_size_bytes: u32,
@@ -40,9 +44,9 @@ struct Place {
 #[derive(Debug, Default)]
 pub(super) struct ChunkIndex {
     packs: Vec<PackId>,
-    chunks: HashMap<ChunkId, Place>,
-    /// Further copies of chunks that were stored anew since a pack that has them was found damaged.
-    copies: HashMap<ChunkId, Vec<Place>>,
+    /// In order, so that copies of a chunk are next to each other: it was stored anew since a pack that has it was found
+    /// damaged.
+    places: Vec<Place>,
     damaged: Vec<DamagedPack>,
 }
 
@@ -63,35 +67,31 @@ impl ChunkIndex {
                 }),
             }
         }
+        index.places.shrink_to_fit();
+        index.places.sort_unstable();
         Ok(index)
     }
 
     fn add(&mut self, pack: PackId, entries: &[PackEntry]) {
         let Ok(pack_number) = u32::try_from(self.packs.len()) else { return };
         self.packs.push(pack);
-        self.chunks.reserve(entries.len());
-        for entry in entries {
+        self.places.extend(entries.iter().map(|entry| {
             let PackEntry { chunk, offset, stored_size_bytes, raw_size_bytes } = *entry;
-            let place = Place { pack_number, stored_size_bytes, raw_size_bytes, offset };
-            match self.chunks.entry(chunk) {
-                Entry::Vacant(entry) => _ = entry.insert(place),
-                Entry::Occupied(_) => self.copies.entry(chunk).or_default().push(place),
-            }
-        }
+            Place { key: key_of(&chunk), pack_number, stored_size_bytes, raw_size_bytes, offset }
+        }));
     }
 
     /// Whether a pack other than the `distrusted` ones has a chunk.
     pub(super) fn contains_outside(&self, chunk: &ChunkId, distrusted: &HashSet<PackId>) -> bool {
-        if distrusted.is_empty() {
-            return self.chunks.contains_key(chunk);
-        }
         self.find_all(chunk).any(|location| !distrusted.contains(&location.pack))
     }
 
     /// Every copy of a chunk.
     pub(super) fn find_all(&self, chunk: &ChunkId) -> impl Iterator<Item = Location> {
-        let copies = self.copies.get(chunk).into_iter().flatten();
-        self.chunks.get(chunk).into_iter().chain(copies).filter_map(|place| self.location(place))
+        let key = key_of(chunk);
+        let first = self.places.partition_point(|place| place.key < key);
+        let from_first = self.places.get(first..).unwrap_or_default().iter();
+        from_first.take_while(move |place| place.key == key).filter_map(|place| self.location(place))
     }
 
     fn location(&self, place: &Place) -> Option<Location> {
@@ -106,6 +106,10 @@ impl ChunkIndex {
     pub(super) fn damaged(&self) -> &[DamagedPack] {
         &self.damaged
     }
+}
+
+fn key_of(chunk: &ChunkId) -> [u8; KEY_SIZE_BYTES] {
+    chunk.0.first_chunk().copied().unwrap_or_default()
 }
 
 /// The packs that are there, by name.
@@ -130,4 +134,39 @@ pub(super) fn list_packs(root: &ReadRoot) -> Result<Vec<PackId>, RepositoryError
 pub(super) fn open_pack(root: &ReadRoot, id: &PackId) -> Result<File, RepositoryError> {
     let path = pack_path(id);
     root.open_file(&path).map_err(attempting("open", root.path().join(&path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn chunk(number: u8) -> ChunkId {
+        ChunkId::of(&[number])
+    }
+
+    proptest! {
+        #[test]
+        fn every_copy_of_a_chunk_is_found_and_no_other(packs in prop::collection::vec(prop::collection::vec(0_u8..40, 0..30), 0..6)) {
+            let mut index = ChunkIndex::default();
+            for (pack, chunks) in packs.iter().enumerate() {
+                let entry = |(place, number): (usize, &u8)| PackEntry {
+                    chunk: chunk(*number),
+                    offset: place as u64,
+                    stored_size_bytes: u32::from(*number),
+                    raw_size_bytes: 1,
+                };
+                index.add(PackId::of(&[u8::try_from(pack).unwrap()]), &chunks.iter().enumerate().map(entry).collect::<Vec<_>>());
+            }
+            index.places.sort_unstable();
+            for number in 0..45 {
+                let found = index.find_all(&chunk(number)).map(|found| found.stored_size_bytes).collect::<Vec<_>>();
+                let expected = packs.iter().flatten().filter(|stored| **stored == number).count();
+                prop_assert_eq!(found, vec![u32::from(number); expected]);
+                let all: HashSet<PackId> = index.packs.iter().copied().collect();
+                prop_assert!(!index.contains_outside(&chunk(number), &all));
+                prop_assert_eq!(index.contains_outside(&chunk(number), &HashSet::new()), expected > 0);
+            }
+        }
+    }
 }
