@@ -3,6 +3,7 @@
 pub mod archiving;
 mod attempt;
 pub mod backup;
+mod backup_wal;
 pub mod cleanup;
 mod configuration;
 pub mod ensure;

@@ -223,6 +223,30 @@ impl FileReader<'_> {
         }
     }
 
+    /// Reads from an offset on, as much as `buffer` takes or the file has. Returns how many bytes that was.
+    ///
+    /// # Errors
+    /// As [`Self::read_piece`].
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, RepositoryError> {
+        let (mut piece, mut filled) = (Vec::new(), 0);
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let at = offset.saturating_add(filled as u64);
+            if at >= self.size_bytes {
+                break;
+            }
+            let number = usize::try_from(at / CHUNK_SIZE_BYTES as u64).unwrap_or(usize::MAX);
+            self.read_piece(number, &mut piece)?;
+            let skipped = usize::try_from(at % CHUNK_SIZE_BYTES as u64).unwrap_or(CHUNK_SIZE_BYTES);
+            let from = piece.get(skipped..).unwrap_or_default();
+            let count = from.len().min(rest.len());
+            if let (Some(to), Some(from)) = (rest.get_mut(..count), from.get(..count)) {
+                to.copy_from_slice(from);
+            }
+            filled += count;
+        }
+        Ok(filled)
+    }
+
     fn error(&self, offset: u64, error: ReadError) -> RepositoryError {
         match error {
             ReadError::Repository(error) => error,

@@ -23,7 +23,7 @@ use crate::pg::backup_label::{BackupLabel, BackupMethod, BackupOrigin};
 use crate::pg::backup_manifest::BackupManifest;
 use crate::pg::control_file::{CONTROL_FILE, ControlFile, FILE_SIZE_BYTES};
 use crate::pg::version;
-use crate::pg::wal::{WalFault, WalFileName, WalRange, is_segment_name};
+use crate::pg::wal::{WalFileName, WalRange, is_segment_name};
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary};
 use crate::progress::Progress;
 use crate::repository::{
@@ -103,8 +103,7 @@ fn read_and_check(
     let checked =
         pool.install(|| checking::check_files(&reader, &identity.control, manifest.as_ref(), progress));
     progress.end();
-    let facts = wal::follow_wal(&reader, &identity.control, &identity.label, checked?)
-        .map_err(|fault| incomplete(&fault))?;
+    let facts = wal::follow_wal(&reader, &identity.control, &identity.label, checked?)?;
     let created_at = identity.created_at(&facts).unwrap_or_else(Utc::now);
     let entries = identity.without_other_wal(reader.into_entries(), &facts)?;
     writer.rename(BackupName::new(BackupKind::Backup, created_at))?;
@@ -128,14 +127,6 @@ fn read_back(
 fn directory_mode(entries: &[TableEntry]) -> u32 {
     let is_open_to_group = |entry: &TableEntry| entry.path.as_str() == "base" && entry.mode & 0o050 == 0o050;
     if entries.iter().any(is_open_to_group) { 0o750 } else { 0o700 }
-}
-
-fn incomplete(fault: &WalFault) -> Failure {
-    let message = format!("cannot import it: the WAL that makes it consistent is not whole in it: {fault}");
-    Failure::new(Kind::Refused, message).hint(
-        "make it with `pg_basebackup --wal-method=stream` (or fetch), and import the directory that has pg_wal.tar, \
-         too; nothing was imported",
-    )
 }
 
 /// What a base backup says of itself.

@@ -3,18 +3,16 @@
 //! Where a backup ends is told by the record that `pg_backup_stop()` writes; with it, all WAL from the start is there
 //! and whole. A number in a file beside it would prove nothing.
 
-use std::collections::HashMap;
-use std::io;
-
+use crate::error::{Failure, Kind};
+use crate::execute::backup_wal::BackupWal;
 use crate::pg::backup_label::BackupLabel;
 use crate::pg::control_file::ControlFile;
 use crate::pg::layout::RelationFile;
-use crate::pg::wal::{
-    BlockReference, RelationLocator, WalFault, WalFileName, WalGeometry, WalReader, WalSource,
-};
-use crate::pg::{BlockNumber, Lsn, Oid, TimelineId};
+use crate::pg::wal::{BlockReference, RelationLocator, WalFault, WalFileName, WalGeometry, WalReader};
+use crate::pg::{BlockNumber, Lsn, Oid};
 use crate::plan::DamagedPage;
-use crate::repository::{BackupReader, CHUNK_SIZE_BYTES};
+use crate::repository::BackupReader;
+use std::collections::HashMap;
 
 /// `RM_XLOG_ID` and `XLOG_BACKUP_END` (`pg_control.h`).
 const BACKUP_END: (u8, u8) = (0, 0x50);
@@ -41,16 +39,31 @@ pub(super) fn follow_wal(
     control: &ControlFile,
     label: &BackupLabel,
     damaged_pages: Vec<DamagedPage>,
-) -> Result<WalFacts, WalFault> {
+) -> anyhow::Result<WalFacts> {
     let geometry = WalGeometry {
         major: control.major_version(),
         system_identifier: control.system_identifier,
         segment_size_bytes: control.wal_segment_size,
         block_size_bytes: control.wal_block_size,
     };
-    let source = StoredWal { reader, timeline: label.start_timeline, size_bytes: control.wal_segment_size };
     let start = label.start_wal_location;
-    let mut wal = WalReader::new(source, geometry, start);
+    let segment = WalFileName::containing(start, label.start_timeline, control.wal_segment_size)?;
+    let mut failure = None;
+    let source = BackupWal { reader, segment, failure: &mut failure };
+    let followed = follow_records(WalReader::new(source, geometry, start), label, damaged_pages);
+    match (followed, failure) {
+        (Ok(facts), _) => Ok(facts),
+        (Err(_), Some(failure)) => Err(anyhow::Error::new(failure).context("read back the WAL")),
+        (Err(fault), None) => Err(incomplete(&fault).into()),
+    }
+}
+
+fn follow_records(
+    mut wal: WalReader<BackupWal>,
+    label: &BackupLabel,
+    damaged_pages: Vec<DamagedPage>,
+) -> Result<WalFacts, WalFault> {
+    let start = label.start_wal_location;
     let mut suspects: HashMap<Block, Option<bool>> =
         damaged_pages.iter().filter_map(block_of).map(|block| (block, None)).collect();
     let mut checkpoint_time = None;
@@ -80,6 +93,14 @@ pub(super) fn follow_wal(
     }
 }
 
+fn incomplete(fault: &WalFault) -> Failure {
+    let message = format!("cannot import it: the WAL that makes it consistent is not whole in it: {fault}");
+    Failure::new(Kind::Refused, message).hint(
+        "make it with `pg_basebackup --wal-method=stream` (or fetch), and import the directory that has pg_wal.tar, \
+         too; nothing was imported",
+    )
+}
+
 /// Only the first record about a page counts: one that needs what was there fails on a damaged one.
 fn note(suspects: &mut HashMap<Block, Option<bool>>, reference: &BlockReference) {
     if let Some(verdict @ None) = suspects.get_mut(&(reference.relation, reference.fork, reference.block)) {
@@ -98,41 +119,4 @@ fn block_of(page: &DamagedPage) -> Option<Block> {
         _ => return None,
     };
     Some((RelationLocator { tablespace, database, relfilenode: file.relfilenode }, file.fork, page.block))
-}
-
-/// The segments that lie in the repository.
-struct StoredWal<'a> {
-    reader: &'a BackupReader,
-    timeline: TimelineId,
-    size_bytes: u32,
-}
-
-impl WalSource for StoredWal<'_> {
-    fn read_at(&mut self, segment_number: u64, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let begin = Lsn(segment_number.saturating_mul(u64::from(self.size_bytes)));
-        let name =
-            WalFileName::containing(begin, self.timeline, self.size_bytes).map_err(io::Error::other)?;
-        let Some(entry) = self.reader.entry(&format!("pg_wal/{name}")).filter(|entry| entry.is_file()) else {
-            return Ok(None);
-        };
-        let file = self.reader.open_file(entry).map_err(io::Error::other)?;
-        let mut filled = 0;
-        let mut piece = Vec::new();
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            let at = offset.saturating_add(filled as u64);
-            if at >= file.size_bytes() {
-                break;
-            }
-            let number = usize::try_from(at / CHUNK_SIZE_BYTES as u64).map_err(io::Error::other)?;
-            file.read_piece(number, &mut piece).map_err(io::Error::other)?;
-            let skipped = usize::try_from(at % CHUNK_SIZE_BYTES as u64).map_err(io::Error::other)?;
-            let from = piece.get(skipped..).unwrap_or_default();
-            let count = from.len().min(rest.len());
-            if let (Some(to), Some(from)) = (rest.get_mut(..count), from.get(..count)) {
-                to.copy_from_slice(from);
-            }
-            filled += count;
-        }
-        Ok(Some(filled))
-    }
 }

@@ -1,13 +1,12 @@
 //! Whether the WAL in a backup leads from the point at which recovery begins to the one where it is consistent.
 
-use std::io;
-
+use crate::execute::backup_wal::{BackupWal, path_of};
 use crate::pg::Lsn;
 use crate::pg::wal::{
     LONG_HEADER_SIZE_BYTES, WalFileName, WalGeometry, WalPageHeader, WalRange, WalReader, WalSource,
 };
 use crate::plan::{Damage, DamageCode, DamagedFile};
-use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, RepositoryError, TableEntry};
+use crate::repository::{BackupReader, RepositoryError, TableEntry};
 
 /// Checks the segments and the records of a backup's WAL. A backup that is no hot one promises none.
 ///
@@ -28,10 +27,6 @@ pub(super) fn check(reader: &BackupReader) -> Result<Vec<Damage>, RepositoryErro
         Some(error) => Err(error),
         None => Ok(broken.err().into_iter().collect()),
     }
-}
-
-fn path_of(segment: WalFileName) -> String {
-    format!("pg_wal/{segment}")
 }
 
 /// The segments that are not in the backup's table, or not of a segment's size there.
@@ -55,8 +50,8 @@ fn check_records(
     range: &WalRange,
     failure: &mut Option<RepositoryError>,
 ) -> Result<(), Damage> {
-    let mut source = BackupWal { reader, range, failure };
     let first = range.first_segment();
+    let mut source = BackupWal { reader, segment: first, failure };
     let mut bytes = [0; LONG_HEADER_SIZE_BYTES];
     let broken = |lsn: Lsn, what: String| {
         let segment = range.segment_at(lsn);
@@ -83,54 +78,4 @@ fn check_records(
         }
     }
     Ok(())
-}
-
-/// The WAL segments in a backup.
-struct BackupWal<'a> {
-    reader: &'a BackupReader,
-    range: &'a WalRange,
-    /// Why a read failed, which the WAL reader would only keep in words.
-    failure: &'a mut Option<RepositoryError>,
-}
-
-impl WalSource for BackupWal<'_> {
-    fn read_at(&mut self, segment_number: u64, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let path = path_of(self.range.first_segment().numbered(segment_number));
-        let Some(entry) = self.reader.entry(&path) else { return Ok(None) };
-        read_from(self.reader, entry, offset, buffer).map(Some).map_err(|error| {
-            let told = io::Error::other(error.to_string());
-            *self.failure = Some(error);
-            told
-        })
-    }
-}
-
-/// Reads a file of the backup from an offset on, and returns how many bytes there were.
-fn read_from(
-    reader: &BackupReader,
-    entry: &TableEntry,
-    offset: u64,
-    buffer: &mut [u8],
-) -> Result<usize, RepositoryError> {
-    let file = reader.open_file(entry)?;
-    let (mut piece, mut filled) = (Vec::new(), 0);
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        let at = offset + filled as u64;
-        if at >= file.size_bytes() {
-            break;
-        }
-        let number = usize::try_from(at / CHUNK_SIZE_BYTES as u64).unwrap_or(usize::MAX);
-        file.read_piece(number, &mut piece)?;
-        let skipped = usize::try_from(at % CHUNK_SIZE_BYTES as u64).unwrap_or_default();
-        let available = piece.get(skipped..).unwrap_or_default();
-        let copied = available.len().min(rest.len());
-        if copied == 0 {
-            break;
-        }
-        for (target, byte) in rest.iter_mut().zip(available) {
-            *target = *byte;
-        }
-        filled += copied;
-    }
-    Ok(filled)
 }
