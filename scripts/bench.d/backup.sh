@@ -8,7 +8,7 @@
 #   full       into an empty repository
 #   second     after 1 % of the rows were updated: those next to each other, as in a table that grows
 #   unchanged  once more
-#   restore    of the last, into an empty directory, without the start of a server
+#   restore    of the last, into an empty directory; pgbox recovers it, too, and stops it cleanly
 #
 # pgbox's own restores are held against each other, each after 1 % of the rows were updated, with the stop and the start
 # of the server and the backup that follows: one that writes every file, and one that writes what differs.
@@ -100,6 +100,10 @@ bench_repositories() {
     back_up_with_each second --type=incr
     back_up_with_each unchanged --type=incr
     clear_target
+    # shellcheck disable=SC2046 # a list of assignments
+    measure pgbox-restore env $(pgbox_environment data) "$directory/pgbox" backup-postgresql restore latest \
+        --into "$directory/target"
+    clear_target
     measure pgbackrest-restore pgbackrest --config="$directory/pgbackrest.conf" --stanza=main \
         --pg1-path="$directory/target" --type=none restore
     clear_target
@@ -170,7 +174,8 @@ report_backup() {
             backup_row "$tool, $kind" "$tool-$kind" "pgbackrest-$kind"
         done
     done
-    backup_row 'pgbackrest, restore' pgbackrest-restore
+    backup_row 'pgbox, restore elsewhere, recovered' pgbox-restore pgbackrest-restore
+    backup_row 'pgbackrest, restore' pgbackrest-restore pgbackrest-restore
     backup_row 'restic, restore' restic-restore pgbackrest-restore
     backup_row 'pgbox, restore of all, with the start' pgbox-restore-all pgbox-restore-all
     backup_row 'pgbox, restore of what differs' pgbox-restore-difference pgbox-restore-all
@@ -198,7 +203,7 @@ judge_backup() {
     full=$(ratio pgbox-full pgbackrest-full)
     second_added=$(added pgbox) other_added=$(added pgbackrest)
     awk -v f="$full" -v s="$(ratio pgbox-second pgbackrest-second)" -v a="$second_added" -v o="$other_added" \
-        -v d="$(ratio pgbox-restore-difference pgbox-restore-all)" \
+        -v e="$(ratio pgbox-restore pgbackrest-restore)" -v d="$(ratio pgbox-restore-difference pgbox-restore-all)" \
         -v u="$(median "$directory/figures/pgbox-unchanged")" -v m="$(median "$directory/figures/pgbox-full.memory")" \
         -v p="$(median "$directory/figures/pgbox-full.size")" -v r="$(median "$directory/figures/pgbackrest-full.size")" '
         function line(text, value, most) {
@@ -211,6 +216,7 @@ judge_backup() {
             line("second backup, in times of pgBackRest", s, 1)
             line("bytes that it added, in times of pgBackRest", a / o, 0.5)
             line("unchanged, in seconds", u / 1000000, 0.3)
+            line("restore into an empty directory, in times of pgBackRest", e, 0.7)
             line("restore after 1 % changed, in times of one that writes every file", d, 0.25)
             line("peak memory in MiB", m / 1024, 256)
             exit missed > 0
