@@ -2,6 +2,7 @@
 
 use crate::support::docker::{Container, Volumes};
 use crate::support::wait::wait_until;
+use rstest::rstest;
 
 #[test]
 fn docker_stop_during_the_first_initdb_leaves_a_start_that_works() {
@@ -19,8 +20,13 @@ fn docker_stop_during_the_first_initdb_leaves_a_start_that_works() {
     assert_eq!(volumes.cluster_state(), "shut down");
 }
 
-#[test]
-fn docker_stop_during_a_restore_loses_neither_the_old_rows_nor_the_start() {
+#[rstest]
+#[case::beside("--full", "test -n \"$(ls -A \"$PGDATA/.pgbox/new\")\"")]
+#[case::in_place("", "ls \"$BACKUP_DIR\" | grep -q '^replaced_'")]
+fn docker_stop_during_a_restore_loses_neither_the_old_rows_nor_the_start(
+    #[case] option: &str,
+    #[case] has_begun: &str,
+) {
     let Some(volumes) = Volumes::new() else { return };
     let container = volumes.start();
     container.wait_until_ready();
@@ -28,10 +34,9 @@ fn docker_stop_during_a_restore_loses_neither_the_old_rows_nor_the_start() {
     container.sql("CREATE TABLE kept AS SELECT generate_series(1, 100) AS id");
     container.back_up();
     container.sql("DELETE FROM kept WHERE id > 50");
-    let newest =
-        "backup-postgresql restore $(ls /var/lib/postgresql-backup | grep '^data_' | tail -n 1) --yes";
-    container.spawn(&["sh", "-c", newest]);
-    wait_until("the restore to have begun", || staging_is_in_use(&container));
+    let restore = format!("backup-postgresql restore latest --yes {option}");
+    container.spawn(&["sh", "-c", &restore]);
+    wait_until("the restore to have begun", || container.exec(&["sh", "-c", has_begun]).status.success());
 
     container.stop();
     container.start();
