@@ -10,8 +10,8 @@
 #   unchanged  once more
 #   restore    of the last, into an empty directory; pgbox recovers it, too, and stops it cleanly
 #
-# pgbox's own restores are held against each other, each after 1 % of the rows were updated, with the stop and the start
-# of the server and the backup that follows: one that writes every file, and one that writes what differs.
+# pgbox's own restores are held against each other, each after 1 % of the rows were updated, from the command until the
+# server serves again: one that writes every file, and one that writes what differs.
 #
 # pgBackRest compresses with zstd at level 3 and runs two processes, as its documentation advises; neither it nor
 # pg_basebackup has to wait for an archive.
@@ -135,7 +135,7 @@ bench_restores() {
         sleep 3
         # shellcheck disable=SC2046 # a list of assignments
         measure "pgbox-restore-$kind" env $(pgbox_environment restored) "$directory/pgbox" backup-postgresql restore \
-            "$name" --yes $([ "$kind" = difference ] || echo --full)
+            "$name" --yes --no-backup $([ "$kind" = difference ] || echo --full)
         grep -q 'into the present files' "$directory/output" || [ "$kind" = all ] ||
             fail "it wrote every file: $(cat "$directory/output")"
     done

@@ -97,12 +97,17 @@ pub(super) fn restore_command() -> Command {
                 .value_parser(value_parser!(PathBuf)),
         )
         .arg(full().conflicts_with("target"))
+        .arg(no_backup().conflicts_with("into"))
         .arg(yes())
         .arg(dry_run())
 }
 
 fn full() -> Arg {
     switch("full", "Write every file from the backup, beside the present data, whatever is the same")
+}
+
+fn no_backup() -> Arg {
+    switch("no-backup", "Make no backup after the start")
 }
 
 fn wish(arguments: &ArgMatches) -> Wish {
@@ -114,6 +119,7 @@ pub(super) fn undo_command() -> Command {
     subcommand("undo", "Takes the last restore or recovery back")
         .long_about(UNDO)
         .arg(full())
+        .arg(no_backup())
         .arg(yes())
         .arg(dry_run())
 }
@@ -253,14 +259,18 @@ fn restore_asked(arguments: &ArgMatches, tools: &Tools, asked: &Asked, ui: &Ui) 
         Some((request, prepared)) => restore_to(tools, request, prepared, now)?,
         None => restore(tools, backup, wish(arguments), now)?,
     };
-    conclude(tools, asked, &ensured, ui)
+    conclude(tools, asked, &ensured, !is_given(arguments, "no-backup"), ui)
 }
 
-fn conclude(tools: &Tools, asked: &Asked, ensured: &Ensured, ui: &Ui) -> anyhow::Result<u8> {
+fn conclude(tools: &Tools, asked: &Asked, ensured: &Ensured, backs_up: bool, ui: &Ui) -> anyhow::Result<u8> {
     tell(ensured, ui);
     ui.info(&format!("PostgreSQL serves on port {} (process {})", ensured.address.port, ensured.pid));
     // The newest backup must be of the history that now goes on, or the next recovery would have to leave it.
-    back_up_after_start(tools, &ensured.address, ui);
+    if backs_up {
+        back_up_after_start(tools, &ensured.address, ui);
+    } else {
+        ui.warn("made no backup of it: until the next one, a recovery falls back on a backup of the former history");
+    }
     if ui.is_json() {
         let set_aside = ensured.outcome.as_ref().and_then(|outcome| outcome.set_aside);
         let way = asked.prepared().map(|prepared| &prepared.way);
