@@ -25,6 +25,7 @@ mod replay_unlogged;
 pub mod restore;
 pub mod restore_files;
 mod restored_layout;
+mod restored_wal;
 mod salvage;
 pub mod set_aside;
 mod single_user;

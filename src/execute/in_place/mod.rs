@@ -21,7 +21,6 @@ mod readable;
 mod rewriting;
 mod survey;
 mod target;
-mod timelines;
 
 use anyhow::{Context, anyhow};
 use chrono::Utc;
@@ -33,6 +32,7 @@ use super::backup::former::{Former, newest_comparable};
 use super::backup::{ColdOptions, Shortcuts, Stored, create_cold_by};
 use super::ensure::diagnose;
 use super::from_backup::begin_reading;
+use super::restored_wal::{FormerWal, RestoredWal};
 use super::start::RECOVERY_SIGNAL;
 use super::takeover::write_journal;
 use crate::cluster::control_file;
@@ -210,7 +210,15 @@ fn change(
     };
     let rewriting = Rewriting::new(root, target, known, tools.progress, durability);
     let rewritten = rewriting.change_files().with_context(|| format!("restore {name}"))?;
-    timelines::keep_apart(root, repository, reader.summary(), former)?;
+    let archive = reader.summary().system_identifier.map(|cluster| repository.wal_archive(cluster));
+    let wal = RestoredWal { tools, root, directory: "pg_wal".into(), archive: archive.as_ref() };
+    let backups = repository.backups().context("list the backups")?;
+    // What was in `pg_wal` is read from what was stored of it: by now it is not there any more.
+    let former = former.map_or(FormerWal::Unknown, FormerWal::Stored);
+    let histories = wal.keep_timelines_apart(former, reader.summary(), &backups)?;
+    for path in &histories {
+        rewriting.note_touched(path);
+    }
     root.write_durably(RECOVERY_SIGNAL, b"", 0o600).context("ask for a timeline of its own")?;
     rewriting.write_control_file()?;
     for tablespace in target.layout().tablespaces() {

@@ -83,7 +83,8 @@ impl<'a> Rewriting<'a> {
         Self { root, target, known, progress, durability, touched: Mutex::default() }
     }
 
-    fn note_touched(&self, path: &Path) {
+    /// Has a file or a directory put on disk with the others.
+    pub(super) fn note_touched(&self, path: &Path) {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_path_buf());
     }
 
