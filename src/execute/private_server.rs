@@ -33,6 +33,27 @@ pub(super) struct PrivateStart {
     pub(super) settings: Vec<(&'static str, String)>,
 }
 
+/// Settings with which a copy of a cluster is recovered and looked at: nothing leaves it, nothing of the original's comes
+/// in its way. It syncs nothing: who keeps the copy syncs it as a whole.
+const ISOLATION: [(&str, &str); 11] = [
+    ("archive_cleanup_command", ""),
+    ("autovacuum", "off"),
+    ("external_pid_file", ""),
+    ("fsync", "off"),
+    ("log_destination", "stderr"),
+    ("logging_collector", "off"),
+    ("max_logical_replication_workers", "0"),
+    ("max_wal_senders", "0"),
+    ("max_worker_processes", "0"),
+    ("recovery_end_command", ""),
+    ("ssl", "off"),
+];
+
+/// The settings that keep the server of a copy to itself.
+pub(super) fn isolation() -> impl Iterator<Item = (&'static str, String)> {
+    ISOLATION.into_iter().map(|(name, value)| (name, value.to_owned()))
+}
+
 impl PrivateServer {
     /// Starts it, and waits until it takes connections.
     ///

@@ -36,20 +36,26 @@ pub(super) fn inspect_staged(tools: &Tools, root: &WriteRoot, depth: Depth) -> a
     inspect::inspect(&root.path().join(STAGING), &expectations).context("inspect what was built")
 }
 
+/// What is free on the disk of a directory.
+pub(super) fn available_bytes(path: &Path) -> anyhow::Result<u64> {
+    let space = disk_space(path).with_context(|| format!("ask how full '{}' is", path.display()))?;
+    Ok(space.available_bytes)
+}
+
 /// Fails where `needed_bytes` do not fit beside the present cluster. `action` is what they are for: "restore …".
 ///
 /// # Errors
 /// [`Kind::Refused`]: want of room says nothing about what was to be done, and may pass.
 pub(super) fn ensure_room(root: &Path, needed_bytes: u64, action: &str) -> anyhow::Result<()> {
-    let space = disk_space(root).with_context(|| format!("ask how full '{}' is", root.display()))?;
-    let missing_bytes = needed_bytes.saturating_sub(space.available_bytes);
+    let available_bytes = available_bytes(root)?;
+    let missing_bytes = needed_bytes.saturating_sub(available_bytes);
     if missing_bytes == 0 {
         return Ok(());
     }
     let message = format!(
         "could not {action}: it takes {} beside the present data, and {} are free on the disk of '{}'",
         bytes(needed_bytes),
-        bytes(space.available_bytes),
+        bytes(available_bytes),
         root.display()
     );
     let hint = format!("free {} there, then run it again. Nothing was changed.", bytes(missing_bytes));

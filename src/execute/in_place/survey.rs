@@ -17,10 +17,11 @@ use crate::execute::Tools;
 use crate::execute::backup::copying::read_up_to;
 use crate::execute::backup::former::{Former, newest_comparable};
 use crate::execute::backup::worker_pool;
+use crate::execute::staging::available_bytes;
 use crate::plan::delta::{Amount, Difference, Survey};
 use crate::plan::{BackupFormat, BackupSummary};
 use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, ChunkId, EntryContent};
-use crate::sys::{EntryKind, FileFacts, ReadRoot, disk_space};
+use crate::sys::{EntryKind, FileFacts, ReadRoot};
 
 /// How many chunks of a file are compared at the most.
 const MOST_SAMPLES: usize = 64;
@@ -29,14 +30,13 @@ const MOST_SAMPLES: usize = 64;
 pub(super) fn survey(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<Survey> {
     let path = &tools.settings.data_directory;
     let repository = tools.repository()?.context("find the repository")?;
-    let room = |path| disk_space(path).with_context(|| format!("ask how full '{}' is", path.display()));
     Ok(Survey {
         backup_bytes: backup.size_bytes,
         // What cannot be listed or read keeps no cluster from being built beside it.
         difference: difference(tools, backup)
             .unwrap_or_else(|error| Err(format!("they could not be compared with it ({error:#})"))),
-        free_bytes: room(path)?.available_bytes,
-        repository_free_bytes: room(repository.path())?.available_bytes,
+        free_bytes: available_bytes(path)?,
+        repository_free_bytes: available_bytes(repository.path())?,
     })
 }
 

@@ -15,10 +15,10 @@ use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::{Depth, JOURNAL_FILE, follow};
 use crate::error::{Failure, Kind};
 use crate::execute::from_backup::build_beside;
-use crate::execute::private_server::{PrivateServer, PrivateStart};
+use crate::execute::private_server::{PrivateServer, PrivateStart, isolation};
 use crate::execute::release::wait_for_release;
 use crate::execute::restored_layout::{AUTO_CONFIGURATION, MAXIMUM_CONFIGURATION_SIZE_BYTES};
-use crate::execute::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
+use crate::execute::staging::{STAGING, ensure_room, inspect_staged, staged};
 use crate::execute::start::{RECOVERY_SIGNAL, Start};
 use crate::execute::{Tools, start_failure, takeover};
 use crate::plan::delta::SPARE_BYTES;
@@ -174,7 +174,6 @@ fn build(tools: &Tools, root: &WriteRoot, what: &Elsewhere) -> anyhow::Result<()
     // Without a moment, recovery ends where the backup's own WAL does.
     let end = Replay { target: Some(RecoveryTarget::END), ..Replay::default() };
     let replay = what.prepared.map_or(end, |prepared| prepared.way.replay());
-    clear_staging(root)?;
     build_beside(tools, root, what.backup.name, &replay, present.as_ref())?;
     if let Some(way) = what.prepared.map(|prepared| &prepared.way).filter(|way| way.landing.is_at_end) {
         end_wal_at(root, way)?;
@@ -225,26 +224,11 @@ fn turn_archiving_off(root: &WriteRoot) -> anyhow::Result<()> {
     root.write_durably(&place, &text, 0o600).context("turn archiving off")
 }
 
-/// What the copy recovers with: nothing leaves it, and nothing of the original's comes in its way.
-const SETTINGS: [(&str, &str); 11] = [
-    ("archive_cleanup_command", ""),
-    ("autovacuum", "off"),
-    ("external_pid_file", ""),
-    ("fsync", "off"),
-    ("log_destination", "stderr"),
-    ("logging_collector", "off"),
-    ("max_logical_replication_workers", "0"),
-    ("max_wal_senders", "0"),
-    ("max_worker_processes", "0"),
-    ("recovery_end_command", ""),
-    ("ssl", "off"),
-];
-
 fn recover(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
     let staging = root.path().join(STAGING);
     let start = Start::of_replacement(&ReadRoot::open(&staging)?).context("read where recovery is to end")?;
     let mut settings = start.settings();
-    settings.extend(SETTINGS.map(|(name, value)| (name, value.to_owned())));
+    settings.extend(isolation());
     let start = PrivateStart { data_directory: staging, log_file: root.path().join(LOG), settings };
     tools.progress.begin("recovering the copy", None);
     let started = PrivateServer::start(tools, root, start);

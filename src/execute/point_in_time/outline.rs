@@ -8,10 +8,11 @@ use super::Prepared;
 use crate::execute::Tools;
 use crate::execute::backup::listing::{Listing, Rules};
 use crate::execute::ensure::diagnose;
+use crate::execute::staging::available_bytes;
 use crate::plan::delta::SPARE_BYTES;
 use crate::plan::restore_outline::{Outline, Replaced, Wal};
 use crate::plan::{BackupSummary, ClusterCondition};
-use crate::sys::{ReadRoot, disk_space};
+use crate::sys::ReadRoot;
 
 /// Looks up what a restore comes to: to a moment, or without one of a backup as it is.
 pub fn outline(
@@ -32,7 +33,7 @@ pub fn outline(
         into: into.map(Path::to_path_buf),
         replaces,
         needed_bytes: prepared.map_or(own_bytes, Prepared::needed_bytes),
-        available_bytes: available_bytes(place)?,
+        available_bytes: available_bytes(&existing(place)?)?,
         lost_from,
     })
 }
@@ -51,10 +52,8 @@ fn replaced(tools: &Tools, prepared: Option<&Prepared>) -> anyhow::Result<Option
     }))
 }
 
-/// What is free on the disk of a directory, which need not be there yet.
-fn available_bytes(place: &Path) -> anyhow::Result<u64> {
-    let absolute: PathBuf = std::path::absolute(place).context("find the directory")?;
-    let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let space = disk_space(existing).with_context(|| format!("ask how full '{}' is", existing.display()))?;
-    Ok(space.available_bytes)
+/// The directory, or the nearest above it that is there.
+fn existing(place: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(place).context("find the directory")?;
+    Ok(absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_path_buf())
 }

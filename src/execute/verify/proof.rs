@@ -18,7 +18,7 @@ use crate::cluster::inspect::Depth;
 use crate::cluster::server::StartError;
 use crate::error::{Failure, Kind};
 use crate::execute::Tools;
-use crate::execute::private_server::{PrivateServer, PrivateStart};
+use crate::execute::private_server::{PrivateServer, PrivateStart, isolation};
 use crate::execute::release::wait_for_release;
 use crate::execute::restore_files::restore_files;
 use crate::execute::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
@@ -133,8 +133,8 @@ fn restore_and_read(
 fn start(tools: &Tools, root: &WriteRoot) -> Result<PrivateServer, StartError> {
     let libraries = preloaded_libraries(tools, root);
     let start = |libraries: &str| {
-        let mut settings: Vec<(&'static str, String)> =
-            SETTINGS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let mut settings: Vec<(&'static str, String)> = isolation().collect();
+        settings.extend(SETTINGS.iter().map(|(name, value)| (*name, (*value).to_owned())));
         settings.push(("shared_preload_libraries", libraries.to_owned()));
         settings.push(("hba_file", root.path().join(ACCESS_FILE).display().to_string()));
         let (data_directory, log_file) = (root.path().join(STAGING), root.path().join(LOG));
@@ -147,25 +147,15 @@ fn start(tools: &Tools, root: &WriteRoot) -> Result<PrivateServer, StartError> {
     }
 }
 
-/// What the copy is opened with: nothing leaves it, nothing is left of it, and no damage is passed over.
+/// What the copy is opened with besides: it takes little, and no damage is passed over.
 const SETTINGS: &[(&str, &str)] = &[
-    ("archive_mode", "off"),
-    ("autovacuum", "off"),
-    ("external_pid_file", ""),
-    ("fsync", "off"),
     ("hot_standby", "off"),
     ("huge_pages", "off"),
     ("ignore_checksum_failure", "off"),
     ("jit", "off"),
     ("lc_messages", "C"),
-    ("log_destination", "stderr"),
-    ("logging_collector", "off"),
     ("max_connections", "20"),
-    ("max_logical_replication_workers", "0"),
-    ("max_wal_senders", "0"),
-    ("max_worker_processes", "0"),
     ("shared_buffers", "64MB"),
-    ("ssl", "off"),
     ("superuser_reserved_connections", "3"),
     ("zero_damaged_pages", "off"),
 ];
