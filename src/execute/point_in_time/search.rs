@@ -9,9 +9,10 @@ use super::{Prepared, Request, refused};
 use crate::pg::Lsn;
 use crate::pg::wal::{WalFault, WalFileName, WalMoment, WalReader, WalRecord};
 use crate::plan::BackupSummary;
-use crate::plan::point_in_time::{Candidate, History, TimelineChoice, Way, candidates};
+use crate::plan::point_in_time::{Candidate, TimelineChoice, Way, candidates};
 use crate::plan::recovery_target::{Ended, Landing, Point, RecoveryTarget, Search, in_words};
 use crate::plan::restore_outline::LostFrom;
+use crate::plan::timelines::History;
 
 /// `RM_TBLSPC_ID` and `XLOG_TBLSPC_CREATE` (rmgrlist.h, tablespace.h).
 const TABLESPACE: (u8, u8) = (5, 0x00);
