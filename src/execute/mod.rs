@@ -18,6 +18,7 @@ pub mod point_in_time;
 mod private_recovery;
 mod private_server;
 pub mod recover;
+mod recovery_sync;
 mod release;
 mod repairs;
 mod replay;
