@@ -6,7 +6,8 @@ use std::fs::File;
 use super::chunk::ChunkId;
 use super::encryption::Encryption;
 use super::error::{RepositoryError, attempting};
-use super::pack::{PACK_SUFFIX, PACKS, PackEntry, PackId, pack_path, read_index};
+use super::frame::DICTIONARY_CHUNKS;
+use super::pack::{PACK_SUFFIX, PACKS, PackEntry, PackId, PackIndex, pack_path, read_index};
 use crate::sys::{EntryKind, ReadRoot};
 
 /// A pack whose index cannot be read, and why.
@@ -22,9 +23,24 @@ pub(super) struct DamagedPack {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Location {
     pub(super) pack: PackId,
-    pub(super) offset: u64,
+    pub(super) offset: u32,
+    pub(super) dictionary: Option<DictionaryId>,
     pub(super) stored_size_bytes: u32,
     pub(super) raw_size_bytes: u32,
+}
+
+/// A dictionary of a pack, as a [`ChunkIndex`] knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DictionaryId {
+    pack_number: u32,
+    number: u32,
+}
+
+/// A pack, and the chunks that its dictionaries are made of.
+#[derive(Debug)]
+struct Pack {
+    id: PackId,
+    dictionaries: Vec<[ChunkId; DICTIONARY_CHUNKS]>,
 }
 
 /// So many bytes of a chunk's name find it: no two names agree in them, and whoever reads a chunk checks all of it.
@@ -37,13 +53,15 @@ struct Place {
     pack_number: u32,
     stored_size_bytes: u32,
     raw_size_bytes: u32,
-    offset: u64,
+    offset: u32,
+    /// The number of its dictionary in the pack, from 1 on; 0 if it has none.
+    dictionary: u32,
 }
 
 /// All chunks of the packs that can be read.
 #[derive(Debug, Default)]
 pub(super) struct ChunkIndex {
-    packs: Vec<PackId>,
+    packs: Vec<Pack>,
     /// In order, so that copies of a chunk are next to each other: it was stored anew since a pack that has it was found
     /// damaged.
     places: Vec<Place>,
@@ -59,7 +77,7 @@ impl ChunkIndex {
             let path = pack_path(&id);
             let file = root.open_file(&path).map_err(attempting("open", root.path().join(&path)))?;
             match read_index(&file, encryption) {
-                Ok(entries) => index.add(id, &entries),
+                Ok(pack) => index.add(id, &pack),
                 Err(error) => index.damaged.push(DamagedPack {
                     id,
                     is_unreadable: error.is_unreadable(),
@@ -72,12 +90,14 @@ impl ChunkIndex {
         Ok(index)
     }
 
-    fn add(&mut self, pack: PackId, entries: &[PackEntry]) {
+    fn add(&mut self, id: PackId, pack: &PackIndex) {
         let Ok(pack_number) = u32::try_from(self.packs.len()) else { return };
-        self.packs.push(pack);
-        self.places.extend(entries.iter().map(|entry| {
-            let PackEntry { chunk, offset, stored_size_bytes, raw_size_bytes } = *entry;
-            Place { key: key_of(&chunk), pack_number, stored_size_bytes, raw_size_bytes, offset }
+        let dictionaries = pack.dictionaries().map(|entries| entries.map(|entry| entry.chunk)).collect();
+        self.packs.push(Pack { id, dictionaries });
+        self.places.extend(pack.entries.iter().map(|entry| {
+            let PackEntry { chunk, offset, dictionary, stored_size_bytes, raw_size_bytes } = *entry;
+            let dictionary = dictionary.map_or(0, |number| number.saturating_add(1));
+            Place { key: key_of(&chunk), pack_number, stored_size_bytes, raw_size_bytes, offset, dictionary }
         }));
     }
 
@@ -95,12 +115,19 @@ impl ChunkIndex {
     }
 
     fn location(&self, place: &Place) -> Option<Location> {
+        let pack_number = place.pack_number;
         Some(Location {
-            pack: *self.packs.get(place.pack_number as usize)?,
+            pack: self.packs.get(pack_number as usize)?.id,
             offset: place.offset,
+            dictionary: place.dictionary.checked_sub(1).map(|number| DictionaryId { pack_number, number }),
             stored_size_bytes: place.stored_size_bytes,
             raw_size_bytes: place.raw_size_bytes,
         })
+    }
+
+    /// The chunks that a dictionary is made of.
+    pub(super) fn dictionary(&self, id: DictionaryId) -> Option<&[ChunkId; DICTIONARY_CHUNKS]> {
+        self.packs.get(id.pack_number as usize)?.dictionaries.get(id.number as usize)
     }
 
     pub(super) fn damaged(&self) -> &[DamagedPack] {
@@ -152,18 +179,20 @@ mod tests {
             for (pack, chunks) in packs.iter().enumerate() {
                 let entry = |(place, number): (usize, &u8)| PackEntry {
                     chunk: chunk(*number),
-                    offset: place as u64,
+                    offset: u32::try_from(place).unwrap(),
+                    dictionary: None,
                     stored_size_bytes: u32::from(*number),
                     raw_size_bytes: 1,
                 };
-                index.add(PackId::of(&[u8::try_from(pack).unwrap()]), &chunks.iter().enumerate().map(entry).collect::<Vec<_>>());
+                let entries = chunks.iter().enumerate().map(entry).collect();
+                index.add(PackId::of(&[u8::try_from(pack).unwrap()]), &PackIndex { entries, ..PackIndex::default() });
             }
             index.places.sort_unstable();
             for number in 0..45 {
                 let found = index.find_all(&chunk(number)).map(|found| found.stored_size_bytes).collect::<Vec<_>>();
                 let expected = packs.iter().flatten().filter(|stored| **stored == number).count();
                 prop_assert_eq!(found, vec![u32::from(number); expected]);
-                let all: HashSet<PackId> = index.packs.iter().copied().collect();
+                let all: HashSet<PackId> = index.packs.iter().map(|pack| pack.id).collect();
                 prop_assert!(!index.contains_outside(&chunk(number), &all));
                 prop_assert_eq!(index.contains_outside(&chunk(number), &HashSet::new()), expected > 0);
             }

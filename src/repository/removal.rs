@@ -177,8 +177,8 @@ impl Repository {
         for id in list_packs(self.root())? {
             let file = open_pack(self.root(), &id)?;
             // What a pack with a damaged index holds is not known, and may be all that is left of something.
-            let Ok(entries) = read_index(&file, self.encryption()) else { continue };
-            if entries.iter().any(|entry| referenced.contains(&entry.chunk)) {
+            let Ok(index) = read_index(&file, self.encryption()) else { continue };
+            if index.entries.iter().any(|entry| referenced.contains(&entry.chunk)) {
                 continue;
             }
             let path = self.root().path().join(pack_path(&id));

@@ -16,7 +16,9 @@ use crate::pg::control_file::{self, CONTROL_FILE, ControlFile};
 use crate::pg::page::PageRules;
 use crate::plan::DamagedPage;
 use crate::progress::Progress;
-use crate::repository::{BackupWriter, CHUNK_SIZE_BYTES, ChunkId, EntryContent, TableEntry, TablePath};
+use crate::repository::{
+    BackupWriter, CHUNK_SIZE_BYTES, ChunkId, ChunkStream, EntryContent, TableEntry, TablePath,
+};
 use crate::sys::ReadRoot;
 
 /// What one thread copies of a large file before others may take over.
@@ -139,11 +141,12 @@ impl Copier<'_> {
     /// Copies no more than was there when the file was listed: what it grew since comes from the WAL.
     fn copy_parts(&self, file: &File, item: &Item) -> anyhow::Result<ItemCopy> {
         let listed = item.facts.size_bytes;
+        let stream = ChunkStream::default();
         let parts: Vec<PartCopy> = if listed <= PART_SIZE_BYTES {
-            vec![self.copy_part(file, item, 0)?]
+            vec![self.copy_part(file, item, 0, &stream)?]
         } else {
             let part_count = listed.div_ceil(PART_SIZE_BYTES);
-            let copy = |number| self.copy_part(file, item, number * PART_SIZE_BYTES);
+            let copy = |number| self.copy_part(file, item, number * PART_SIZE_BYTES, &stream);
             (0..part_count).into_par_iter().map(copy).collect::<anyhow::Result<_>>()?
         };
         let mut whole = PartCopy::default();
@@ -160,7 +163,13 @@ impl Copier<'_> {
         Ok(ItemCopy::Entry(entry(item, content), whole.damaged_pages))
     }
 
-    fn copy_part(&self, file: &File, item: &Item, begin: u64) -> anyhow::Result<PartCopy> {
+    fn copy_part(
+        &self,
+        file: &File,
+        item: &Item,
+        begin: u64,
+        stream: &ChunkStream,
+    ) -> anyhow::Result<PartCopy> {
         let page_file = self.pages.and_then(|rules| {
             Some(PageFile { file, path: &item.path, pages: rules.pages_of(item.path.as_str())? })
         });
@@ -179,7 +188,7 @@ impl Copier<'_> {
             if let Some(page_file) = &page_file {
                 part.damaged_pages.extend(page_file.check(offset, &mut buffer));
             }
-            part.chunks.push(self.writer.store_chunk(&buffer)?);
+            part.chunks.push(self.writer.store_chunk(stream, &buffer)?);
             part.size_bytes += buffer.len() as u64;
             self.progress.advance(buffer.len() as u64);
             if buffer.len() < CHUNK_SIZE_BYTES {
@@ -232,8 +241,9 @@ pub(super) fn store_bytes(
     path: TablePath,
     bytes: &[u8],
 ) -> anyhow::Result<TableEntry> {
-    let chunks =
-        bytes.chunks(CHUNK_SIZE_BYTES).map(|chunk| writer.store_chunk(chunk)).collect::<Result<_, _>>()?;
+    let stream = ChunkStream::default();
+    let store = |chunk| writer.store_chunk(&stream, chunk);
+    let chunks = bytes.chunks(CHUNK_SIZE_BYTES).map(store).collect::<Result<_, _>>()?;
     let content = EntryContent::File { size_bytes: bytes.len() as u64, chunks };
     let modified_ns = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
     Ok(TableEntry { path, mode: 0o600, modified_ns, content })
