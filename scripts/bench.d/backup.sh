@@ -47,6 +47,12 @@ ALTER TABLE documents ADD PRIMARY KEY (id);
 VACUUM FREEZE ANALYZE;
 CHECKPOINT;
 SQL
+    write_pgbackrest_configuration
+    # As often as a person has it that worked with it a moment ago.
+    sleep 3
+}
+
+write_pgbackrest_configuration() {
     cat >"$directory/pgbackrest.conf" <<CONF
 [global]
 repo1-path=$directory/pgbackrest
@@ -64,8 +70,6 @@ pg1-socket-path=$directory
 pg1-user=postgres
 CONF
     chown postgres: "$directory/pgbackrest.conf"
-    # As often as a person has it that worked with it a moment ago.
-    sleep 3
 }
 
 # Tools that copy everything each time.

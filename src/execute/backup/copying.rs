@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rayon::prelude::*;
@@ -12,7 +11,8 @@ use rayon::prelude::*;
 use super::former::Former;
 use super::listing::{Item, ItemKind, Listing, Rules};
 use super::pages::PageFile;
-use crate::pg::control_file::{self, CONTROL_FILE, ControlFile};
+use crate::cluster::control_file;
+use crate::pg::control_file::{CONTROL_FILE, ControlFile};
 use crate::pg::page::PageRules;
 use crate::plan::DamagedPage;
 use crate::progress::Progress;
@@ -23,10 +23,6 @@ use crate::sys::ReadRoot;
 
 /// What one thread copies of a large file before others may take over.
 const PART_SIZE_BYTES: u64 = 32 * CHUNK_SIZE_BYTES as u64;
-
-/// How often the control file is read until its checksum holds, and the pause in between.
-const CONTROL_FILE_ATTEMPTS: usize = 20;
-const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What was copied.
 #[derive(Debug, Default)]
@@ -249,30 +245,12 @@ pub(super) fn store_bytes(
     Ok(TableEntry { path, mode: 0o600, modified_ns, content })
 }
 
-/// Reads the control file until its checksum holds: a read may meet the server's write.
-pub(super) fn read_control_bytes(data: &ReadRoot) -> anyhow::Result<(Vec<u8>, ControlFile)> {
-    let mut attempt = 1;
-    loop {
-        let bytes = data
-            .read_bounded(CONTROL_FILE, control_file::FILE_SIZE_BYTES as u64)
-            .with_context(|| format!("read '{}'", data.path().join(CONTROL_FILE).display()))?;
-        match ControlFile::parse(&bytes) {
-            Ok(control) => return Ok((bytes, control)),
-            Err(error) if attempt == CONTROL_FILE_ATTEMPTS => {
-                return Err(error).context("read the control file");
-            }
-            Err(_) => std::thread::sleep(CONTROL_FILE_PAUSE),
-        }
-        attempt += 1;
-    }
-}
-
 /// Copies the control file, which comes last of all files (PostgreSQL: `perform_base_backup()` in basebackup.c).
 pub(super) fn copy_control_file(
     data: &ReadRoot,
     writer: &BackupWriter<'_>,
 ) -> anyhow::Result<(TableEntry, ControlFile)> {
-    let (bytes, control) = read_control_bytes(data)?;
+    let (bytes, control) = control_file::read_served(data).context("read the control file")?;
     let entry = store_bytes(writer, CONTROL_FILE.to_owned().try_into()?, &bytes)?;
     Ok((entry, control))
 }
