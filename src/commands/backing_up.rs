@@ -72,7 +72,7 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
     let outcome = backup::create(&mut client, &data, &repository, options, tools.progress)?;
     let status = tell_outcome(&outcome, ui)?;
     if matches!(outcome, CreateOutcome::Created(_)) {
-        let cleaned = clean_up(tools, &repository)?;
+        let cleaned = clean_up(tools, &repository).context("remove old backups")?;
         for name in &cleaned.backups {
             ui.info(&format!("removed {name}, which retention lets go"));
         }

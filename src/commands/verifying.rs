@@ -36,8 +36,12 @@ pub(super) fn run(
         None => all(repository, ui)?,
     };
     let mut report = verify(tools, repository, &names, Utc::now())?;
+    let mut unread = None;
     if chosen.is_none() {
-        report.damaged_wal = verify_archived_wal(repository, tools.progress)?;
+        match verify_archived_wal(repository, tools.progress) {
+            Ok(damaged) => report.damaged_wal = damaged,
+            Err(error) => unread = Some(error),
+        }
         report.damaged_identity = repository.identity_problem();
     }
     tell(&report, ui)?;
@@ -46,6 +50,8 @@ pub(super) fn run(
         ui.error(problem);
         ui.hint("the other one of 'repository.json' and its copy is sound; the next backup writes both anew");
     }
+    // What was found out before is told all the same.
+    unread.map_or(Ok(()), Err)?;
     if is_given(arguments, "prove") {
         prove_all(tools, repository, &mut report, ui)?;
     }
