@@ -18,6 +18,7 @@ mod rounds;
 mod script_copies;
 mod second;
 mod server;
+mod unplugged;
 mod verify;
 
 use std::path::Path;
