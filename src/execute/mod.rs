@@ -14,6 +14,7 @@ pub mod import;
 mod in_place;
 mod init_scripts;
 mod initialise;
+mod made_tablespace;
 pub mod point_in_time;
 mod private_recovery;
 mod private_server;

@@ -8,6 +8,7 @@ mod encrypted;
 mod full_disk;
 mod hot;
 mod killed;
+mod made_tablespace;
 mod pins;
 mod point_in_time;
 mod prove;

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::scene::Scene;
 use super::wal::Segments;
 use super::{Prepared, Request, refused};
+use crate::execute::made_tablespace::MadeTablespace;
 use crate::pg::Lsn;
 use crate::pg::wal::{WalFault, WalFileName, WalMoment, WalReader, WalRecord};
 use crate::plan::BackupSummary;
@@ -13,8 +14,6 @@ use crate::plan::point_in_time::{Candidate, History, TimelineChoice, Way, candid
 use crate::plan::recovery_target::{Ended, Landing, Point, RecoveryTarget, Search, in_words};
 use crate::plan::restore_outline::LostFrom;
 
-/// `RM_TBLSPC_ID` and `XLOG_TBLSPC_CREATE` (rmgrlist.h, tablespace.h).
-const TABLESPACE: (u8, u8) = (5, 0x00);
 /// How many segments of the present cluster are looked through for its last transaction.
 const MOST_SEGMENTS_LOOKED_AT: usize = 8;
 
@@ -34,13 +33,10 @@ pub(super) fn find(scene: &Scene, request: &Request, now: DateTime<Utc>) -> anyh
         refuse_two_meanings(scene, &request.target, &history, found.as_ref().ok())?;
     }
     let found = found?;
-    if let Some(lsn) = found.tablespace_made.filter(|_| request.is_elsewhere || scene.present.is_some()) {
-        let reason = format!(
-            "a tablespace was made at {lsn}, after {} was begun: to replay that would be to write into its directory, \
-             where the present cluster has its files",
-            found.candidate.backup.name
-        );
-        return Err(refused(reason, "choose a moment before it, or after a later backup"));
+    let is_beside = request.is_elsewhere || scene.present.is_some();
+    if let Some(made) = found.tablespace_made.as_ref().filter(|_| is_beside) {
+        let hint = "choose a moment before it, or after a later backup";
+        return Err(made.refusal(found.candidate.backup.name, hint));
     }
     let way = Way::new(&found.candidate, request.target.clone(), found.landing);
     let backup = found.candidate.backup.clone();
@@ -65,7 +61,7 @@ struct Found<'a> {
     candidate: Candidate<'a>,
     landing: Landing,
     search: Search,
-    tablespace_made: Option<Lsn>,
+    tablespace_made: Option<MadeTablespace>,
 }
 
 fn find_along<'a>(scene: &'a Scene, request: &'a Request, history: &History) -> anyhow::Result<Found<'a>> {
@@ -147,7 +143,7 @@ struct Read {
     /// Why it ended, where that is not simply the end.
     broken: Option<String>,
     /// Where a tablespace was made.
-    tablespace_made: Option<Lsn>,
+    tablespace_made: Option<MadeTablespace>,
 }
 
 /// Reads the WAL of a backup, and what follows it, up to the target.
@@ -170,8 +166,8 @@ fn read(
         if until.is_some_and(|until| record.start >= until) {
             return Some(None);
         }
-        if record.is(TABLESPACE.0, TABLESPACE.1) {
-            tablespace_made = tablespace_made.or(Some(record.start));
+        if tablespace_made.is_none() {
+            tablespace_made = MadeTablespace::by(record);
         }
         search.see(record.start, record.end, record.moment().as_ref()).map(Some)
     });
