@@ -46,7 +46,9 @@ pub fn restore_files(
 ) -> anyhow::Result<RestoredFiles> {
     let has_tablespaces = !Layout { reader }.tablespaces().is_empty();
     let made = if has_tablespaces { MadeTablespace::in_backup(reader)? } else { Vec::new() };
-    made.iter().for_each(|made| progress.note(&made.to_string()));
+    for made in &made {
+        progress.note(&made.to_string());
+    }
     let restore = Restore { reader, root, into, progress, made };
     let is_copied = |entry: &&TableEntry| entry.is_file() && restore.is_wanted(entry);
     let files: Vec<&TableEntry> = reader.entries().iter().filter(is_copied).collect();

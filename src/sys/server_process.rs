@@ -65,9 +65,9 @@ impl ServerProcess {
             .env_remove("PGPORT")
             .env_remove("PGDATA")
             .process_group(0);
-        OWN_VARIABLES.iter().for_each(|variable| {
+        for variable in OWN_VARIABLES {
             command.env_remove(variable);
-        });
+        }
         let child = command.spawn().map_err(failed)?;
         let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
         root.note_server(child.id());
