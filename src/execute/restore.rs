@@ -2,7 +2,7 @@
 
 use super::ensure::{Carried, carry_out, decide_restore, diagnose, ensure_running};
 use super::in_place::choose_way;
-use super::made_tablespace::refuse_in_backup;
+use super::made_tablespace::{Surroundings, refuse_in_backup};
 use super::release::wait_for_release;
 use super::staging::ensure_room;
 use super::stop::stop_meanwhile;
@@ -65,10 +65,13 @@ pub fn restore(
 
 /// The present data, which comes back if anything fails, must not be written into.
 fn refuse_tablespaces(tools: &Tools, backup: &BackupSummary, diagnosis: &Diagnosis) -> anyhow::Result<()> {
-    let is_alone = matches!(diagnosis.condition, ClusterCondition::Absent | ClusterCondition::Empty);
+    let surroundings = match diagnosis.condition {
+        ClusterCondition::Absent | ClusterCondition::Empty => Surroundings::Alone,
+        _ => Surroundings::BesideCluster,
+    };
     match tools.repository()? {
-        Some(repository) if !is_alone => refuse_in_backup(repository, backup),
-        _ => Ok(()),
+        Some(repository) => refuse_in_backup(repository, backup, surroundings),
+        None => Ok(()),
     }
 }
 

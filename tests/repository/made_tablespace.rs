@@ -77,11 +77,17 @@ fn beside_the_present_cluster_such_a_backup_is_neither_restored_nor_proven() {
 #[test]
 fn where_there_is_no_other_cluster_it_is_restored_and_replay_makes_the_tablespace() {
     for point in [BEFORE_LISTING, AFTER_LISTING] {
-        let Some((sandbox, _, name)) = scene(point) else { return };
+        let Some((sandbox, space, name)) = scene(point) else { return };
         sandbox.kill_server();
         std::fs::rename(sandbox.data(), sandbox.path().join("lost")).unwrap();
+        let restore = ["backup-postgresql", "restore", &name, "--yes"];
+        // What is left there are later rows.
+        let told = sandbox.expect_status(&restore, 6);
+        assert!(told.contains("after moving away what is in that of the tablespace"), "{told}");
+        let left = std::fs::read_dir(&space).unwrap().next().unwrap().unwrap().path();
+        std::fs::rename(left, sandbox.path().join("lost/space")).unwrap();
 
-        sandbox.succeed(&["backup-postgresql", "restore", &name, "--yes"]);
+        sandbox.succeed(&restore);
 
         assert_eq!(sandbox.sql("SELECT count(*) FROM away"), "1000", "made at point {point}");
         sandbox.succeed(&["maintenance", "check"]);

@@ -15,7 +15,7 @@ use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::{Depth, JOURNAL_FILE, follow};
 use crate::error::{Failure, Kind};
 use crate::execute::from_backup::build_beside;
-use crate::execute::made_tablespace::refuse_in_backup;
+use crate::execute::made_tablespace::{Surroundings, refuse_in_backup};
 use crate::execute::private_server::{PrivateServer, PrivateStart, isolation};
 use crate::execute::release::wait_for_release;
 use crate::execute::restored_layout::{AUTO_CONFIGURATION, MAXIMUM_CONFIGURATION_SIZE_BYTES};
@@ -94,7 +94,7 @@ pub fn check_elsewhere(tools: &Tools, what: &Elsewhere) -> anyhow::Result<()> {
     check_place(tools, what.into)?;
     // Of a moment, all the WAL on the way was read when the way was found.
     match (what.prepared, tools.repository()?) {
-        (None, Some(repository)) => refuse_in_backup(repository, what.backup),
+        (None, Some(repository)) => refuse_in_backup(repository, what.backup, Surroundings::BesideCluster),
         _ => Ok(()),
     }
 }
