@@ -177,6 +177,28 @@ fn at_any_step_of_a_verification_nothing_is_called_damaged() {
     }
 }
 
+#[test]
+fn a_backup_to_the_empty_directory_where_the_disk_is_not_mounted_says_what_is_missing() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.sandbox.succeed(&INIT);
+    scene.sandbox.sql("INSERT INTO kept VALUES (101)");
+    assert!(!scene.sandbox.succeed(&CREATE).contains("another repository"));
+    let noted = std::fs::read_to_string(scene.sandbox.data().join(".pgbox/repository")).unwrap();
+    scene.disk.leave_unmounted();
+
+    let told = scene.sandbox.succeed(&CREATE);
+
+    assert!(told.contains(&format!("to another repository until now ({noted})")), "{told}");
+    assert!(told.contains("mount it there"), "{told}");
+    scene.disk.plug_in();
+    scene.sandbox.sql("INSERT INTO kept VALUES (102)");
+    let told = scene.sandbox.succeed(&CREATE);
+    assert!(told.contains("another repository until now"), "{told}");
+    scene.sandbox.sql("INSERT INTO kept VALUES (103)");
+    assert!(!scene.sandbox.succeed(&CREATE).contains("another repository"));
+    scene.sandbox.succeed(&VERIFY);
+}
+
 /// A running server with rows that its backup does not have, made again for each step.
 fn with_later_rows(template: &Sandbox) -> Option<Scene> {
     let scene = Scene::of(Sandbox::copy_of(template.path(), &std::env::temp_dir()))?;

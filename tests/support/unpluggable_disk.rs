@@ -49,6 +49,14 @@ impl UnpluggableDisk {
         assert!(std::fs::read_dir(&self.mounted).is_err(), "it is still there");
     }
 
+    /// Leaves the empty directory that it was mounted at, as a start without it does.
+    pub(crate) fn leave_unmounted(&mut self) {
+        if self.server.is_some() {
+            self.unplug();
+        }
+        self.unmount();
+    }
+
     /// Brings it back, by a new mount at the same path.
     pub(crate) fn plug_in(&mut self) {
         if self.is_mounted() {
