@@ -109,8 +109,13 @@ impl Repository {
     /// As [`Repository::open`]. Backups of the old scripts are not encrypted, so that a directory with such takes no key.
     pub fn open_or_create(path: &Path, key_file: Option<&Path>) -> Result<Self, RepositoryError> {
         let key = key_file.map(BackupKey::read).transpose()?;
-        ensure_directory(path, 0o700, None).map_err(attempting("create directory", path))?;
-        let root = StoreRoot::open(path).map_err(attempting("open directory", path))?;
+        // One that is there and does not answer is not to be made.
+        let root = match open_root(path)? {
+            Some(root) => root,
+            None => ensure_directory(path, 0o700, None)
+                .and_then(|_| StoreRoot::open(path))
+                .map_err(attempting("create directory", path))?,
+        };
         if let Some(identity) = identity::read(&root)? {
             let encryption = identity.unlock(path, key.as_ref())?;
             return Ok(Self { root, identity: Some(identity), encryption });

@@ -122,6 +122,12 @@ impl PackReader {
     }
 
     fn missing(&self, chunk: &ChunkId) -> ReadError {
+        // It may be in one that could not be read, which is no damage.
+        if let Some(pack) = self.index.damaged().iter().find(|pack| pack.is_unreadable) {
+            let path = self.root.path().join(pack_path(&pack.id));
+            let reason = io::Error::other(pack.reason.clone());
+            return ReadError::Repository(attempting("read", path)(reason));
+        }
         let mut what = format!("chunk {chunk} is in no pack");
         for pack in self.index.damaged() {
             what = format!("{what}; pack {} cannot be read: {}", pack.id, pack.reason);

@@ -17,7 +17,7 @@ use super::table::{EntryContent, TABLE_FILE};
 use super::verdict::VERDICT_FILE;
 use super::{ExclusiveLock, Repository};
 use crate::plan::{BackupFormat, BackupName};
-use crate::sys::{Entry, EntryKind};
+use crate::sys::{Entry, EntryKind, step_point};
 
 /// What the directory of a backup is called while it is being deleted.
 const REMOVED_PREFIX: &str = "removed_";
@@ -57,7 +57,9 @@ impl Repository {
             .remove_tree(&removed)
             .and_then(|()| self.root().rename(&directory, &removed))
             .and_then(|()| self.root().sync_directory("."))
+            .inspect(|()| step_point("a backup off the list"))
             .and_then(|()| self.root().remove_tree(&removed))
+            .inspect(|()| step_point("a backup removed"))
             .map_err(attempting("remove", &path))
     }
 
@@ -87,6 +89,7 @@ impl Repository {
             } else if self.is_left_over(&entry)? {
                 self.root().remove_tree(&entry.name).map_err(attempting("remove", &path))?;
                 report.removed_directories += 1;
+                step_point("a left-over removed");
             } else if entry.facts.kind == EntryKind::Directory && entry.name.parse::<BackupName>().is_ok() {
                 self.sweep_unfinished_verdicts(&entry.name)?;
             }
@@ -186,6 +189,7 @@ impl Repository {
             self.root().remove_file(pack_path(&id)).map_err(attempting("remove", &path))?;
             report.removed_packs += 1;
             report.freed_bytes += size_bytes;
+            step_point("a pack swept");
         }
         Ok(())
     }
