@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::restored::restore;
 use super::server::{Server, directory, has_postgresql, program, succeed};
 use super::{back_up, repository};
+use crate::support::wait::wait_until;
 
 /// A server with a table that has been at rest for long, and a first backup of it.
 struct Scene {
@@ -152,6 +153,8 @@ fn after_a_restore_everything_is_read() {
     fs::write(restored.data().join("recovery.signal"), "").unwrap();
     fs::write(restored.data().join("postgresql.auto.conf"), "restore_command = 'false'\n").unwrap();
     let server = restored.start();
+    // It takes connections before it has ended recovery.
+    wait_until("recovery has ended", || server.value("SELECT pg_is_in_recovery()") == "f");
     rest(server.data());
 
     let after = back_up(&server, &scene.repository);

@@ -63,8 +63,8 @@ impl UnpluggableDisk {
             self.unmount();
         }
         let mut command = Command::new("bindfs");
-        // In the foreground, so that it is ours to kill and to wait for.
-        command.arg("-f").arg(&self.backing).arg(&self.mounted);
+        // In the foreground, so that it is ours to kill and to wait for; over whatever was put there without it.
+        command.args(["-f", "-o", "nonempty"]).arg(&self.backing).arg(&self.mounted);
         let mut server = command.spawn().unwrap();
         wait_until("it is mounted", || {
             assert!(server.try_wait().unwrap().is_none(), "bindfs ended");
