@@ -36,7 +36,7 @@ archive_one() {
     measure true true
     measure cp cp "$path" "$directory/copies/$segment"
     measure archive "$directory/pgbox" archive-wal --data-directory="$directory/data" \
-        --backup-directory="$directory/backups" --queue-limit=1GB "$path"
+        --backup-directory="$directory/backups" --queue-limit=1G "$path"
     measure pgbackrest-push pgbackrest --config="$directory/pgbackrest.conf" --stanza=main archive-push "$path"
     measure fetch "$directory/pgbox" fetch-wal --backup-directory="$directory/backups" \
         --system-identifier="$system" "$segment" "$directory/fetched/$segment"
