@@ -1,5 +1,6 @@
 //! What kinds of failure there are, which exit status each has, and what a person can do about it.
 
+use rustix::io::Errno;
 use std::fmt;
 use std::io;
 
@@ -82,26 +83,60 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
 
 /// What the person can do about it, by the first cause in its chain that says so, or by what kind of fault it is.
 pub fn hint_of(error: &anyhow::Error) -> Option<String> {
+    hint_in(error.chain())
+}
+
+/// The same, of an error that nobody has put in other words yet.
+pub(crate) fn hint_of_cause(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    hint_in(std::iter::successors(Some(error), |error| error.source()))
+}
+
+fn hint_in<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)> + Clone) -> Option<String> {
     use crate::repository::RepositoryError;
     let of_cause = |cause: &(dyn std::error::Error + 'static)| {
         let of_failure = cause.downcast_ref::<Failure>().and_then(|failure| failure.hint.clone());
         let of_repository = || cause.downcast_ref::<RepositoryError>()?.hint().map(str::to_owned);
         of_failure.or_else(of_repository)
     };
-    error.chain().find_map(of_cause).or_else(|| error.chain().find_map(hint_of_fault).map(str::to_owned))
+    chain.clone().find_map(of_cause).or_else(|| chain.into_iter().find_map(hint_of_fault).map(str::to_owned))
 }
 
 /// What helps against a fault of the world around, wherever it shows.
 fn hint_of_fault(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    match cause.downcast_ref::<io::Error>()?.kind() {
+    let error = cause.downcast_ref::<io::Error>()?;
+    match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("free some space on its disk and run the command again; no data was lost")
         }
         io::ErrorKind::ReadOnlyFilesystem => Some(
             "its file system is mounted read-only: see in the kernel's log (dmesg) whether its disk failed",
         ),
+        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            Some("its disk failed, or was unplugged: see in the kernel's log (dmesg)")
+        }
+        _ if is_out_of_reach(error) => Some(
+            "its file system is gone, as when a disk is unplugged or a network mount dies: mount it again, and run the \
+             command again; what was on it is as it was",
+        ),
         _ => None,
     }
+}
+
+/// Whether a file system does not answer any more, or only with errors: an unplugged disk, a dead network mount, a FUSE
+/// process that ended. That says nothing about what is on it, and may pass.
+pub fn is_out_of_reach(error: &io::Error) -> bool {
+    const ERRORS: [Errno; 9] = [
+        Errno::IO,
+        Errno::NOTCONN,
+        Errno::STALE,
+        Errno::NODEV,
+        Errno::NXIO,
+        Errno::SHUTDOWN,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::TIMEDOUT,
+    ];
+    error.raw_os_error().is_some_and(|number| ERRORS.contains(&Errno::from_raw_os_error(number)))
 }
 
 fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
@@ -139,6 +174,14 @@ fn known_kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn a_file_system_that_is_gone_is_told_from_a_file_that_is_gone() {
+        let gone = io::Error::from(Errno::NOTCONN);
+        assert!(is_out_of_reach(&gone) && !is_out_of_reach(&io::Error::from(Errno::NOENT)));
+        let told = Err::<(), _>(gone).context("read the backup").unwrap_err();
+        assert!(hint_of(&told).unwrap().contains("mount it again"));
+    }
 
     #[test]
     fn a_full_disk_has_a_hint_wherever_it_shows() {

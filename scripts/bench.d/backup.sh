@@ -47,6 +47,12 @@ ALTER TABLE documents ADD PRIMARY KEY (id);
 VACUUM FREEZE ANALYZE;
 CHECKPOINT;
 SQL
+    write_pgbackrest_configuration
+    # As often as a person has it that worked with it a moment ago.
+    sleep 3
+}
+
+write_pgbackrest_configuration() {
     cat >"$directory/pgbackrest.conf" <<CONF
 [global]
 repo1-path=$directory/pgbackrest
@@ -64,8 +70,6 @@ pg1-socket-path=$directory
 pg1-user=postgres
 CONF
     chown postgres: "$directory/pgbackrest.conf"
-    # As often as a person has it that worked with it a moment ago.
-    sleep 3
 }
 
 # Tools that copy everything each time.
@@ -96,7 +100,7 @@ bench_repositories() {
     as_postgres restic init --quiet --repo "$directory/restic" --insecure-no-password 2>/dev/null ||
         as_postgres env RESTIC_PASSWORD=x restic init --quiet --repo "$directory/restic" >/dev/null
     back_up_with_each full --type=full
-    update_rows "$directory" 5432
+    update_percent "$directory" 5432 1
     back_up_with_each second --type=incr
     back_up_with_each unchanged --type=incr
     clear_target
@@ -134,7 +138,7 @@ bench_restores() {
         # The backup that follows every restore, unless it is left out as below.
         run_pgbox restored backup-postgresql create 2>/dev/null
         sleep 3
-        update_rows /var/run/postgresql "$(sed -n 4p "$directory/restored/postmaster.pid")"
+        update_percent /var/run/postgresql "$(sed -n 4p "$directory/restored/postmaster.pid")" 1
         sleep 3
         # shellcheck disable=SC2046 # a list of assignments
         measure "pgbox-restore-$kind" env $(pgbox_environment restored) "$directory/pgbox" backup-postgresql restore \
@@ -146,11 +150,15 @@ bench_restores() {
     rm -rf "$directory/restored"
 }
 
-update_rows() {
-    as_postgres "$programs/psql" -qh "$1" -p "$2" postgres <<'SQL'
+# Updates the n-th hundredth of the rows, those next to each other.
+update_percent() {
+    as_postgres "$programs/psql" -qh "$1" -p "$2" postgres <<SQL
 UPDATE pgbench_accounts SET abalance = abalance + 1
-    WHERE aid <= (SELECT max(aid) / 100 FROM pgbench_accounts);
-UPDATE documents SET body = reverse(body) WHERE id <= (SELECT max(id) / 100 FROM documents);
+    WHERE aid BETWEEN (SELECT max(aid) / 100 * ($3 - 1) + 1 FROM pgbench_accounts)
+                  AND (SELECT max(aid) / 100 * $3 FROM pgbench_accounts);
+UPDATE documents SET body = reverse(body)
+    WHERE id BETWEEN (SELECT max(id) / 100 * ($3 - 1) + 1 FROM documents)
+                 AND (SELECT max(id) / 100 * $3 FROM documents);
 CHECKPOINT;
 SQL
 }

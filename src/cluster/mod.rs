@@ -7,6 +7,7 @@ pub mod history;
 pub mod initdb;
 pub mod inspect;
 pub mod own_archiving;
+pub mod own_settings;
 pub mod readiness;
 pub mod seal;
 pub mod server;

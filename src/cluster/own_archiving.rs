@@ -4,11 +4,9 @@
 //! which costs a process for each question.
 
 use super::binaries::Installation;
-use super::configuration::leads_elsewhere;
+use super::own_settings::OwnSettings;
 use crate::sys::ReadRoot;
 
-const FILES: [&str; 2] = ["postgresql.conf", "postgresql.auto.conf"];
-const LIMIT_BYTES: u64 = 4 << 20;
 const ARCHIVING: [&str; 3] = ["archive_mode", "archive_command", "archive_library"];
 const WAL_LEVEL: &str = "wal_level";
 const TIMEOUT: &str = "archive_timeout";
@@ -29,31 +27,20 @@ pub struct OwnArchiving {
 /// # Errors
 /// Why it could not be read or asked for, in words.
 pub fn read(root: &ReadRoot, programs: &Installation) -> Result<OwnArchiving, String> {
-    let mut own = OwnArchiving::default();
-    let mut takes_in_others = false;
-    for name in FILES {
-        let text = root.read_text(name, LIMIT_BYTES).map_err(|error| format!("'{name}': {error}"))?;
-        let text = text.unwrap_or_default();
-        takes_in_others |= leads_elsewhere(text.as_bytes());
-        own.take_in(&text);
-    }
-    if takes_in_others && own.parameter.is_none() {
+    let settings = OwnSettings::read(root)?;
+    let mut own = OwnArchiving::of(&settings);
+    if settings.takes_in_others && own.parameter.is_none() {
         own.ask(root, programs)?;
     }
     Ok(own)
 }
 
 impl OwnArchiving {
-    /// The last line about a parameter counts (guc-file.l, `ParseConfigFp()`).
-    fn take_in(&mut self, text: &str) {
-        for (name, value) in text.lines().filter_map(assignment) {
-            if let Some(known) = ARCHIVING.into_iter().find(|known| name.eq_ignore_ascii_case(known)) {
-                self.parameter = Some(known);
-            } else if name.eq_ignore_ascii_case(TIMEOUT) {
-                self.has_timeout = true;
-            } else if name.eq_ignore_ascii_case(WAL_LEVEL) {
-                self.is_minimal = value.eq_ignore_ascii_case("minimal");
-            }
+    fn of(settings: &OwnSettings) -> Self {
+        Self {
+            parameter: ARCHIVING.into_iter().find(|known| settings.get(known).is_some()),
+            has_timeout: settings.get(TIMEOUT).is_some(),
+            is_minimal: settings.get(WAL_LEVEL).is_some_and(|value| value.eq_ignore_ascii_case("minimal")),
         }
     }
 
@@ -70,31 +57,14 @@ impl OwnArchiving {
     }
 }
 
-/// A line's parameter and value, without quotes. `None` for a comment or an empty line.
-fn assignment(line: &str) -> Option<(&str, &str)> {
-    let line = line.trim();
-    let end = line.find(|character: char| character == '=' || character.is_whitespace())?;
-    let (name, rest) = line.split_at_checked(end)?;
-    if name.is_empty() || name.starts_with('#') {
-        return None;
-    }
-    let rest = rest.trim_start();
-    let value = rest.strip_prefix('=').unwrap_or(rest).trim_start();
-    let value = match value.strip_prefix('\'') {
-        Some(quoted) => quoted.split('\'').next(),
-        None => value.split(|character: char| character == '#' || character.is_whitespace()).next(),
-    };
-    Some((name, value.unwrap_or_default()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn of(text: &str) -> OwnArchiving {
-        let mut own = OwnArchiving::default();
-        own.take_in(text);
-        own
+        let mut settings = OwnSettings::default();
+        settings.take_in(text);
+        OwnArchiving::of(&settings)
     }
 
     #[test]

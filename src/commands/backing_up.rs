@@ -5,6 +5,7 @@ use super::verifying::verified_of;
 use anyhow::Context;
 use chrono::Utc;
 use clap::ArgMatches;
+use pgbox::cluster::inspect::backed_up_to;
 use pgbox::cluster::session::ServerAddress;
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
@@ -67,12 +68,13 @@ pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &U
 
 fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: &Ui) -> anyhow::Result<u8> {
     let repository = store_what_was_set_aside(tools, ui)?;
+    tell_other_repository(tools, &repository, ui);
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
     let outcome = backup::create(&mut client, &data, &repository, options, tools.progress)?;
     let status = tell_outcome(&outcome, ui)?;
     if matches!(outcome, CreateOutcome::Created(_)) {
-        let cleaned = clean_up(tools, &repository)?;
+        let cleaned = clean_up(tools, &repository).context("remove old backups")?;
         for name in &cleaned.backups {
             ui.info(&format!("removed {name}, which retention lets go"));
         }
@@ -80,6 +82,20 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
         tell_swept(&cleaned.swept, ui);
     }
     Ok(status)
+}
+
+/// An empty directory where a disk is not mounted becomes a repository like any other.
+fn tell_other_repository(tools: &Tools, repository: &Repository, ui: &Ui) {
+    let data = ReadRoot::open(&tools.settings.data_directory).ok();
+    let former = data.as_ref().and_then(backed_up_to);
+    let present = repository.identity().map(|identity| &identity.id);
+    if let Some(former) = former.filter(|former| Some(former) != present) {
+        let place = repository.path().display();
+        ui.warn(&format!(
+            "this cluster was backed up to another repository until now ({former}), which is not in '{place}'"
+        ));
+        ui.hint("if its disk is only not mounted, mount it there: what is backed up meanwhile will be hidden below it");
+    }
 }
 
 /// Takes clusters that were set aside into the repository, and says so.

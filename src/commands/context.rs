@@ -19,14 +19,24 @@ pub(super) struct Workplace<'a> {
 }
 
 impl<'a> Workplace<'a> {
-    /// Finds the programs and opens the repository, if there is one.
+    /// Finds the programs and opens the repository, if there is one. That it could not be opened is an error only where
+    /// it is asked for.
     ///
     /// # Errors
     /// [`pgbox::error::Kind::ProgramMissing`] when no PostgreSQL is installed.
     pub(super) fn open(settings: &'a Settings, ui: &Ui) -> anyhow::Result<Self> {
         let installation = installation(settings)?;
-        let repository = open_repository(settings, ui);
+        let repository = open_repository(settings);
         Ok(Self { settings, installation, repository, progress: Box::new(ui.progress()) })
+    }
+
+    /// The same for a command that can do without the repository, and tells why it has to.
+    pub(super) fn open_for_server(settings: &'a Settings, ui: &Ui) -> anyhow::Result<Self> {
+        let workplace = Self::open(settings, ui)?;
+        if let Err(failure) = &workplace.repository {
+            ui.warn(&failure.to_string());
+        }
+        Ok(workplace)
     }
 
     /// What the library needs of it.
@@ -59,12 +69,8 @@ fn installation(settings: &Settings) -> Result<Installation, Failure> {
     }
 }
 
-/// A backup directory that cannot be opened does not keep a sound server from starting; it is told.
-fn open_repository(settings: &Settings, ui: &Ui) -> Result<Option<Repository>, Failure> {
+/// A backup directory that cannot be opened does not keep a sound server from starting.
+fn open_repository(settings: &Settings) -> Result<Option<Repository>, Failure> {
     let path = &settings.backup_directory;
-    Repository::open(path, settings.backup_key_file.as_deref()).map_err(|error| {
-        let failure = unusable(path, &error);
-        ui.warn(&failure.to_string());
-        failure
-    })
+    Repository::open(path, settings.backup_key_file.as_deref()).map_err(|error| unusable(path, &error))
 }

@@ -69,7 +69,7 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         let timeout = matches.get_one::<Duration>("timeout").copied().unwrap_or(Duration::from_mins(2));
         return wait(matches, settings, ui, timeout);
     }
-    let workplace = Workplace::open(settings, ui)?;
+    let workplace = Workplace::open_for_server(settings, ui)?;
     let tools = workplace.tools();
     if is_dry_run {
         return show_plan(&tools, ui);
@@ -194,7 +194,7 @@ fn sync_passwords(tools: &Tools, address: &ServerAddress) -> anyhow::Result<()> 
 
 /// Waits for a server that somebody else starts.
 fn wait(matches: &ArgMatches, settings: &Settings, ui: &Ui, timeout: Duration) -> anyhow::Result<u8> {
-    let workplace = Workplace::open(settings, ui)?;
+    let workplace = Workplace::open_for_server(settings, ui)?;
     let tools = workplace.tools();
     let deadline = Instant::now() + timeout;
     loop {

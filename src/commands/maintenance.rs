@@ -82,7 +82,11 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         stop::seal_after_stop(&settings.data_directory).context("seal the stopped cluster")?;
         return Ok(0);
     }
-    let workplace = Workplace::open(settings, ui)?;
+    // Those that look at the backups tell by themselves why they cannot.
+    let workplace = match name {
+        "status" | "health" | "backup" | "list-backups" => Workplace::open(settings, ui)?,
+        _ => Workplace::open_for_server(settings, ui)?,
+    };
     let tools = workplace.tools();
     match name {
         "status" => status::show(&tools, ui),

@@ -15,7 +15,8 @@ use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::ensure::Ensured;
 use pgbox::execute::point_in_time::{
-    self, Elsewhere, Prepared, Request, check_place, outline, prepare, restore_elsewhere, restore_to,
+    self, Elsewhere, Prepared, Request, check_elsewhere, check_place, outline, prepare, restore_elsewhere,
+    restore_to,
 };
 use pgbox::execute::restore::{plan_restore, restore};
 use pgbox::pg::{Lsn, TimelineId};
@@ -290,6 +291,8 @@ fn run_elsewhere(arguments: &ArgMatches, settings: &Settings, into: &Path, ui: &
         let tools = workplace.tools();
         check_place(&tools, &into)?;
         let asked = Asked::look(arguments, &tools, true)?;
+        let what = Elsewhere { backup: &asked.backup, prepared: asked.prepared(), into: &into };
+        check_elsewhere(&tools, &what)?;
         let outline = outline(&tools, &asked.backup, asked.prepared(), Some(&into))?;
         if is_given(arguments, "dry-run") || !ui.is_json() {
             let end = asked.prepared().map(|prepared| prepared.way.end_in_words());

@@ -1,12 +1,13 @@
 //! `maintenance status`: how things stand, at a glance.
 
+use anyhow::Context;
 use pgbox::cluster::history::{self, Event};
 use pgbox::cluster::session::ServerAddress;
 use pgbox::execute::Tools;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
 use pgbox::format;
-use pgbox::plan::BackupKind;
+use pgbox::plan::{BackupKind, BackupSummary};
 use pgbox::sys::{ReadRoot, has_stop_marker};
 use pgbox::ui::Ui;
 use serde::Serialize;
@@ -23,6 +24,8 @@ struct Status<'a> {
     data_directory: &'a Path,
     backup_directory: &'a Path,
     log_file: std::path::PathBuf,
+    /// Why nothing is known of the backups, where that is so.
+    backups_unknown: Option<String>,
     newest_backup: Option<String>,
     backup_count: usize,
     last_events: Vec<Event>,
@@ -46,9 +49,10 @@ struct Figures {
 /// Shows how the server, its data and its backups stand.
 pub(super) fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     let settings = tools.settings;
-    let backups = match tools.repository()? {
-        Some(repository) => repository.backups()?,
-        None => Vec::new(),
+    // The rest is worth knowing all the more.
+    let (backups, backups_unknown) = match listed_backups(tools) {
+        Ok(backups) => (backups, None),
+        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
     };
     let points = || backups.iter().filter(|backup| backup.name.kind() == BackupKind::Backup);
     let events = history::read(&settings.data_directory).unwrap_or_default();
@@ -58,6 +62,7 @@ pub(super) fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         data_directory: &settings.data_directory,
         backup_directory: &settings.backup_directory,
         log_file: tools.log_file(),
+        backups_unknown,
         newest_backup: points().next().map(|backup| backup.name.to_string()),
         backup_count: points().count(),
         last_events: events.into_iter().rev().take(3).collect(),
@@ -69,6 +74,13 @@ pub(super) fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     }
     ui.data(&lines(&status).join("\n"))?;
     Ok(0)
+}
+
+fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
+    match tools.repository()? {
+        Some(repository) => repository.backups().context("list the backups"),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Notes that a person has read what was repaired.
@@ -112,11 +124,13 @@ fn lines(status: &Status) -> Vec<String> {
     let mut lines = vec![format!("server          {}", server_line(&status.server, &status.version))];
     lines.push(format!("data directory  {}", status.data_directory.display()));
     lines.push(format!("log             {}", status.log_file.display()));
-    let newest = match &status.newest_backup {
-        Some(newest) => format!("{}, the newest is {newest}", status.backup_count),
-        None => "none yet".to_owned(),
+    let place = status.backup_directory.display();
+    let backups = match (&status.backups_unknown, &status.newest_backup) {
+        (Some(reason), _) => reason.clone(),
+        (None, Some(newest)) => format!("{}, the newest is {newest}, in {place}", status.backup_count),
+        (None, None) => format!("none yet, in {place}"),
     };
-    lines.push(format!("backups         {newest}, in {}", status.backup_directory.display()));
+    lines.push(format!("backups         {backups}"));
     for event in status.unacknowledged.iter().rev().take(SHOWN_EVENTS) {
         lines.push(String::new());
         lines.push(format!("{}  {}", format::time(event.time), event.purpose));

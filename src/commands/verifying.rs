@@ -5,7 +5,9 @@ use anyhow::Context;
 use chrono::Utc;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
-use pgbox::execute::verify::{Verified, VerifyReport, is_verifiable, prove, verify, verify_archived_wal};
+use pgbox::execute::verify::{
+    Proving, Verified, VerifyReport, is_verifiable, prove, verify, verify_archived_wal,
+};
 use pgbox::execute::{Backups, Tools};
 use pgbox::format;
 use pgbox::plan::{BackupName, BackupSummary, Damage, IndexCheck, Judgement, Proof, Verification};
@@ -36,8 +38,12 @@ pub(super) fn run(
         None => all(repository, ui)?,
     };
     let mut report = verify(tools, repository, &names, Utc::now())?;
+    let mut unread = None;
     if chosen.is_none() {
-        report.damaged_wal = verify_archived_wal(repository, tools.progress)?;
+        match verify_archived_wal(repository, tools.progress) {
+            Ok(damaged) => report.damaged_wal = damaged,
+            Err(error) => unread = Some(error),
+        }
         report.damaged_identity = repository.identity_problem();
     }
     tell(&report, ui)?;
@@ -46,6 +52,8 @@ pub(super) fn run(
         ui.error(problem);
         ui.hint("the other one of 'repository.json' and its copy is sound; the next backup writes both anew");
     }
+    // What was found out before is told all the same.
+    unread.map_or(Ok(()), Err)?;
     if is_given(arguments, "prove") {
         prove_all(tools, repository, &mut report, ui)?;
     }
@@ -85,9 +93,18 @@ fn prove_all(
 ) -> anyhow::Result<()> {
     let sound: Vec<BackupName> = report.sound().collect();
     for name in sound {
-        let proof = prove(tools, repository, name, Utc::now()).with_context(|| format!("prove {name}"))?;
-        tell_proof(name, &proof, ui);
-        report.proofs.insert(name, proof);
+        match prove(tools, repository, name, Utc::now()).with_context(|| format!("prove {name}"))? {
+            Proving::Done(proof) => {
+                tell_proof(name, &proof, ui);
+                report.proofs.insert(name, proof);
+            }
+            Proving::NotTried(reason) => {
+                ui.error(&format!("{name} cannot be proven here: {reason}"));
+                ui.hint("nothing is wrong with it, and nothing was changed; it can be restored where there is no cluster, \
+                         and a backup that was begun later has the tablespace in it");
+                report.not_tried.insert(name, reason);
+            }
+        }
     }
     Ok(())
 }
@@ -117,7 +134,10 @@ fn status(report: &VerifyReport) -> u8 {
     if report.has_damage() {
         return Kind::VerificationFailed.exit_status();
     }
-    if report.has_unreadable() { Kind::Failed.exit_status() } else { 0 }
+    if report.has_unreadable() {
+        return Kind::Failed.exit_status();
+    }
+    if report.not_tried.is_empty() { 0 } else { Kind::Refused.exit_status() }
 }
 
 fn tell(report: &VerifyReport, ui: &Ui) -> anyhow::Result<()> {

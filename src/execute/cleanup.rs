@@ -101,5 +101,5 @@ fn restored_from(tools: &Tools) -> Option<BackupName> {
 /// The cluster whose backups retention counts; `None` where its control file cannot be read.
 fn current_system(tools: &Tools) -> Option<SystemIdentifier> {
     let root = ReadRoot::open(&tools.settings.data_directory).ok()?;
-    Some(control_file::read(&root).ok()?.system_identifier)
+    Some(control_file::read_served(&root).ok()?.1.system_identifier)
 }

@@ -14,10 +14,12 @@ pub mod import;
 mod in_place;
 mod init_scripts;
 mod initialise;
+mod made_tablespace;
 pub mod point_in_time;
 mod private_recovery;
 mod private_server;
 pub mod recover;
+mod recovery_sync;
 mod release;
 mod repairs;
 mod replay;
@@ -37,7 +39,7 @@ pub mod verify;
 
 use crate::cluster::binaries::Installation;
 use crate::cluster::server::StartError;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, hint_of_cause};
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
 use crate::settings::Settings;
@@ -83,8 +85,9 @@ pub fn unusable(path: &Path, error: &RepositoryError) -> Failure {
         error if error.is_about_key() => Kind::Refused,
         _ => Kind::Failed,
     };
-    let hint = error.hint().unwrap_or("see to the backup directory; what is in it is not touched");
-    Failure::new(kind, message).hint(hint)
+    let hint = hint_of_cause(error);
+    Failure::new(kind, message)
+        .hint(hint.unwrap_or_else(|| "see to the backup directory; what is in it is not touched".to_owned()))
 }
 
 impl Tools<'_> {

@@ -13,11 +13,12 @@ use super::{in_place, takeover};
 use crate::cluster::control_file;
 use crate::cluster::inspect::{Depth, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
-use crate::error::{Failure, Kind, kind_of};
+use crate::error::{Failure, Kind, is_out_of_reach, kind_of};
 use crate::format::counted;
 use crate::pg::control_file::CONTROL_FILE;
 use crate::plan::recovery::{Action, Belief, InPlace, Plan, Replacement, Source};
 use crate::plan::{BackupName, Diagnosis, Finding, Journal, Phase};
+use crate::repository::RepositoryError;
 use crate::sys::{ProcessError, WriteRoot, step_point};
 use anyhow::{Context, anyhow};
 use std::io;
@@ -311,6 +312,12 @@ fn is_for_a_person(error: &anyhow::Error) -> bool {
     let is_of_machine = |cause: &io::Error| kinds.contains(&cause.kind());
     matches!(kind_of(error), Kind::Refused | Kind::ProgramMissing)
         || error.chain().filter_map(|cause| cause.downcast_ref()).any(is_of_machine)
+        || error.chain().any(is_of_repository_out_of_reach)
+}
+
+/// The repository was there when the plan was made. What reads of the cluster besides is less than what is in it.
+fn is_of_repository_out_of_reach(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(RepositoryError::Io { source, .. }) if is_out_of_reach(source))
 }
 
 fn is_refused_by_postgresql(error: &anyhow::Error) -> bool {

@@ -2,6 +2,7 @@
 
 use super::ensure::{Carried, carry_out, decide_restore, diagnose, ensure_running};
 use super::in_place::choose_way;
+use super::made_tablespace::{Surroundings, refuse_in_backup};
 use super::release::wait_for_release;
 use super::staging::ensure_room;
 use super::stop::stop_meanwhile;
@@ -25,6 +26,7 @@ pub fn plan_restore(
 ) -> anyhow::Result<Plan> {
     let diagnosis = diagnose(tools)?;
     let plan = decide_restore(tools, backup, &diagnosis, now)?;
+    refuse_tablespaces(tools, backup, &diagnosis)?;
     choose_way(tools, plan, backup, &diagnosis, wish)
 }
 
@@ -46,6 +48,7 @@ pub fn restore(
             let needed_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
             ensure_room(&tools.settings.data_directory, needed_bytes, &format!("restore {}", backup.name))?;
         }
+        refuse_tablespaces(tools, backup, diagnosis)?;
         choose_way(tools, plan, backup, diagnosis, wish)
     };
     // Only now are the files what the server made of them. Where that leaves no way, the one from before is tried.
@@ -58,6 +61,18 @@ pub fn restore(
         Ok(last)
     };
     replace_present(tools, &Deciding { decide: &decide, settle: &settle, conclude: &conclude })
+}
+
+/// The present data, which comes back if anything fails, must not be written into.
+fn refuse_tablespaces(tools: &Tools, backup: &BackupSummary, diagnosis: &Diagnosis) -> anyhow::Result<()> {
+    let surroundings = match diagnosis.condition {
+        ClusterCondition::Absent | ClusterCondition::Empty => Surroundings::Alone,
+        _ => Surroundings::BesideCluster,
+    };
+    match tools.repository()? {
+        Some(repository) => refuse_in_backup(repository, backup, surroundings),
+        None => Ok(()),
+    }
 }
 
 fn is_in_place(plan: &Plan) -> bool {

@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 use rayon::prelude::*;
 
+use super::made_tablespace::MadeTablespace;
 use super::restored_layout::{AUTO_CONFIGURATION, Layout};
 use crate::progress::Progress;
 use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, EntryContent, TableEntry};
@@ -43,8 +44,13 @@ pub fn restore_files(
     into: &Path,
     progress: &dyn Progress,
 ) -> anyhow::Result<RestoredFiles> {
-    let restore = Restore { reader, root, into, progress };
-    let is_copied = |entry: &&TableEntry| entry.is_file() && restore.layout().is_wanted(entry);
+    let has_tablespaces = !Layout { reader }.tablespaces().is_empty();
+    let made = if has_tablespaces { MadeTablespace::in_backup(reader)? } else { Vec::new() };
+    for made in &made {
+        progress.note(&made.to_string());
+    }
+    let restore = Restore { reader, root, into, progress, made };
+    let is_copied = |entry: &&TableEntry| entry.is_file() && restore.is_wanted(entry);
     let files: Vec<&TableEntry> = reader.entries().iter().filter(is_copied).collect();
     let size_bytes = files.iter().map(|entry| entry.size_bytes()).sum();
     progress.begin("restoring files", Some(size_bytes));
@@ -55,11 +61,9 @@ pub fn restore_files(
     progress.end();
     written?;
     root.sync_file_system().context("write the restored files to disk")?;
-    Ok(RestoredFiles {
-        file_count: files.len() as u64,
-        size_bytes,
-        tablespaces: restore.layout().tablespaces(),
-    })
+    let mut tablespaces = restore.layout().tablespaces();
+    tablespaces.retain(|tablespace| !restore.is_replayed(&tablespace.path));
+    Ok(RestoredFiles { file_count: files.len() as u64, size_bytes, tablespaces })
 }
 
 struct Restore<'a> {
@@ -67,9 +71,19 @@ struct Restore<'a> {
     root: &'a WriteRoot,
     into: &'a Path,
     progress: &'a dyn Progress,
+    /// What replay makes.
+    made: Vec<MadeTablespace>,
 }
 
 impl Restore<'_> {
+    fn is_wanted(&self, entry: &TableEntry) -> bool {
+        self.layout().is_wanted(entry) && !self.is_replayed(entry.path.as_str())
+    }
+
+    fn is_replayed(&self, path: &str) -> bool {
+        self.made.iter().any(|made| made.has(path))
+    }
+
     fn layout(&self) -> Layout<'_> {
         Layout { reader: self.reader }
     }
@@ -86,7 +100,7 @@ impl Restore<'_> {
         let mode = self.layout().directory_mode();
         self.root.create_directories(self.into, 0o700).context("make the directory to restore into")?;
         self.root.set_mode(self.into, mode).context("make the directory to restore into")?;
-        for entry in self.reader.entries() {
+        for entry in self.reader.entries().iter().filter(|entry| !self.is_replayed(entry.path.as_str())) {
             let path = self.into.join(&entry.path);
             match &entry.content {
                 EntryContent::Directory | EntryContent::Tablespace { .. } => {

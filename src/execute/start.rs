@@ -1,6 +1,6 @@
 //! Starting the server of a claimed cluster, with retries, and verifying that it serves.
 
-use super::{Tools, archiving, shown_log, start_failure};
+use super::{Tools, archiving, recovery_sync, shown_log, start_failure};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::seal;
@@ -135,7 +135,12 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
         port: tools.settings.port,
         listen_addresses: tools.settings.listen_addresses.clone(),
         socket_directory: tools.settings.socket_directory.clone().or_else(socket_directory),
-        settings: [start.settings(), archiving::server_settings(tools, root)].concat(),
+        settings: start
+            .settings()
+            .into_iter()
+            .chain(archiving::server_settings(tools, root))
+            .chain(recovery_sync::server_settings(tools.installation, root))
+            .collect(),
         accepts_standby: *start == Start::AsItIs,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,

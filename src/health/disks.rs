@@ -1,6 +1,7 @@
 //! How full the disks are.
 
 use super::Check;
+use crate::error::hint_of_cause;
 use crate::format::bytes;
 use crate::settings::Settings;
 use crate::sys::disk_space;
@@ -21,7 +22,9 @@ fn check_one(name: &'static str, path: &Path) -> Check {
         Ok(space) => space,
         Err(error) => {
             let summary = format!("could not ask how full '{}' is: {error}", path.display());
-            return Check::warning(name, summary, "see to it that the directory is there");
+            let remedy = hint_of_cause(&error);
+            let remedy = remedy.unwrap_or_else(|| "see to it that the directory is there".to_owned());
+            return Check::warning(name, summary, remedy);
         }
     };
     let percent = space.used_percent();

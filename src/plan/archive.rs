@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::backups::{BackupKind, BackupSummary};
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
-use crate::pg::{Lsn, SystemIdentifier, TimelineId};
+use crate::pg::{SystemIdentifier, TimelineId};
 
 /// The archived WAL of one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,11 +50,8 @@ pub fn queue_verdict(waiting_bytes: u64, limit_bytes: u64, available_bytes: u64)
 /// The first segment that is missing after a backup, though a later one was archived: what comes after it cannot be
 /// reached from this backup. `None` while the archive goes on from it without a gap.
 pub fn first_missing(backup: &BackupSummary, view: &ArchiveView) -> Option<WalFileName> {
-    let (stop, timeline) = backup.stop_lsn.zip(backup.timeline)?;
-    let size = backup.wal_segment_size_bytes?;
-    // The end of a backup is a segment boundary, so the byte before it tells the last segment it has.
-    let mut expected = WalFileName::containing(Lsn(stop.0.saturating_sub(1)), timeline, size).ok()?.next()?;
-    let of_timeline = |segment: &&WalFileName| segment.timeline == timeline && **segment >= expected;
+    let mut expected = backup.last_segment()?.next()?;
+    let of_timeline = |segment: &&WalFileName| segment.timeline == expected.timeline && **segment >= expected;
     let later: Vec<WalFileName> = view.segments.iter().filter(of_timeline).copied().collect();
     for segment in later {
         if segment != expected {
@@ -167,13 +164,10 @@ fn is_of(backup: &BackupSummary, cluster: SystemIdentifier) -> bool {
 /// Whether a file holds, or tells of, WAL that can come after a backup. A history file is small, and without it a
 /// timeline cannot be followed.
 fn follows(backup: &BackupSummary, file: &Archived) -> bool {
-    let known = backup.stop_lsn.zip(backup.timeline).zip(backup.wal_segment_size_bytes);
-    let (Some(((stop, timeline), size)), Some(name)) = (known, file.name.get(..24)) else { return true };
-    let Ok(segment) = WalFileName::parse(name, size) else { return true };
-    let last_of_backup = WalFileName::containing(Lsn(stop.0.saturating_sub(1)), timeline, size);
-    segment.timeline >= timeline
-        && last_of_backup
-            .is_ok_and(|last| segment.segment_number > last.segment_number || segment.timeline > timeline)
+    let (Some(last), Some(name)) = (backup.last_segment(), file.name.get(..24)) else { return true };
+    let Ok(segment) = WalFileName::parse(name, last.segment_size_bytes()) else { return true };
+    let is_later = segment.timeline == last.timeline && segment.segment_number > last.segment_number;
+    is_later || segment.timeline > last.timeline
 }
 
 fn removal(cluster: SystemIdentifier, files: &[&Archived], reason: &str) -> Option<WalRemoval> {
@@ -189,6 +183,7 @@ fn removal(cluster: SystemIdentifier, files: &[&Archived], reason: &str) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::Lsn;
     use crate::plan::backups::BackupFormat;
 
     const CLUSTER: SystemIdentifier = SystemIdentifier(7);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::diagnosis::RelationName;
 use super::verification::Verification;
-use crate::pg::wal::WalRange;
+use crate::pg::wal::{WalFileName, WalRange};
 use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
 
 /// What a directory in the repository is a copy of.
@@ -287,6 +287,13 @@ impl BackupSummary {
     /// The WAL that makes it consistent; `None` for a copy that needs none, or of which that is not known.
     pub fn wal_range(&self) -> Option<WalRange> {
         WalRange::new(self.start_lsn?, self.stop_lsn?, self.timeline?, self.wal_segment_size_bytes?).ok()
+    }
+
+    /// The last WAL segment that it has itself. A backup ends with a switch to a new segment, so that its end is a
+    /// boundary, which belongs to the segment before it.
+    pub fn last_segment(&self) -> Option<WalFileName> {
+        let (stop, timeline) = self.stop_lsn.zip(self.timeline)?;
+        WalFileName::containing(Lsn(stop.0.saturating_sub(1)), timeline, self.wal_segment_size_bytes?).ok()
     }
 
     /// Whether it is a complete copy without known damage. One whose verdict cannot be read may have any,

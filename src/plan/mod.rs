@@ -15,6 +15,7 @@ pub mod retention;
 pub mod selection;
 #[cfg(test)]
 mod tests;
+pub mod timelines;
 pub mod verification;
 mod words;
 

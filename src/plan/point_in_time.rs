@@ -7,9 +7,9 @@ use super::diagnosis::Diagnosis;
 use super::recovery::{Circumstances, Plan, Refusal, Replay};
 use super::recovery_target::{Landing, Point, RecoveryTarget, in_words};
 use super::restore::{damage_remark, replace_by};
-use crate::pg::timeline_history::Ancestor;
+use super::timelines::History;
 use crate::pg::wal::WalFileName;
-use crate::pg::{Lsn, MajorVersion, SystemIdentifier, TimelineId};
+use crate::pg::{MajorVersion, SystemIdentifier, TimelineId};
 
 /// Which of a cluster's timelines a person means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,53 +20,6 @@ pub enum TimelineChoice {
     Latest,
     /// This one.
     Number(TimelineId),
-}
-
-/// The timelines that lead to one, each with the place at which it begins, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct History {
-    legs: Vec<(TimelineId, Lsn)>,
-}
-
-impl History {
-    /// The history of a timeline with these ancestors, oldest first.
-    pub fn new(timeline: TimelineId, ancestors: &[Ancestor]) -> Self {
-        let timelines = ancestors.iter().map(|ancestor| ancestor.timeline).chain([timeline]);
-        let begins = [Lsn(0)].into_iter().chain(ancestors.iter().map(|ancestor| ancestor.switch_point));
-        Self { legs: timelines.zip(begins).collect() }
-    }
-
-    /// The timeline that it leads to.
-    pub fn timeline(&self) -> TimelineId {
-        self.legs.last().map_or(TimelineId(1), |(timeline, _)| *timeline)
-    }
-
-    /// Where the timeline that it leads to begins.
-    pub fn begin(&self) -> Lsn {
-        self.legs.last().map_or(Lsn(0), |(_, begin)| *begin)
-    }
-
-    /// Whether a timeline's WAL up to a place is part of it.
-    pub fn has(&self, timeline: TimelineId, to: Lsn) -> bool {
-        let Some(position) = self.legs.iter().position(|(leg, _)| *leg == timeline) else { return false };
-        self.legs.get(position + 1).is_none_or(|(_, end)| to <= *end)
-    }
-
-    /// The timeline whose file of a segment is read: the newest that has begun there. Its first segment begins with a
-    /// copy of what its parent had (xlogrecovery.c, `XLogFileReadAnyTLI()`).
-    pub fn timeline_of(&self, segment: WalFileName) -> TimelineId {
-        let size = u64::from(segment.segment_size_bytes());
-        let has_begun = |(_, begin): &&(TimelineId, Lsn)| begin.0 / size <= segment.segment_number;
-        self.legs.iter().rev().find(has_begun).map_or(TimelineId(1), |(timeline, _)| *timeline)
-    }
-
-    /// Where two histories part: up to there they are the same.
-    pub fn parts_from(&self, other: &Self) -> Lsn {
-        let end =
-            |legs: &[(TimelineId, Lsn)], index: usize| legs.get(index).map_or(Lsn(u64::MAX), |leg| leg.1);
-        let same = self.legs.iter().zip(&other.legs).take_while(|(ours, theirs)| ours == theirs).count();
-        end(&self.legs, same).min(end(&other.legs, same))
-    }
 }
 
 /// A backup, and the WAL that leads on from it.
@@ -91,21 +44,14 @@ impl<'a> Candidate<'a> {
         if !history.has(timeline, stop) {
             return None;
         }
-        // An end on a segment boundary belongs to the segment before it.
-        let size = backup.wal_segment_size_bytes?;
-        let own_last = WalFileName::containing(Lsn(stop.0.saturating_sub(1)), timeline, size).ok()?;
-        let of_history = |segment: WalFileName| segment.on(history.timeline_of(segment));
-        let mut chain = Vec::new();
-        let mut next = own_last.next().map(of_history);
-        while let Some(expected) = next.filter(|expected| segments.binary_search(expected).is_ok()) {
-            chain.push(expected);
-            next = expected.next().map(of_history);
-        }
-        let is_later = |segment: &&WalFileName| {
+        let own_last = backup.last_segment()?;
+        let chain = history.follow(own_last, segments);
+        let next = history.next_of(*chain.last().unwrap_or(&own_last));
+        let is_later = |segment: &WalFileName| {
             next.is_some_and(|next| segment.segment_number > next.segment_number)
-                && history.timeline_of(**segment) == segment.timeline
+                && history.timeline_of(*segment) == segment.timeline
         };
-        let missing = next.filter(|_| segments.iter().any(|segment| is_later(&segment)));
+        let missing = next.filter(|_| segments.iter().any(is_later));
         Some(Self { backup, own_last, segments: chain, missing })
     }
 }
@@ -217,6 +163,8 @@ impl Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::Lsn;
+    use crate::pg::timeline_history::Ancestor;
     use crate::plan::backups::BackupFormat;
     use proptest::prelude::*;
 

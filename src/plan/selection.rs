@@ -4,9 +4,10 @@ use super::archive::ArchiveView;
 use super::backups::{BackupKind, BackupName, BackupSummary, Condition};
 use super::diagnosis::{ClusterIdentity, Diagnosis};
 use super::recovery::{Circumstances, Replay, Source};
+use super::timelines::History;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
-use crate::pg::{Lsn, SystemIdentifier, TimelineId};
+use crate::pg::{SystemIdentifier, TimelineId};
 
 /// The backups that fit a cluster, the best first: those of its own history before those of a branch that a
 /// restore left, good ones before those with damaged pages, newer ones before older ones. One of another cluster
@@ -46,8 +47,7 @@ fn is_on_branch(backup: &BackupSummary, identity: &ClusterIdentity) -> bool {
     else {
         return true;
     };
-    let is_ancestor = |ancestor: &Ancestor| ancestor.timeline == timeline && stop <= ancestor.switch_point;
-    timeline == present || identity.ancestors.iter().any(is_ancestor)
+    timeline == present || History::new(present, &identity.ancestors).has(timeline, stop)
 }
 
 /// A name that neither the repository nor the data directory has yet.
@@ -124,8 +124,8 @@ pub fn archived_replay(
 /// Whether a timeline goes on from where a backup ends, by its history file.
 fn leads_to(backup: &BackupSummary, timeline: TimelineId, view: &ArchiveView) -> bool {
     let Some((of_backup, stop)) = backup.timeline.zip(backup.stop_lsn) else { return false };
-    let is_parent = |ancestor: &Ancestor| ancestor.timeline == of_backup && stop <= ancestor.switch_point;
-    timeline == of_backup || view.history(timeline).is_some_and(|history| history.iter().any(is_parent))
+    let history = |ancestors: &[Ancestor]| History::new(timeline, ancestors);
+    timeline == of_backup || view.history(timeline).is_some_and(|found| history(found).has(of_backup, stop))
 }
 
 /// Which of the surviving segments continue a backup.
@@ -138,76 +138,27 @@ pub fn surviving_replay(
     segments: &[WalFileName],
     identity: &ClusterIdentity,
 ) -> Replay {
-    let Some((stop, timeline)) = backup.stop_lsn.zip(backup.timeline) else { return Replay::default() };
-    let Some(first) = segments.first() else { return Replay::default() };
-    let segment_of = |lsn: Lsn| WalFileName::containing(lsn, timeline, first.segment_size_bytes()).ok();
-    // The end of a backup is a segment boundary, so the byte before it tells the last segment it has.
-    let Some(last_of_backup) = segment_of(Lsn(stop.0.saturating_sub(1))) else { return Replay::default() };
-    let number_of = |lsn: Lsn| segment_of(lsn).map_or(u64::MAX, |segment| segment.segment_number);
-    let Some(route) = route(timeline, stop, identity, &number_of) else { return Replay::default() };
-    let chain = leading_chain(last_of_backup, segments, &route);
-    let present = route.last().map_or(timeline, |leg| leg.timeline);
+    let Some(((stop, timeline), own_last)) = backup.stop_lsn.zip(backup.timeline).zip(backup.last_segment())
+    else {
+        return Replay::default();
+    };
+    let present = identity.timeline.unwrap_or(timeline);
+    let history = History::new(present, &identity.ancestors);
+    if segments.is_empty() || !history.has(timeline, stop) {
+        return Replay::default();
+    }
+    let chain = history.follow(own_last, segments);
     let highest = segments
         .iter()
         .filter(|segment| segment.timeline == present)
         .map(|segment| segment.segment_number)
         .max();
-    let reached = chain.last().map_or(last_of_backup.segment_number, |segment| segment.segment_number);
-    let begins_at_backup = !chain.is_empty() || segments.contains(&last_of_backup);
-    let checkpoint_is_reached = identity.redo.is_none_or(|redo| number_of(redo) <= reached);
+    let reached = chain.last().map_or(own_last.segment_number, |segment| segment.segment_number);
+    let begins_at_backup = !chain.is_empty() || segments.contains(&own_last);
+    let segment_size_bytes = u64::from(own_last.segment_size_bytes());
+    let checkpoint_is_reached = identity.redo.is_none_or(|redo| redo.0 / segment_size_bytes <= reached);
     let reaches_the_end =
         begins_at_backup && checkpoint_is_reached && highest.is_none_or(|highest| highest <= reached);
     let timeline = chain.last().map(|segment| segment.timeline).filter(|last| *last != timeline);
     Replay { segments: chain, timeline, reaches_the_end, target: None }
-}
-
-/// A timeline, and the number of the first segment that is read of it.
-struct Leg {
-    timeline: TimelineId,
-    first_segment: u64,
-}
-
-/// The timelines from a backup to the present, oldest first. `None` if the present did not come from it.
-///
-/// A timeline's first segment is the one that holds the point at which it was forked: it begins with a copy of
-/// what its parent had there (xlogrecovery.c, `XLogFileReadAnyTLI()`).
-fn route(
-    timeline: TimelineId,
-    stop: Lsn,
-    identity: &ClusterIdentity,
-    number_of: &dyn Fn(Lsn) -> u64,
-) -> Option<Vec<Leg>> {
-    let mut route = vec![Leg { timeline, first_segment: 0 }];
-    let present = identity.timeline.unwrap_or(timeline);
-    if present == timeline {
-        return Some(route);
-    }
-    let left_at = |ancestor: &Ancestor| ancestor.timeline == timeline && stop <= ancestor.switch_point;
-    let position = identity.ancestors.iter().position(left_at)?;
-    let forks = identity.ancestors.iter().skip(position);
-    let children =
-        identity.ancestors.iter().skip(position + 1).map(|ancestor| ancestor.timeline).chain([present]);
-    route.extend(
-        forks
-            .zip(children)
-            .map(|(fork, timeline)| Leg { timeline, first_segment: number_of(fork.switch_point) }),
-    );
-    Some(route)
-}
-
-/// The segments that follow `last` one by one, each on the newest timeline that has begun there.
-fn leading_chain(last: WalFileName, segments: &[WalFileName], route: &[Leg]) -> Vec<WalFileName> {
-    let mut chain = Vec::new();
-    let mut next = last.next();
-    while let Some(expected) = next {
-        let leg = route.iter().rev().find(|leg| leg.first_segment <= expected.segment_number);
-        let of_leg = |segment: &&WalFileName| {
-            segment.segment_number == expected.segment_number
-                && leg.is_some_and(|leg| leg.timeline == segment.timeline)
-        };
-        let Some(segment) = segments.iter().find(of_leg) else { break };
-        chain.push(*segment);
-        next = segment.next();
-    }
-    chain
 }

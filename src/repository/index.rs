@@ -9,7 +9,8 @@ use std::path::Path;
 use super::chunk::ChunkId;
 use super::encryption::Encryption;
 use super::error::{RepositoryError, attempting};
-use super::pack::{PACK_SUFFIX, PACKS, PackEntry, PackId, pack_path, read_index};
+use super::frame::DICTIONARY_CHUNKS;
+use super::pack::{PACK_SUFFIX, PACKS, PackEntry, PackId, PackIndex, pack_path, read_index};
 use super::record_set::RecordSet;
 use crate::sys::{EntryKind, ReadRoot};
 
@@ -26,23 +27,39 @@ pub(super) struct DamagedPack {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Location {
     pub(super) pack: PackId,
-    pub(super) offset: u64,
+    pub(super) offset: u32,
+    pub(super) dictionary: Option<DictionaryId>,
     pub(super) stored_size_bytes: u32,
     pub(super) raw_size_bytes: u32,
+}
+
+/// A dictionary of a pack, as a [`ChunkIndex`] knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DictionaryId {
+    pack_number: u32,
+    number: u32,
+}
+
+/// A pack, and the chunks that its dictionaries are made of.
+#[derive(Debug)]
+struct Pack {
+    id: PackId,
+    dictionaries: Vec<[ChunkId; DICTIONARY_CHUNKS]>,
 }
 
 /// So many bytes of a chunk's name find it: no two names agree in them, and whoever reads a chunk checks all of it.
 const KEY_SIZE_BYTES: usize = 16;
 pub(super) type ChunkKey = [u8; KEY_SIZE_BYTES];
 
-/// A chunk in a pack: the key, then the number of the pack, the offset, the stored size and the raw size.
+/// A chunk in a pack: the key, then the number of the pack, the offset, the number of its dictionary in the pack, from 1
+/// on, or 0 if it has none, the stored size and the raw size.
 type Place = [u8; PLACE_SIZE_BYTES];
-const PLACE_SIZE_BYTES: usize = KEY_SIZE_BYTES + 4 + 8 + 4 + 4;
+const PLACE_SIZE_BYTES: usize = KEY_SIZE_BYTES + 5 * size_of::<u32>();
 
 /// All chunks of the packs that can be read.
 #[derive(Debug)]
 pub(super) struct ChunkIndex {
-    packs: Vec<PackId>,
+    packs: Vec<Pack>,
     /// In order, so that copies of a chunk are next to each other: it was stored anew since a pack that has it was found
     /// damaged.
     places: RecordSet<PLACE_SIZE_BYTES>,
@@ -58,7 +75,7 @@ impl ChunkIndex {
             let path = pack_path(&id);
             let file = root.open_file(&path).map_err(attempting("open", root.path().join(&path)))?;
             match read_index(&file, encryption) {
-                Ok(entries) => index.add(id, &entries),
+                Ok(pack) => index.add(id, &pack),
                 Err(error) => index.damaged.push(DamagedPack {
                     id,
                     is_unreadable: error.is_unreadable(),
@@ -74,10 +91,11 @@ impl ChunkIndex {
         Self { packs: Vec::new(), places: RecordSet::new(directory), damaged: Vec::new() }
     }
 
-    fn add(&mut self, pack: PackId, entries: &[PackEntry]) {
+    fn add(&mut self, id: PackId, pack: &PackIndex) {
         let Ok(pack_number) = u32::try_from(self.packs.len()) else { return };
-        self.packs.push(pack);
-        for entry in entries {
+        let dictionaries = pack.dictionaries().map(|entries| entries.map(|entry| entry.chunk)).collect();
+        self.packs.push(Pack { id, dictionaries });
+        for entry in &pack.entries {
             self.places.insert(place_of(pack_number, entry));
         }
     }
@@ -111,16 +129,22 @@ impl ChunkIndex {
     }
 
     fn location(&self, place: &Place) -> Option<Location> {
-        let (_, rest) = place.split_first_chunk::<KEY_SIZE_BYTES>()?;
-        let (pack_number, rest) = rest.split_first_chunk()?;
-        let (offset, rest) = rest.split_first_chunk()?;
-        let (stored_size_bytes, raw_size_bytes) = rest.split_first_chunk()?;
+        let (_, numbers) = place.split_first_chunk::<KEY_SIZE_BYTES>()?;
+        let numbers: &[[u8; 4]; 5] = numbers.as_chunks().0.try_into().ok()?;
+        let [pack_number, offset, dictionary, stored_size_bytes, raw_size_bytes] =
+            numbers.map(u32::from_be_bytes);
         Some(Location {
-            pack: *self.packs.get(u32::from_be_bytes(*pack_number) as usize)?,
-            offset: u64::from_be_bytes(*offset),
-            stored_size_bytes: u32::from_be_bytes(*stored_size_bytes),
-            raw_size_bytes: u32::from_be_bytes(*raw_size_bytes.first_chunk()?),
+            pack: self.packs.get(pack_number as usize)?.id,
+            offset,
+            dictionary: dictionary.checked_sub(1).map(|number| DictionaryId { pack_number, number }),
+            stored_size_bytes,
+            raw_size_bytes,
         })
+    }
+
+    /// The chunks that a dictionary is made of.
+    pub(super) fn dictionary(&self, id: DictionaryId) -> Option<&[ChunkId; DICTIONARY_CHUNKS]> {
+        self.packs.get(id.pack_number as usize)?.dictionaries.get(id.number as usize)
     }
 
     pub(super) fn damaged(&self) -> &[DamagedPack] {
@@ -130,20 +154,21 @@ impl ChunkIndex {
 
 fn place_of(pack_number: u32, entry: &PackEntry) -> Place {
     let mut place = [0; PLACE_SIZE_BYTES];
-    let parts: [&[u8]; 5] = [
-        &key_of(&entry.chunk),
-        &pack_number.to_be_bytes(),
-        &entry.offset.to_be_bytes(),
-        &entry.stored_size_bytes.to_be_bytes(),
-        &entry.raw_size_bytes.to_be_bytes(),
-    ];
-    place.iter_mut().zip(parts.into_iter().flatten()).for_each(|(to, from)| *to = *from);
+    let dictionary = entry.dictionary.map_or(0, |number| number.saturating_add(1));
+    let numbers = [pack_number, entry.offset, dictionary, entry.stored_size_bytes, entry.raw_size_bytes];
+    let numbers = numbers.into_iter().flat_map(u32::to_be_bytes);
+    place.iter_mut().zip(key_of(&entry.chunk).into_iter().chain(numbers)).for_each(|(to, from)| *to = from);
     place
 }
 
 /// What finds a chunk.
 pub(super) fn key_of(chunk: &ChunkId) -> ChunkKey {
     chunk.0.first_chunk().copied().unwrap_or_default()
+}
+
+/// Says that the index, as far as it is not in memory, could not be read.
+pub(super) fn reading_index() -> impl FnOnce(io::Error) -> RepositoryError {
+    attempting("read back", "the temporary index of chunks")
 }
 
 /// The packs that are there, by name.
@@ -186,11 +211,13 @@ mod tests {
             for (pack, chunks) in packs.iter().enumerate() {
                 let entry = |(place, number): (usize, &u8)| PackEntry {
                     chunk: chunk(*number),
-                    offset: place as u64,
+                    offset: u32::try_from(place).unwrap(),
+                    dictionary: None,
                     stored_size_bytes: u32::from(*number),
                     raw_size_bytes: 1,
                 };
-                index.add(PackId::of(&[u8::try_from(pack).unwrap()]), &chunks.iter().enumerate().map(entry).collect::<Vec<_>>());
+                let entries = chunks.iter().enumerate().map(entry).collect();
+                index.add(PackId::of(&[u8::try_from(pack).unwrap()]), &PackIndex { entries, ..PackIndex::default() });
             }
             index.places.compact();
             for number in 0..45 {
@@ -199,11 +226,11 @@ mod tests {
                 let in_pack = |(pack, chunks): (usize, &Vec<u8>)| {
                     let pack = PackId::of(&[u8::try_from(pack).unwrap()]);
                     let places = chunks.iter().enumerate().filter(|(_, stored)| **stored == number);
-                    places.map(|(place, _)| (pack, place as u64, u32::from(number), 1)).collect::<Vec<_>>()
+                    places.map(|(place, _)| (pack, u32::try_from(place).unwrap(), u32::from(number), 1)).collect::<Vec<_>>()
                 };
                 let expected: Vec<_> = packs.iter().enumerate().flat_map(in_pack).collect();
                 prop_assert_eq!(found.collect::<Vec<_>>(), expected.clone());
-                let all: HashSet<PackId> = index.packs.iter().copied().collect();
+                let all: HashSet<PackId> = index.packs.iter().map(|pack| pack.id).collect();
                 prop_assert!(!index.contains_outside(&chunk(number), &all).unwrap());
                 prop_assert_eq!(index.contains_outside(&chunk(number), &HashSet::new()).unwrap(), !expected.is_empty());
             }

@@ -22,9 +22,12 @@ mod chunk_list;
 mod document;
 mod encryption;
 mod error;
+mod frame;
 mod identity;
 mod index;
 mod pack;
+mod pack_reader;
+mod pack_writer;
 mod pins;
 mod reader;
 mod record_set;
@@ -32,6 +35,7 @@ mod removal;
 mod repack;
 mod scan;
 mod script_copy;
+mod stream;
 mod table;
 mod verdict;
 mod wal;
@@ -47,6 +51,7 @@ pub use identity::RepositoryIdentity;
 pub use reader::{BackupReader, FileReader};
 pub use removal::SweepReport;
 pub use scan::{ChunkFault, ChunkSet, FaultyChunk, PackScan};
+pub use stream::ChunkStream;
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};
 pub use wal::{ArchivedFile, Archiving, WalArchive};
 pub use writer::BackupWriter;
@@ -110,8 +115,13 @@ impl Repository {
     /// As [`Repository::open`]. Backups of the old scripts are not encrypted, so that a directory with such takes no key.
     pub fn open_or_create(path: &Path, key_file: Option<&Path>) -> Result<Self, RepositoryError> {
         let key = key_file.map(BackupKey::read).transpose()?;
-        ensure_directory(path, 0o700, None).map_err(attempting("create directory", path))?;
-        let root = StoreRoot::open(path).map_err(attempting("open directory", path))?;
+        // One that is there and does not answer is not to be made.
+        let root = match open_root(path)? {
+            Some(root) => root,
+            None => ensure_directory(path, 0o700, None)
+                .and_then(|_| StoreRoot::open(path))
+                .map_err(attempting("create directory", path))?,
+        };
         if let Some(identity) = identity::read(&root)? {
             let encryption = identity.unlock(path, key.as_ref())?;
             return Ok(Self { root, identity: Some(identity), encryption });

@@ -4,26 +4,21 @@
 //! be verified; of a plain copy a restore knows no more than that it could be read.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, decompress};
+use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest};
 use super::chunk_list::ChunkLists;
 use super::document::{self, DOCUMENT_FILE};
-use super::encryption::{Encryption, PieceReader, Place};
+use super::encryption::{Encryption, PieceReader};
 use super::error::{RepositoryError, attempting};
-use super::index::{ChunkIndex, Location, open_pack};
-use super::pack::{PackId, pack_path};
+use super::pack_reader::{PackReader, ReadError};
 use super::script_copy;
 use super::table::{EntryContent, TABLE_FILE, Table, TableEntry, TableError, TableHeader};
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
 use crate::sys::ReadRoot;
 
-/// How many packs are kept open, well below the usual limit of 1,024 descriptors.
-const OPEN_PACKS: usize = 128;
 const BUFFER_SIZE_BYTES: usize = 256 * 1024;
 
 /// A backup, open for reading. May be used from many threads.
@@ -72,23 +67,14 @@ impl BackupReader {
         summary: BackupSummary,
         table: Table,
     ) -> Result<Self, RepositoryError> {
-        let packs = PackReader {
-            root: reopened(root, ".")?,
-            encryption: encryption.clone(),
-            index: ChunkIndex::load(root, encryption)?,
-            open: Mutex::default(),
-        };
-        Ok(Self {
-            summary,
-            header: table.header,
-            entries: table.entries,
-            source: Source::Packs(Box::new(packs)),
-        })
+        let packs = Box::new(PackReader::open(root, encryption)?);
+        Ok(Self { summary, header: table.header, entries: table.entries, source: Source::Packs(packs) })
     }
 
     fn open_script_copy(root: &ReadRoot, summary: BackupSummary) -> Result<Self, RepositoryError> {
         let directory = script_copy::data_directory(root, summary.name)?;
-        let copy = reopened(root, &directory)?;
+        let copy =
+            root.subroot(&directory).map_err(attempting("open directory", root.path().join(&directory)))?;
         let table = script_copy::read_table(&copy)?;
         Ok(Self { summary, header: table.header, entries: table.entries, source: Source::Plain(copy) })
     }
@@ -122,7 +108,7 @@ impl BackupReader {
     /// The name that a piece of a file has as a chunk of this backup's repository.
     pub fn chunk_id(&self, raw: &[u8]) -> ChunkId {
         match &self.source {
-            Source::Packs(packs) => packs.encryption.chunk_id(raw),
+            Source::Packs(packs) => packs.encryption().chunk_id(raw),
             Source::Plain(_) => Encryption::None.chunk_id(raw),
         }
     }
@@ -265,100 +251,6 @@ fn expect_length(piece: &[u8], length: u64) -> Result<(), ReadError> {
         return Ok(());
     }
     Err(ReadError::Damaged(format!("its chunk has {} bytes instead of {length}", piece.len())))
-}
-
-enum ReadError {
-    Damaged(String),
-    Repository(RepositoryError),
-}
-
-/// Reads chunks from packs.
-#[derive(Debug)]
-struct PackReader {
-    root: ReadRoot,
-    encryption: Encryption,
-    index: ChunkIndex,
-    open: Mutex<HashMap<PackId, Arc<File>>>,
-}
-
-impl PackReader {
-    fn read(&self, chunk: &ChunkId, raw: &mut Vec<u8>) -> Result<(), ReadError> {
-        let mut answer = None;
-        let found = self.index.find_all(chunk);
-        let found = found.map_err(attempting("read back", "the temporary index of chunks"));
-        for location in found.map_err(ReadError::Repository)? {
-            match self.read_copy(chunk, location, raw) {
-                Ok(()) => return Ok(()),
-                Err(error) => answer = answer.or(Some(error)),
-            }
-        }
-        Err(answer.unwrap_or_else(|| self.missing(chunk)))
-    }
-
-    fn read_copy(&self, chunk: &ChunkId, location: Location, raw: &mut Vec<u8>) -> Result<(), ReadError> {
-        let pack = self.pack(&location.pack).map_err(ReadError::Repository)?;
-        let mut frame = read_frame(&pack, location).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => damaged_chunk(chunk, location, "the pack is cut short"),
-            _ => ReadError::Repository(attempting("read", self.root.path().join(pack_path(&location.pack)))(
-                error,
-            )),
-        })?;
-        unpack(&self.encryption, chunk, &mut frame, location.raw_size_bytes, raw)
-            .map_err(|what| damaged_chunk(chunk, location, &what))
-    }
-
-    fn missing(&self, chunk: &ChunkId) -> ReadError {
-        let mut what = format!("chunk {chunk} is in no pack");
-        for pack in self.index.damaged() {
-            what = format!("{what}; pack {} cannot be read: {}", pack.id, pack.reason);
-        }
-        ReadError::Damaged(what)
-    }
-
-    fn pack(&self, id: &PackId) -> Result<Arc<File>, RepositoryError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(id) {
-            return Ok(Arc::clone(file));
-        }
-        if open.len() >= OPEN_PACKS {
-            open.clear();
-        }
-        let file = Arc::new(open_pack(&self.root, id)?);
-        open.insert(*id, Arc::clone(&file));
-        Ok(file)
-    }
-}
-
-fn damaged_chunk(chunk: &ChunkId, location: Location, what: &str) -> ReadError {
-    ReadError::Damaged(format!("chunk {chunk} in pack {}: {what}", location.pack))
-}
-
-fn read_frame(pack: &File, location: Location) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; location.stored_size_bytes as usize];
-    pack.read_exact_at(&mut frame, location.offset)?;
-    Ok(frame)
-}
-
-/// Brings the chunk out of its frame, which is opened where it lies, and checks it by its hash; says in words what is
-/// wrong with it.
-pub(super) fn unpack(
-    encryption: &Encryption,
-    chunk: &ChunkId,
-    stored: &mut [u8],
-    raw_size_bytes: u32,
-    raw: &mut Vec<u8>,
-) -> Result<(), String> {
-    let frame = encryption.open(Place::Chunk(chunk), stored).map_err(|error| error.to_string())?;
-    decompress(frame, raw_size_bytes as usize, raw).map_err(|error| error.to_string())?;
-    if encryption.chunk_id(raw) == *chunk {
-        Ok(())
-    } else {
-        Err("its content is not what was stored".to_owned())
-    }
-}
-
-fn reopened(root: &ReadRoot, path: &str) -> Result<ReadRoot, RepositoryError> {
-    root.subroot(path).map_err(attempting("open directory", root.path().join(path)))
 }
 
 /// Reads the table of a backup, and checks it by the hash in `backup.json`.

@@ -14,7 +14,7 @@ use super::table::{EntryContent, TABLE_FILE};
 use super::verdict::VERDICT_FILE;
 use super::{ChunkSet, ExclusiveLock, Repository};
 use crate::plan::{BackupFormat, BackupName};
-use crate::sys::{Entry, EntryKind};
+use crate::sys::{Entry, EntryKind, step_point};
 
 /// What the directory of a backup is called while it is being deleted.
 const REMOVED_PREFIX: &str = "removed_";
@@ -54,7 +54,9 @@ impl Repository {
             .remove_tree(&removed)
             .and_then(|()| self.root().rename(&directory, &removed))
             .and_then(|()| self.root().sync_directory("."))
+            .inspect(|()| step_point("a backup off the list"))
             .and_then(|()| self.root().remove_tree(&removed))
+            .inspect(|()| step_point("a backup removed"))
             .map_err(attempting("remove", &path))
     }
 
@@ -84,6 +86,7 @@ impl Repository {
             } else if self.is_left_over(&entry)? {
                 self.root().remove_tree(&entry.name).map_err(attempting("remove", &path))?;
                 report.removed_directories += 1;
+                step_point("a left-over removed");
             } else if entry.facts.kind == EntryKind::Directory && entry.name.parse::<BackupName>().is_ok() {
                 self.sweep_unfinished_verdicts(&entry.name)?;
             }
@@ -171,8 +174,8 @@ impl Repository {
         for id in list_packs(self.root())? {
             let file = open_pack(self.root(), &id)?;
             // What a pack with a damaged index holds is not known, and may be all that is left of something.
-            let Ok(entries) = read_index(&file, self.encryption()) else { continue };
-            if referenced.has_any_of(&entries)? {
+            let Ok(index) = read_index(&file, self.encryption()) else { continue };
+            if referenced.has_any_of(&index.entries)? {
                 continue;
             }
             let path = self.root().path().join(pack_path(&id));
@@ -180,6 +183,7 @@ impl Repository {
             self.root().remove_file(pack_path(&id)).map_err(attempting("remove", &path))?;
             report.removed_packs += 1;
             report.freed_bytes += size_bytes;
+            step_point("a pack swept");
         }
         Ok(())
     }

@@ -2,25 +2,21 @@
 //! is given back to the disk.
 //!
 //! The new pack is on disk, under its own name, before the old one goes, so that a death at any point leaves each chunk
-//! at least once: then twice, and the next sweep finds that nothing needs the old pack any more. Chunks move as they are
-//! stored, each seen to be sound first; a pack with one that is not stays. Whoever sweeps has the repository to itself,
-//! so that nobody reads what moves.
+//! at least once: then twice, and the next sweep finds that nothing needs the old pack any more. Each chunk is brought
+//! out of its frame, seen to be sound, and compressed anew, since the dictionary of the old frame may stay behind; a pack
+//! with one that is not sound stays. Whoever sweeps has the repository to itself, so that nobody reads what moves.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::chunk::ChunkId;
-use super::encryption::Encryption;
 use super::error::{RepositoryError, attempting};
-use super::index::{ChunkIndex, ChunkKey, Location, key_of, list_packs, open_pack};
-use super::pack::{
-    MOST_CHUNKS, PACKS, PackBuilder, PackEntry, PackId, TARGET_SIZE_BYTES, TEMPORARY_SUFFIX, pack_path,
-    read_index,
-};
-use super::reader::unpack;
+use super::index::{ChunkIndex, ChunkKey, Location, key_of, list_packs, open_pack, reading_index};
+use super::pack::{MOST_CHUNKS, PACKS, PackEntry, PackId, TARGET_SIZE_BYTES, pack_path, read_index};
+use super::pack_reader::{PackReader, ReadError};
+use super::pack_writer::PackWriter;
 use super::removal::SweepReport;
+use super::stream::ChunkStream;
 use super::{ChunkSet, Repository};
 use crate::format::bytes;
 use crate::sys::{disk_space, step_point};
@@ -61,27 +57,27 @@ impl Repository {
         referenced: &ChunkSet,
         report: &mut SweepReport,
     ) -> Result<(), RepositoryError> {
-        let index = ChunkIndex::load(self.root(), self.encryption())?;
+        let reader = PackReader::open(self.root(), self.encryption())?;
         // A copy in a pack that was found damaged is not counted on, so that it is that pack which goes.
         let (mut gone, mut batch) = (self.damaged_packs()?, Vec::new());
         let (mut batch_bytes, mut batch_chunks) = (0, 0);
-        let candidates = candidates(&index, referenced)?;
+        let candidates = candidates(reader.index(), referenced)?;
         for id in list_packs(self.root())?.into_iter().filter(|id| candidates.contains(id)) {
-            let Some(outgoing) = self.outgoing(id, referenced, &index, &gone)? else { continue };
+            let Some(outgoing) = self.outgoing(id, referenced, &reader, &gone)? else { continue };
             // From here on, no other pack may count on it.
             gone.insert(id);
             batch_bytes += outgoing.needed_bytes();
             batch_chunks += outgoing.needed.len();
             batch.push(outgoing);
             if batch_bytes >= TARGET_SIZE_BYTES || batch_chunks >= MOST_CHUNKS {
-                if !self.move_or_tell(&batch, report)? {
+                if !self.move_or_tell(&batch, &reader, report)? {
                     return Ok(());
                 }
                 batch.clear();
                 (batch_bytes, batch_chunks) = (0, 0);
             }
         }
-        self.move_or_tell(&batch, report).map(|_| ())
+        self.move_or_tell(&batch, &reader, report).map(|_| ())
     }
 
     /// The pack, if less than half of it is needed.
@@ -89,50 +85,32 @@ impl Repository {
         &self,
         id: PackId,
         referenced: &ChunkSet,
-        index: &ChunkIndex,
+        reader: &PackReader,
         gone: &HashSet<PackId>,
     ) -> Result<Option<Outgoing>, RepositoryError> {
         let file = open_pack(self.root(), &id)?;
         // What a pack with a damaged index holds is not known.
-        let Ok(entries) = read_index(&file, self.encryption()) else { return Ok(None) };
+        let Ok(index) = read_index(&file, self.encryption()) else { return Ok(None) };
         let path = self.root().path().join(pack_path(&id));
         let size_bytes = file.metadata().map_err(attempting("read", &path))?.len();
         let mut needed = Vec::new();
-        for entry in &entries {
-            let is_needed = referenced.contains(&entry.chunk)?
-                && !self.is_sound_elsewhere(&entry.chunk, id, index, gone)?;
+        for entry in &index.entries {
+            let is_needed =
+                referenced.contains(&entry.chunk)? && !is_sound_elsewhere(&entry.chunk, id, reader, gone)?;
             needed.extend(is_needed.then_some(*entry));
         }
-        let is_mostly_unneeded = stored_bytes(&needed) * 2 < stored_bytes(&entries);
+        let is_mostly_unneeded = stored_bytes(&needed) * 2 < stored_bytes(&index.entries);
         Ok(is_mostly_unneeded.then_some(Outgoing { id, size_bytes, needed }))
     }
 
-    /// Whether a pack that stays has a copy of the chunk that was seen to be sound.
-    fn is_sound_elsewhere(
-        &self,
-        chunk: &ChunkId,
-        here: PackId,
-        index: &ChunkIndex,
-        gone: &HashSet<PackId>,
-    ) -> Result<bool, RepositoryError> {
-        let stays = |location: &&Location| location.pack != here && !gone.contains(&location.pack);
-        let found = index.find_all(chunk);
-        let found = found.map_err(reading_index())?;
-        Ok(found.iter().filter(stays).any(|location| {
-            let entry = PackEntry {
-                chunk: *chunk,
-                offset: location.offset,
-                stored_size_bytes: location.stored_size_bytes,
-                raw_size_bytes: location.raw_size_bytes,
-            };
-            let file = open_pack(self.root(), &location.pack);
-            file.is_ok_and(|file| read_sound(&file, &entry, self.encryption()).is_ok())
-        }))
-    }
-
     /// Moves a batch; returns whether there was room for it.
-    fn move_or_tell(&self, batch: &[Outgoing], report: &mut SweepReport) -> Result<bool, RepositoryError> {
-        match self.move_batch(batch, report) {
+    fn move_or_tell(
+        &self,
+        batch: &[Outgoing],
+        reader: &PackReader,
+        report: &mut SweepReport,
+    ) -> Result<bool, RepositoryError> {
+        match self.move_batch(batch, reader, report) {
             Ok(()) => Ok(true),
             Err(Stopped::NoRoom(reason)) => {
                 report.not_repacked_because = Some(reason);
@@ -142,16 +120,17 @@ impl Repository {
         }
     }
 
-    fn move_batch(&self, batch: &[Outgoing], report: &mut SweepReport) -> Result<(), Stopped> {
+    fn move_batch(
+        &self,
+        batch: &[Outgoing],
+        reader: &PackReader,
+        report: &mut SweepReport,
+    ) -> Result<(), Stopped> {
         let needed_bytes: u64 = batch.iter().map(Outgoing::needed_bytes).sum();
         if needed_bytes > 0 {
             self.ensure_room_for(needed_bytes)?;
         }
-        let temporary = Path::new(PACKS).join(format!("repacked{TEMPORARY_SUFFIX}"));
-        let copied = self.copy_needed(batch, &temporary);
-        let copied = copied.map_err(|error| {
-            // Best effort: a sweep finds what is left.
-            let _ = self.root().remove_file(&temporary);
+        let copied = self.copy_needed(batch, reader).map_err(|error| {
             if error.is_full() { Stopped::NoRoom(error.to_string()) } else { Stopped::Failed(error) }
         })?;
         for outgoing in batch.iter().filter(|outgoing| copied.contains(&outgoing.id)) {
@@ -177,40 +156,36 @@ impl Repository {
         )))
     }
 
-    /// Writes what is needed of a batch into a new pack, and returns the packs of which all of it could be read. When
-    /// this returns, the new pack is on disk.
-    fn copy_needed(&self, batch: &[Outgoing], temporary: &Path) -> Result<HashSet<PackId>, RepositoryError> {
+    /// Writes what is needed of a batch into new packs, and returns the packs of which all of it could be read. When
+    /// this returns, the new packs are on disk.
+    fn copy_needed(
+        &self,
+        batch: &[Outgoing],
+        reader: &PackReader,
+    ) -> Result<HashSet<PackId>, RepositoryError> {
         let mut copied = HashSet::new();
-        let mut builder: Option<PackBuilder> = None;
-        self.root()
-            .remove_file(temporary)
-            .map_err(attempting("remove", self.root().path().join(temporary)))?;
+        let writer = PackWriter::new(self.root(), self.encryption());
+        let mut raw = Vec::new();
         for outgoing in batch {
-            let file = open_pack(self.root(), &outgoing.id)?;
+            let stream = ChunkStream::default();
             let mut is_whole = true;
-            for entry in &outgoing.needed {
+            for PackEntry { chunk, .. } in &outgoing.needed {
                 // What is damaged stays where it is, for a verification to name it and for whoever can mend it.
-                let Ok(frame) = read_sound(&file, entry, self.encryption()) else {
+                if read_from(outgoing.id, chunk, reader, &mut raw).is_ok() {
+                    writer.append(&stream, *chunk, &raw)?;
+                } else {
                     is_whole = false;
-                    continue;
-                };
-                let pack = match builder.as_mut() {
-                    Some(pack) => pack,
-                    None => builder.insert(PackBuilder::create(
-                        self.root(),
-                        self.encryption(),
-                        PathBuf::from(temporary),
-                    )?),
-                };
-                pack.append(entry.chunk, &frame, entry.raw_size_bytes)
-                    .map_err(attempting("write", self.root().path().join(temporary)))?;
+                }
             }
             copied.extend(is_whole.then_some(outgoing.id));
         }
-        if let Some(pack) = builder {
+        if batch.iter().any(|outgoing| !outgoing.needed.is_empty()) {
             step_point("wrote a repacked pack");
+            writer.close()?;
             // A pack is named by its content: a repacking that was cut short may have written this very one.
-            copied.remove(&pack.seal(self.root())?);
+            for id in writer.closed() {
+                copied.remove(&id);
+            }
             step_point("sealed a repacked pack");
         }
         Ok(copied)
@@ -260,15 +235,21 @@ fn candidates(index: &ChunkIndex, referenced: &ChunkSet) -> Result<HashSet<PackI
     Ok(tallies.into_iter().filter(|(_, tally)| is_candidate(tally)).map(|(id, _)| id).collect())
 }
 
-fn reading_index() -> impl FnOnce(io::Error) -> RepositoryError {
-    attempting("read back", "the temporary index of chunks")
+/// Whether a pack that stays has a copy of the chunk that was seen to be sound.
+fn is_sound_elsewhere(
+    chunk: &ChunkId,
+    here: PackId,
+    reader: &PackReader,
+    gone: &HashSet<PackId>,
+) -> Result<bool, RepositoryError> {
+    let stays = |location: &&Location| location.pack != here && !gone.contains(&location.pack);
+    let found = reader.index().find_all(chunk).map_err(reading_index())?;
+    let mut raw = Vec::new();
+    Ok(found.iter().filter(stays).any(|location| reader.read_copy(chunk, location, &mut raw).is_ok()))
 }
 
-/// Reads a chunk as it is stored, and sees that it is what was stored.
-fn read_sound(file: &std::fs::File, entry: &PackEntry, encryption: &Encryption) -> io::Result<Vec<u8>> {
-    let mut stored = vec![0; entry.stored_size_bytes as usize];
-    file.read_exact_at(&mut stored, entry.offset)?;
-    unpack(encryption, &entry.chunk, &mut stored.clone(), entry.raw_size_bytes, &mut Vec::new())
-        .map_err(io::Error::other)?;
-    Ok(stored)
+/// Reads a chunk from one pack.
+fn read_from(pack: PackId, chunk: &ChunkId, reader: &PackReader, raw: &mut Vec<u8>) -> Result<(), ReadError> {
+    let copies = reader.copies(chunk)?.into_iter().filter(|location| location.pack == pack);
+    reader.read_any(chunk, copies, raw)
 }

@@ -15,9 +15,10 @@ use rayon::prelude::*;
 use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest};
 use super::encryption::Encryption;
 use super::error::{RepositoryError, attempting};
+use super::frame::{DICTIONARY_CHUNKS, Dictionary};
 use super::index::{list_packs, open_pack};
 use super::pack::{PackEntry, PackId, PackIndexError, read_index};
-use super::reader::unpack;
+use super::pack_reader::{Packed, gather_dictionary};
 use super::record_set::RecordSet;
 use super::{Repository, SharedLock};
 use crate::progress::Progress;
@@ -115,6 +116,7 @@ struct OpenPack {
     size_bytes: u64,
     /// In the order of their place.
     entries: Vec<PackEntry>,
+    dictionaries: Vec<[PackEntry; DICTIONARY_CHUNKS]>,
 }
 
 /// What reading one pack told.
@@ -206,9 +208,11 @@ impl Repository {
     fn open_whole(&self, id: PackId) -> Result<Result<OpenPack, PackIndexError>, RepositoryError> {
         let file = open_pack(self.root(), &id)?;
         let size_bytes = file.metadata().map_err(attempting("read", self.root().path()))?.len();
-        Ok(read_index(&file, self.encryption()).map(|mut entries| {
+        Ok(read_index(&file, self.encryption()).map(|index| {
+            let dictionaries = index.dictionaries().collect();
+            let mut entries = index.entries;
             entries.sort_by_key(|entry| entry.offset);
-            OpenPack { id, file, size_bytes, entries }
+            OpenPack { id, file, size_bytes, entries, dictionaries }
         }))
     }
 
@@ -284,25 +288,27 @@ fn scan_pack(
     let mut outcome = PackOutcome::default();
     let mut hasher = blake3::Hasher::new();
     let (mut position, mut bytes, mut raw) = (0, Vec::new(), Vec::new());
+    let mut dictionaries = Dictionaries { pack, encryption, known: HashMap::new() };
     for (entry, is_wanted) in pack.entries.iter().zip(wanted) {
-        read_on(pack, position..entry.offset, &mut hasher, &mut outcome);
-        position = position.max(entry.offset);
+        let offset = u64::from(entry.offset);
+        read_on(pack, position..offset, &mut hasher, &mut outcome);
+        position = position.max(offset);
         bytes.resize(entry.stored_size_bytes as usize, 0);
-        if let Err(error) = pack.file.read_exact_at(&mut bytes, entry.offset) {
+        if let Err(error) = pack.file.read_exact_at(&mut bytes, offset) {
             outcome.note_failure(&error);
             let fault = if is_cut(&error) { ChunkFault::Damaged } else { ChunkFault::Unreadable };
             outcome.faulty.extend(is_wanted.then(|| (entry.chunk, fault, error.to_string())));
-            position = position.max(entry.offset + u64::from(entry.stored_size_bytes));
+            position = position.max(offset + u64::from(entry.stored_size_bytes));
             continue;
         }
-        if position == entry.offset {
+        if position == offset {
             hasher.update(&bytes);
             position += u64::from(entry.stored_size_bytes);
         }
         if is_wanted {
-            match unpack(encryption, &entry.chunk, &mut bytes, entry.raw_size_bytes, &mut raw) {
+            match dictionaries.unpack(entry, &mut bytes, &mut raw) {
                 Ok(()) => outcome.sound.push(entry.chunk),
-                Err(reason) => outcome.faulty.push((entry.chunk, ChunkFault::Damaged, reason)),
+                Err((fault, reason)) => outcome.faulty.push((entry.chunk, fault, reason)),
             }
         }
         progress.advance(u64::from(entry.stored_size_bytes));
@@ -313,6 +319,65 @@ fn scan_pack(
         outcome.damaged.get_or_insert(what);
     }
     Ok(outcome)
+}
+
+/// How many dictionaries are kept of a pack: those of as many files, or fewer, lie between each other in it.
+const KEPT_DICTIONARIES: usize = 8;
+
+/// The last dictionaries of a pack that were needed, or why one could not be had.
+struct Dictionaries<'a> {
+    pack: &'a OpenPack,
+    encryption: &'a Encryption,
+    known: HashMap<u32, Result<Dictionary, (ChunkFault, String)>>,
+}
+
+impl Dictionaries<'_> {
+    /// Brings a chunk out of its frame, and checks it by its hash.
+    fn unpack(
+        &mut self,
+        entry: &PackEntry,
+        stored: &mut [u8],
+        raw: &mut Vec<u8>,
+    ) -> Result<(), (ChunkFault, String)> {
+        let dictionary = entry.dictionary.map(|number| self.get(number)).transpose()?;
+        let PackEntry { chunk, raw_size_bytes, .. } = entry;
+        Packed { chunk, dictionary: dictionary.as_ref(), raw_size_bytes: *raw_size_bytes }
+            .unpack(self.encryption, stored, raw)
+            .map_err(|reason| (ChunkFault::Damaged, reason))
+    }
+
+    fn get(&mut self, number: u32) -> Result<Dictionary, (ChunkFault, String)> {
+        let (pack, encryption) = (self.pack, self.encryption);
+        if self.known.len() >= KEPT_DICTIONARIES && !self.known.contains_key(&number) {
+            self.known.clear();
+        }
+        self.known.entry(number).or_insert_with(|| read_dictionary(pack, encryption, number)).clone()
+    }
+}
+
+fn read_dictionary(
+    pack: &OpenPack,
+    encryption: &Encryption,
+    number: u32,
+) -> Result<Dictionary, (ChunkFault, String)> {
+    let entries = pack.dictionaries.get(number as usize).into_iter().flatten();
+    let dictionary = gather_dictionary(entries, |entry, raw| {
+        let mut stored = vec![0; entry.stored_size_bytes as usize];
+        pack.file.read_exact_at(&mut stored, u64::from(entry.offset)).map_err(|error| {
+            let fault = if is_cut(&error) { ChunkFault::Damaged } else { ChunkFault::Unreadable };
+            (fault, error.to_string())
+        })?;
+        Packed { chunk: &entry.chunk, dictionary: None, raw_size_bytes: entry.raw_size_bytes }
+            .unpack(encryption, &mut stored, raw)
+            .map_err(|reason| (ChunkFault::Damaged, format!("chunk {}: {reason}", entry.chunk)))
+    });
+    let damaged = |reason| (ChunkFault::Damaged, format!("what it is compressed with is damaged: {reason}"));
+    match dictionary {
+        Ok(Some(dictionary)) => Ok(dictionary),
+        Ok(None) => Err(damaged("it cannot be a dictionary".to_owned())),
+        Err((ChunkFault::Damaged, reason)) => Err(damaged(reason)),
+        Err(other) => Err(other),
+    }
 }
 
 /// Reads what is between two chunks, or behind the last: nothing but the hash of the whole vouches for it.

@@ -22,7 +22,7 @@ use crate::pg::wal::{
 };
 use crate::pg::{SystemIdentifier, TimelineId, timeline_history};
 use crate::plan::archive::ArchiveView;
-use crate::sys::FileLock;
+use crate::sys::{FileLock, step_point};
 
 const DIRECTORY: &str = "wal";
 const LOCK_FILE: &str = "lock";
@@ -171,11 +171,13 @@ impl WalArchive<'_> {
         let target = format!("{directory}/{name}-{digest}{SUFFIX}");
         let temporary = format!("{directory}/{TEMPORARY}");
         let written = self.write(&temporary, &target, source, digest);
+        step_point("an archived file on disk, without its name");
         if let Err(error) = written.and_then(|()| self.root.rename(&temporary, &target)) {
             // Best effort: the first error is the one that matters, and the next file takes the same name.
             let _ = self.root.remove_file(&temporary);
             return Err(attempting("write", self.root.path().join(&target))(error));
         }
+        step_point("an archived file named");
         self.sync_directories(&directory)?;
         Ok(Archiving::Stored)
     }
@@ -222,6 +224,7 @@ impl WalArchive<'_> {
         let full = self.root.path().join(&path);
         let file = self.root.open_file(&path).map_err(attempting("open", &full))?;
         let size_bytes = file.metadata().map_err(attempting("read", &full))?.len();
+        step_point("an archived file opened");
         let pieces = PieceReader::new(self.encryption, &path, file, size_bytes);
         let decoder = zstd::Decoder::new(pieces).map_err(attempting("read", &full))?;
         let mut write_error = None;
@@ -232,6 +235,8 @@ impl WalArchive<'_> {
         match read {
             Ok(found) if found == digest => Ok(true),
             Err(error) if write_error.is_some() => Err(attempting("copy", &full)(error)),
+            // What the disk says is no word on what was archived. Damage is what the decoder, or the cipher, finds.
+            Err(error) if error.raw_os_error().is_some() => Err(attempting("read", &full)(error)),
             Ok(_) => Err(RepositoryError::damaged(format!(
                 "the archived '{name}' is damaged: its content does not have the hash in its name"
             ))),
@@ -275,9 +280,11 @@ impl WalArchive<'_> {
         }
         view.segments.dedup();
         for timeline in self.timelines()? {
-            // A history file that cannot be read costs its timeline, and no other.
-            if let Ok(Some(history)) = self.history(timeline) {
-                view.histories.push((timeline, history));
+            match self.history(timeline) {
+                Ok(history) => view.histories.extend(history.map(|history| (timeline, history))),
+                // A history file that is damaged costs its timeline, and no other.
+                Err(RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(view)
@@ -311,6 +318,7 @@ impl WalArchive<'_> {
         for file in files.iter().filter(|file| names.binary_search(&file.name).is_ok()) {
             let path = self.root.path().join(&file.path);
             self.root.remove_file(&file.path).map_err(attempting("remove", path))?;
+            step_point("an archived file removed");
         }
         Ok(())
     }

@@ -7,20 +7,21 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::chunk::{ChunkId, Digest, compress};
+use super::chunk::{ChunkId, Digest};
 use super::chunk_list::{ChunkList, ChunkLists};
 use super::document::{self, DOCUMENT_FILE};
 use super::encryption::{Encryption, PieceWriter, Place};
 use super::error::{RepositoryError, attempting};
 use super::index::ChunkIndex;
-use super::pack::{PACKS, PackBuilder, PackId, TEMPORARY_SUFFIX, pack_path};
+use super::pack::{PackId, pack_path};
+use super::pack_writer::PackWriter;
 use super::reader::BackupReader;
 use super::record_set::RecordSet;
 use super::removal::DURABLE_TEMPORARY;
+use super::stream::ChunkStream;
 use super::table::{TABLE_FILE, Table, TableEntry, TableHeader};
 use super::{ExclusiveLock, Repository};
 use crate::plan::{BackupFormat, BackupName, BackupSummary};
@@ -37,9 +38,7 @@ pub struct BackupWriter<'r> {
     distrusted: HashSet<PackId>,
     new_chunks: Mutex<RecordSet<{ size_of::<ChunkId>() }>>,
     lists: ChunkLists,
-    open_pack: Mutex<Option<PackBuilder>>,
-    sealed: Mutex<Vec<PackId>>,
-    pack_number: AtomicU64,
+    packs: PackWriter<'r>,
     stored_bytes: AtomicU64,
     /// Whether the packs that were closed go, too, if the backup is not finished.
     takes_packs_along: AtomicBool,
@@ -81,9 +80,7 @@ impl<'r> BackupWriter<'r> {
             distrusted: repository.damaged_packs()?,
             new_chunks: Mutex::new(RecordSet::new(repository.path())),
             lists: ChunkLists::new(repository.path()),
-            open_pack: Mutex::default(),
-            sealed: Mutex::default(),
-            pack_number: AtomicU64::new(0),
+            packs: PackWriter::new(repository.root(), repository.encryption()),
             stored_bytes: AtomicU64::new(0),
             takes_packs_along: AtomicBool::new(false),
             has_directory: false,
@@ -117,10 +114,7 @@ impl<'r> BackupWriter<'r> {
         header: TableHeader,
         entries: Vec<TableEntry>,
     ) -> Result<BackupReader, RepositoryError> {
-        let open_pack = locked(&self.open_pack).take();
-        if let Some(pack) = open_pack {
-            self.noting_full(self.seal(pack))?;
-        }
+        self.noting_full(self.packs.close())?;
         let table = Table::new(header, entries)
             .map_err(|error| RepositoryError::damaged(format!("its files make no backup: {error}")))?;
         let summary = BackupSummary {
@@ -145,16 +139,18 @@ impl<'r> BackupWriter<'r> {
         self.lists.keep(chunks.into())
     }
 
-    /// Stores a chunk, unless the repository has it. May be called from many threads.
+    /// Stores a chunk of a file, unless the repository has it. May be called from many threads; all chunks of a file
+    /// belong into one stream.
     ///
     /// # Errors
     /// [`RepositoryError::Full`] and [`RepositoryError::Io`]; the backup cannot be finished then.
-    pub fn store_chunk(&self, raw: &[u8]) -> Result<ChunkId, RepositoryError> {
+    pub fn store_chunk(&self, stream: &ChunkStream, raw: &[u8]) -> Result<ChunkId, RepositoryError> {
         let id = self.encryption.chunk_id(raw);
         if self.has_chunk(&id) || !self.is_first(&id) {
             return Ok(id);
         }
-        self.noting_full(self.append(id, raw))?;
+        let stored_bytes = self.noting_full(self.packs.append(stream, id, raw))?;
+        self.stored_bytes.fetch_add(stored_bytes, Ordering::Relaxed);
         Ok(id)
     }
 
@@ -167,49 +163,6 @@ impl<'r> BackupWriter<'r> {
             new_chunks.insert(id.0);
         }
         is_first
-    }
-
-    fn append(&self, id: ChunkId, raw: &[u8]) -> Result<(), RepositoryError> {
-        let mut frame = Vec::new();
-        compress(raw, &mut frame).map_err(attempting("compress for", self.root.path()))?;
-        let stored = self.encryption.seal(Place::Chunk(&id), frame);
-        let stored = stored.map_err(attempting("encrypt for", self.root.path()))?;
-        let raw_size_bytes = u32::try_from(raw.len())
-            .map_err(|_| RepositoryError::damaged("a chunk is larger than any chunk can be"))?;
-        let full_pack = {
-            let mut slot = locked(&self.open_pack);
-            let pack = match slot.as_mut() {
-                Some(pack) => pack,
-                None => slot.insert(PackBuilder::create(self.root, self.encryption, self.temporary_path())?),
-            };
-            pack.append(id, &stored, raw_size_bytes)
-                .map_err(attempting("write", self.root.path().join(pack.temporary())))?;
-            slot.take_if(|pack| pack.is_full())
-        };
-        self.stored_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
-        // Outside the lock: the other threads go on with the next pack while this one is synced.
-        full_pack.map_or(Ok(()), |pack| self.seal(pack))
-    }
-
-    fn temporary_path(&self) -> PathBuf {
-        let number = self.pack_number.fetch_add(1, Ordering::Relaxed);
-        Path::new(PACKS).join(format!("{}-{number}{TEMPORARY_SUFFIX}", self.name))
-    }
-
-    fn seal(&self, pack: PackBuilder) -> Result<(), RepositoryError> {
-        let temporary = pack.temporary().to_path_buf();
-        match pack.seal(self.root) {
-            Ok(id) => {
-                step_point("a pack sealed");
-                locked(&self.sealed).push(id);
-                Ok(())
-            }
-            Err(error) => {
-                // Best effort: a sweep finds what is left.
-                let _ = self.root.remove_file(temporary);
-                Err(error)
-            }
-        }
     }
 
     fn noting_full<T>(&self, result: Result<T, RepositoryError>) -> Result<T, RepositoryError> {
@@ -247,9 +200,7 @@ impl<'r> BackupWriter<'r> {
         table: &Table,
         summary: BackupSummary,
     ) -> Result<BackupSummary, RepositoryError> {
-        if let Some(pack) = locked(&self.open_pack).take() {
-            self.seal(pack)?;
-        }
+        self.packs.close()?;
         let directory = self.name.to_string();
         let directory_path = self.root.path().join(&directory);
         self.has_directory = true;
@@ -323,16 +274,11 @@ impl Drop for BackupWriter<'_> {
         if self.is_finished {
             return;
         }
-        if let Some(pack) = locked(&self.open_pack).take() {
-            let temporary = pack.temporary().to_path_buf();
-            drop(pack);
-            let _ = self.root.remove_file(temporary);
-        }
         if self.has_directory {
             let _ = self.root.remove_tree(self.name.to_string());
         }
         if self.takes_packs_along.load(Ordering::Relaxed) {
-            for pack in locked(&self.sealed).drain(..) {
+            for pack in self.packs.closed() {
                 let _ = self.root.remove_file(pack_path(&pack));
             }
         }

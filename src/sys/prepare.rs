@@ -24,8 +24,11 @@ pub struct OwnershipReport {
 /// A directory that exists keeps its owner and mode. One that is made is `owner`'s from the first moment that it is there:
 /// whoever else comes at the same time, or after a crash, finds none or the finished one. Returns whether it was made.
 pub fn ensure_directory(path: &Path, mode: u32, owner: Option<&Identity>) -> io::Result<bool> {
-    if path.is_dir() {
-        return Ok(false);
+    match fs::metadata(path) {
+        Ok(facts) if facts.is_dir() => return Ok(false),
+        // One that cannot be looked at may be there all the same, as where the mount on it has died.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(_) | Err(_) => {}
     }
     if let Some(parent) = path.parent()
         && !parent.as_os_str().is_empty()

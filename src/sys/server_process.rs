@@ -5,6 +5,7 @@
 //! `pg_ctl` is not used to start: it puts a shell and `/dev/null` in between.
 
 use super::process::ProcessError;
+use super::step_point::OWN_VARIABLES;
 use super::wait::ChangeWatch;
 use super::write_root::WriteRoot;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -53,7 +54,8 @@ impl ServerProcess {
                 failed(io::Error::new(error.kind(), text))
             },
         )?;
-        let child = Command::new(&spec.program)
+        let mut command = Command::new(&spec.program);
+        command
             .args(&spec.arguments)
             .current_dir("/")
             .stdin(root.lock().descriptor_for_child().map_err(failed)?)
@@ -62,9 +64,11 @@ impl ServerProcess {
             .env_remove("NOTIFY_SOCKET")
             .env_remove("PGPORT")
             .env_remove("PGDATA")
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
+            .process_group(0);
+        for variable in OWN_VARIABLES {
+            command.env_remove(variable);
+        }
+        let child = command.spawn().map_err(failed)?;
         let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
         root.note_server(child.id());
         Ok(Self { child, pidfd })

@@ -4,6 +4,15 @@
 //! Only the feature `test-faults` makes anything of them. No shipped binary has it: whoever can set an environment
 //! variable must not be able to have a recovery cut short.
 
+/// The variables that count for one process alone, and not for a server that it starts, nor for what that runs.
+#[cfg(feature = "test-faults")]
+pub(super) const OWN_VARIABLES: &[&str] =
+    &["PGBOX_KILL_AT_STEP_POINT", "PGBOX_STOP_AT_STEP_POINT", "PGBOX_STEP_POINTS"];
+
+/// There are none.
+#[cfg(not(feature = "test-faults"))]
+pub(super) const OWN_VARIABLES: &[&str] = &[];
+
 /// Marks a point that a journalled step has reached; `name` is for the reader of a test's report.
 ///
 /// With the feature `test-faults` the process is killed when it comes to the point whose number, counted from 1,

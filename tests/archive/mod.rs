@@ -3,5 +3,6 @@
 mod queue;
 mod recovery;
 mod setting;
+mod unplugged;
 
 pub(crate) use setting::{archive_now, archived};

@@ -38,6 +38,18 @@ fn restore_ours(sandbox: &Sandbox, key_file: Option<&Path>, name: &str, place: &
     listing(&ours.join("new"))
 }
 
+/// Whether some pack has chunks that are compressed with a dictionary.
+fn has_dictionaries(sandbox: &Sandbox) -> bool {
+    walkdir::WalkDir::new(sandbox.backups().join("packs")).into_iter().any(|entry| {
+        let entry = entry.unwrap();
+        let is_pack = entry.path().extension().is_some_and(|extension| extension == "pack");
+        is_pack && {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            bytes[bytes.len() - 56 + 12..][..4] != [0; 4]
+        }
+    })
+}
+
 #[test]
 fn a_reader_by_the_document_and_the_key_alone_reads_an_encrypted_repository() {
     if !has_postgresql() {
@@ -52,6 +64,7 @@ fn a_reader_by_the_document_and_the_key_alone_reads_an_encrypted_repository() {
     sandbox.sql("CREATE EXTENSION pgcrypto; CREATE TABLE t AS SELECT gen_random_bytes(1000) FROM generate_series(1, 300)");
     let segment = archive_now(&sandbox);
     let name = sandbox.backup_names("data_").remove(0);
+    assert!(has_dictionaries(&sandbox));
     let place = empty_directory();
 
     let theirs = place.path().join("theirs");
@@ -79,6 +92,7 @@ fn a_reader_by_the_document_alone_restores_what_pgbox_restores() {
     sandbox.sql("INSERT INTO large SELECT generate_series(1, 1000), 'later'");
     sandbox.succeed(&["backup-postgresql", "create", "--note", "a \"note\" with \\ and ü and\ttabs"]);
     let name = sandbox.backup_names("data_").remove(0);
+    assert!(has_dictionaries(&sandbox));
     let place = empty_directory();
 
     let theirs = place.path().join("theirs");

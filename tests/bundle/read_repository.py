@@ -18,8 +18,9 @@ import xchacha20poly1305
 
 CHUNK_SIZE = 131072
 PIECE_SIZE = 131072
-ENTRY = struct.Struct("<32sQII")
-FOOTER = struct.Struct("<QI4s32s8s")
+ENTRY = struct.Struct("<32sIIII")
+DICTIONARY = struct.Struct("<4I")
+FOOTER = struct.Struct("<QII32s8s")
 
 
 def fail(message):
@@ -125,38 +126,59 @@ def check_table(entries):
 
 
 def read_index(repository, secrecy):
-    """The place of every chunk: pack, offset, length of the frame, length of the chunk."""
+    """The place of every chunk: pack, offset, length of the frame, length of the chunk, chunks of its dictionary."""
     places = {}
     for pack in sorted(repository.glob("packs/??/*.pack")):
         data = pack.read_bytes()
         if hash_of(data) != pack.stem or not pack.stem.startswith(pack.parent.name):
             fail(f"{pack} is damaged")
-        begin, count, zeros, index_hash, magic = FOOTER.unpack(data[-FOOTER.size:])
+        begin, count, dictionary_count, index_hash, magic = FOOTER.unpack(data[-FOOTER.size:])
         end = len(data) - FOOTER.size
         index = data[begin:end]
-        size = count * ENTRY.size + secrecy.overhead
-        if magic != secrecy.magic or zeros != bytes(4) or begin + size != end:
+        size = count * ENTRY.size + dictionary_count * DICTIONARY.size + secrecy.overhead
+        if magic != secrecy.magic or begin + size != end:
             fail(f"{pack} has a wrong footer")
         if hash_of(index) != index_hash.hex():
             fail(f"{pack} has a damaged index")
         index = secrecy.open(b"index\0" + struct.pack("<QI", begin, count), index)
-        for chunk, offset, stored, raw in ENTRY.iter_unpack(index):
+        entries = list(ENTRY.iter_unpack(index[: count * ENTRY.size]))
+        dictionaries = list(DICTIONARY.iter_unpack(index[count * ENTRY.size :]))
+        if any(entries[number][2] for numbers in dictionaries for number in numbers):
+            fail(f"{pack} has a dictionary that needs another")
+        for chunk, offset, dictionary, stored, raw in entries:
             if offset + stored > begin or raw > CHUNK_SIZE:
                 fail(f"{pack} has a chunk that cannot be")
-            places[chunk.hex()] = (pack, offset, stored, raw)
+            numbers = dictionaries[dictionary - 1] if dictionary else ()
+            places[chunk.hex()] = (pack, offset, stored, raw, [entries[number][0].hex() for number in numbers])
     return places
+
+
+def decompress(names, directory, dictionary=None):
+    frames = "\0".join(str(directory / f"{name}.zst") for name in names)
+    options = ["-D", str(dictionary)] if dictionary else []
+    subprocess.run(["xargs", "-0r", "zstd", "-dq", "--rm", *options], input=frames.encode(), check=True)
 
 
 def unpack_chunks(wanted, places, directory, secrecy):
     """Writes every wanted chunk into a file that has its name, and checks all of them."""
+    wanted = set(wanted)
+    wanted |= {part for chunk in wanted for part in places[chunk][4]}
+    by_dictionary = {}
     for chunk in wanted:
-        pack, offset, stored, _ = places[chunk]
+        pack, offset, stored, _, dictionary = places[chunk]
+        by_dictionary.setdefault(tuple(dictionary), []).append(chunk)
         with open(pack, "rb") as file:
             file.seek(offset)
             frame = secrecy.open(b"chunk\0" + bytes.fromhex(chunk), file.read(stored))
             (directory / f"{chunk}.zst").write_bytes(frame)
-    frames = "\0".join(str(directory / f"{chunk}.zst") for chunk in wanted)
-    subprocess.run(["xargs", "-0", "zstd", "-dq", "--rm"], input=frames.encode(), check=True)
+    decompress(by_dictionary.pop((), []), directory)
+    for parts, names in by_dictionary.items():
+        content = b"".join((directory / part).read_bytes() for part in parts)
+        if content.startswith(b"\x37\xa4\x30\xec"):
+            fail("a dictionary is one that was trained")
+        (directory / "dictionary").write_bytes(content)
+        decompress(names, directory, directory / "dictionary")
+    wanted = sorted(wanted)
     lines = []
     for begin in range(0, len(wanted), 500):
         keyed = ["--keyed"] if secrecy.chunk_key else []

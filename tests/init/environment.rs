@@ -58,3 +58,19 @@ fn a_configuration_that_served_is_not_tried_again_until_it_changes() {
     assert!(!told.contains("configuration-"), "{told}");
     assert_ne!(fs::read_to_string(&note).unwrap(), noted);
 }
+
+#[test]
+fn a_server_syncs_its_cluster_at_once_before_it_recovers_unless_its_owner_has_it_otherwise() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    assert_eq!(sandbox.sql("SHOW recovery_init_sync_method"), "syncfs");
+    sandbox.succeed(&["maintenance", "stop"]);
+
+    append(&sandbox, "postgresql.conf", "recovery_init_sync_method = fsync");
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SHOW recovery_init_sync_method"), "fsync");
+}

@@ -16,16 +16,16 @@ const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 const INIT: [&str; 2] = ["init-postgresql", "--no-backup"];
 
 /// A stopped cluster that changed in every way since its newest backup.
-struct Changed {
+pub(super) struct Changed {
     sandbox: Sandbox,
     /// The backup.
-    name: String,
+    pub(super) name: String,
     /// What `pg_dump` printed when it was made, and at the end.
     at_backup: String,
     at_end: String,
 }
 
-fn changed() -> &'static Changed {
+pub(super) fn changed() -> &'static Changed {
     static CHANGED: OnceLock<Changed> = OnceLock::new();
     CHANGED.get_or_init(|| {
         let sandbox = Sandbox::with_backup();
@@ -68,9 +68,9 @@ fn tool(sandbox: &Sandbox, name: &str, arguments: &[&str]) -> Command {
 }
 
 /// A copy of a sandbox on a disk that has no room for a second cluster. Its server is stopped before the disk goes.
-struct Tight {
-    sandbox: Sandbox,
-    _disk: SmallDisk,
+pub(super) struct Tight {
+    pub(super) sandbox: Sandbox,
+    pub(super) _disk: SmallDisk,
 }
 
 /// What a disk has free that is too small for a second cluster, and large enough for the first WAL of a server.
@@ -103,7 +103,7 @@ impl Tight {
     }
 
     /// What is on it is the changed cluster.
-    fn changed() -> Option<Self> {
+    pub(super) fn changed() -> Option<Self> {
         if !has_postgresql() {
             return None;
         }
@@ -111,16 +111,16 @@ impl Tight {
     }
 }
 
-fn restore_of(name: &str) -> [&str; 4] {
+pub(super) fn restore_of(name: &str) -> [&str; 4] {
     ["backup-postgresql", "restore", name, "--yes"]
 }
 
-fn assert_at_backup(sandbox: &Sandbox) {
+pub(super) fn assert_at_backup(sandbox: &Sandbox) {
     assert!(dump(sandbox) == changed().at_backup, "it is not what it was when the backup was made");
     assert_no_leftovers(sandbox);
 }
 
-fn assert_at_end(sandbox: &Sandbox) {
+pub(super) fn assert_at_end(sandbox: &Sandbox) {
     assert!(dump(sandbox) == changed().at_end, "it is not what it was before the restore");
     assert_no_leftovers(sandbox);
 }

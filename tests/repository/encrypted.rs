@@ -40,7 +40,7 @@ fn set_key(sandbox: &mut Sandbox, name: &str, key: &str) {
 }
 
 /// A cluster with the table `kept` of 100 rows, and a repository that is encrypted with [`KEY`] and has a backup of it.
-fn with_key() -> Sandbox {
+pub(super) fn with_key() -> Sandbox {
     let mut sandbox = Sandbox::without_backup();
     set_key(&mut sandbox, "key", KEY);
     sandbox.succeed(&["init-postgresql"]);

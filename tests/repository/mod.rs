@@ -8,6 +8,7 @@ mod encrypted;
 mod full_disk;
 mod hot;
 mod killed;
+mod made_tablespace;
 mod pins;
 mod point_in_time;
 mod prove;
@@ -18,6 +19,7 @@ mod rounds;
 mod script_copies;
 mod second;
 mod server;
+mod unplugged;
 mod verify;
 
 use std::path::Path;

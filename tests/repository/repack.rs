@@ -49,6 +49,30 @@ fn a_pack_of_which_little_is_needed_gives_way_to_a_small_one() {
 }
 
 #[test]
+fn what_is_needed_moves_away_from_a_dictionary_that_is_not() {
+    if !has_postgresql() {
+        return;
+    }
+    let directory = directory();
+    let (server, repository) = (Server::new(directory.path()), repository(directory.path()));
+    server.execute("CREATE TABLE t AS SELECT i, md5(i::text) AS m FROM generate_series(1, 200000) AS i");
+    let first = back_up(&server, &repository);
+    // The beginning of the table, with what the rest is compressed with, is another one now.
+    server.execute("UPDATE t SET m = upper(m) WHERE i <= 150000; CHECKPOINT");
+    let second = back_up(&server, &repository);
+    let digest = "SELECT md5(string_agg(m, ',' ORDER BY i)) FROM t";
+    let expected = server.value(digest);
+    drop(server);
+
+    let lock = repository.lock_exclusively("a test").unwrap();
+    repository.remove(&lock, first.name).unwrap();
+    let report = repository.sweep(&lock).unwrap();
+
+    assert!(report.repacked_packs >= 1, "{report:?}");
+    assert_eq!(restore(&repository, second.name).start().value(digest), expected);
+}
+
+#[test]
 fn without_room_for_a_new_pack_nothing_moves_and_nothing_is_lost() {
     if !has_postgresql() {
         return;

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use pgbox::plan::{BackupName, BackupSummary};
-use pgbox::repository::{CHUNK_SIZE_BYTES, ChunkId, EntryContent, Repository};
+use pgbox::repository::{CHUNK_SIZE_BYTES, ChunkId, ChunkStream, EntryContent, Repository};
 use serde_json::Value;
 
 use crate::support::extent;
@@ -264,7 +264,7 @@ fn forge(sandbox: &Sandbox, change: impl Fn(&str, &mut EntryContent, ChunkId) ->
     let name: BackupName = newest(sandbox).parse().unwrap();
     let reader = repository.reader(name).unwrap();
     let writer = repository.begin(name).unwrap();
-    let zeros = writer.store_chunk(&vec![0; CHUNK_SIZE_BYTES]).unwrap();
+    let zeros = writer.store_chunk(&ChunkStream::default(), &vec![0; CHUNK_SIZE_BYTES]).unwrap();
     let mut entries = reader.entries().to_vec();
     entries.retain_mut(|entry| {
         let path = entry.path.to_string();

@@ -24,7 +24,7 @@ for directory in "$2"/pgbox-test-"$1"-* /dev/shm/pgbox-test-"$1"-*; do
         esac
     done
     while read -r _ mounted _; do
-        case $mounted in "$directory"/*) umount "$mounted" ;; esac
+        case $mounted in "$directory"/*) umount --lazy "$mounted" ;; esac
     done </proc/mounts
     rm -rf "$directory"
 done

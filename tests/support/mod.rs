@@ -7,5 +7,6 @@ pub(crate) mod sandbox;
 pub(crate) mod small_disk;
 pub(crate) mod step_points;
 pub(crate) mod terminal;
+pub(crate) mod unpluggable_disk;
 pub(crate) mod versions;
 pub(crate) mod wait;

@@ -55,6 +55,8 @@ pub(crate) fn pause_at<T>(
     });
     let done = meanwhile();
     kill_process(pid, Signal::CONT).unwrap();
+    // What it prints is less than a pipe takes.
+    wait_until("it ends", || child.try_wait().unwrap().is_some());
     (child.wait_with_output().unwrap(), done)
 }
 

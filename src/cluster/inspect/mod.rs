@@ -370,7 +370,7 @@ pub(crate) fn read_journal(root: &ReadRoot) -> io::Result<Option<Journal>> {
 }
 
 /// The repository that the last backup of a cluster went to.
-pub(crate) fn backed_up_to(root: &ReadRoot) -> Option<String> {
+pub fn backed_up_to(root: &ReadRoot) -> Option<String> {
     let text = root.read_text(REPOSITORY_FILE, 256).ok()??;
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }

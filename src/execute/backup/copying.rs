@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rayon::prelude::*;
@@ -13,19 +12,18 @@ use rayon::prelude::*;
 use super::former::Former;
 use super::listing::{Item, ItemKind, Listing, Rules};
 use super::pages::PageFile;
-use crate::pg::control_file::{self, CONTROL_FILE, ControlFile};
+use crate::cluster::control_file;
+use crate::pg::control_file::{CONTROL_FILE, ControlFile};
 use crate::pg::page::PageRules;
 use crate::plan::DamagedPage;
 use crate::progress::Progress;
-use crate::repository::{BackupWriter, CHUNK_SIZE_BYTES, ChunkId, EntryContent, TableEntry, TablePath};
+use crate::repository::{
+    BackupWriter, CHUNK_SIZE_BYTES, ChunkId, ChunkStream, EntryContent, TableEntry, TablePath,
+};
 use crate::sys::ReadRoot;
 
 /// What one thread copies of a large file before others may take over.
 const PART_SIZE_BYTES: u64 = 32 * CHUNK_SIZE_BYTES as u64;
-
-/// How often the control file is read until its checksum holds, and the pause in between.
-const CONTROL_FILE_ATTEMPTS: usize = 20;
-const CONTROL_FILE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What was copied, in no order.
 #[derive(Debug, Default)]
@@ -147,11 +145,12 @@ impl Copier<'_> {
     /// Copies no more than was there when the file was listed: what it grew since comes from the WAL.
     fn copy_parts(&self, file: &File, item: &Item) -> anyhow::Result<ItemCopy> {
         let listed = item.facts.size_bytes;
+        let stream = ChunkStream::default();
         let parts: Vec<PartCopy> = if listed <= PART_SIZE_BYTES {
-            vec![self.copy_part(file, item, 0)?]
+            vec![self.copy_part(file, item, 0, &stream)?]
         } else {
             let part_count = listed.div_ceil(PART_SIZE_BYTES);
-            let copy = |number| self.copy_part(file, item, number * PART_SIZE_BYTES);
+            let copy = |number| self.copy_part(file, item, number * PART_SIZE_BYTES, &stream);
             (0..part_count).into_par_iter().map(copy).collect::<anyhow::Result<_>>()?
         };
         let mut whole = PartCopy::default();
@@ -169,7 +168,13 @@ impl Copier<'_> {
         Ok(ItemCopy::Entry(entry(item, content), whole.damaged_pages))
     }
 
-    fn copy_part(&self, file: &File, item: &Item, begin: u64) -> anyhow::Result<PartCopy> {
+    fn copy_part(
+        &self,
+        file: &File,
+        item: &Item,
+        begin: u64,
+        stream: &ChunkStream,
+    ) -> anyhow::Result<PartCopy> {
         let page_file = self.pages.and_then(|rules| {
             Some(PageFile { file, path: &item.path, pages: rules.pages_of(item.path.as_str())? })
         });
@@ -188,7 +193,7 @@ impl Copier<'_> {
             if let Some(page_file) = &page_file {
                 part.damaged_pages.extend(page_file.check(offset, &mut buffer));
             }
-            part.chunks.push(self.writer.store_chunk(&buffer)?);
+            part.chunks.push(self.writer.store_chunk(stream, &buffer)?);
             part.size_bytes += buffer.len() as u64;
             self.progress.advance(buffer.len() as u64);
             if buffer.len() < CHUNK_SIZE_BYTES {
@@ -241,29 +246,12 @@ pub(super) fn store_bytes(
     path: TablePath,
     bytes: &[u8],
 ) -> anyhow::Result<TableEntry> {
-    let chunks =
-        bytes.chunks(CHUNK_SIZE_BYTES).map(|chunk| writer.store_chunk(chunk)).collect::<Result<_, _>>()?;
+    let stream = ChunkStream::default();
+    let store = |chunk| writer.store_chunk(&stream, chunk);
+    let chunks = bytes.chunks(CHUNK_SIZE_BYTES).map(store).collect::<Result<_, _>>()?;
     let content = EntryContent::File { size_bytes: bytes.len() as u64, chunks: writer.keep(chunks) };
     let modified_ns = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
     Ok(TableEntry { path, mode: 0o600, modified_ns, content })
-}
-
-/// Reads the control file until its checksum holds: a read may meet the server's write.
-pub(super) fn read_control_bytes(data: &ReadRoot) -> anyhow::Result<(Vec<u8>, ControlFile)> {
-    let mut attempt = 1;
-    loop {
-        let bytes = data
-            .read_bounded(CONTROL_FILE, control_file::FILE_SIZE_BYTES as u64)
-            .with_context(|| format!("read '{}'", data.path().join(CONTROL_FILE).display()))?;
-        match ControlFile::parse(&bytes) {
-            Ok(control) => return Ok((bytes, control)),
-            Err(error) if attempt == CONTROL_FILE_ATTEMPTS => {
-                return Err(error).context("read the control file");
-            }
-            Err(_) => std::thread::sleep(CONTROL_FILE_PAUSE),
-        }
-        attempt += 1;
-    }
 }
 
 /// Copies the control file, which comes last of all files (PostgreSQL: `perform_base_backup()` in basebackup.c).
@@ -271,7 +259,7 @@ pub(super) fn copy_control_file(
     data: &ReadRoot,
     writer: &BackupWriter<'_>,
 ) -> anyhow::Result<(TableEntry, ControlFile)> {
-    let (bytes, control) = read_control_bytes(data)?;
+    let (bytes, control) = control_file::read_served(data).context("read the control file")?;
     let entry = store_bytes(writer, CONTROL_FILE.to_owned().try_into()?, &bytes)?;
     Ok((entry, control))
 }

@@ -32,6 +32,7 @@ use self::copying::{Copied, Copier};
 use self::former::Former;
 use self::listing::{Listing, Rules};
 use self::session::{BackupSession, Stopped};
+use crate::cluster::control_file;
 use crate::cluster::inspect::{backed_up_to, relation_names};
 use crate::cluster::wal_gap;
 use crate::error::{Failure, Kind};
@@ -265,9 +266,8 @@ pub(super) fn worker_pool(wanted: Option<NonZeroUsize>) -> anyhow::Result<Thread
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("start worker threads")
 }
 
-/// Reads the control file until its checksum holds: the server may be writing it at this moment.
 fn read_control_file(data: &ReadRoot) -> anyhow::Result<ControlFile> {
-    copying::read_control_bytes(data).map(|(_, control)| control)
+    control_file::read_served(data).map(|(_, control)| control).context("read the control file")
 }
 
 /// A data directory that is another one than the server's, or an old view of it, shows by its control file.

@@ -12,7 +12,7 @@ use crate::cluster::inspect::follow;
 use crate::error::{Failure, Kind};
 use crate::pg::SystemIdentifier;
 use crate::pg::wal::{LONG_HEADER_SIZE_BYTES, WalFileName, WalRange, is_history_file};
-use crate::repository::{BackupWriter, CHUNK_SIZE_BYTES, EntryContent, TableEntry};
+use crate::repository::{BackupWriter, CHUNK_SIZE_BYTES, ChunkStream, EntryContent, TableEntry};
 use crate::sys::{EntryKind, ReadRoot};
 
 /// A history file has a line for each timeline; one that is larger is something else.
@@ -56,12 +56,12 @@ impl NeededWal {
         };
         self.check_segment(&file, segment)?;
         let size_bytes = u64::from(segment.segment_size_bytes());
-        let mut chunks = Vec::new();
+        let (stream, mut chunks) = (ChunkStream::default(), Vec::new());
         let mut buffer = Vec::new();
         for offset in (0..size_bytes).step_by(CHUNK_SIZE_BYTES) {
             read_up_to(&file, offset, size_bytes, &mut buffer)
                 .with_context(|| format!("read WAL segment {name}"))?;
-            chunks.push(writer.store_chunk(&buffer)?);
+            chunks.push(writer.store_chunk(&stream, &buffer)?);
         }
         let modified_ns = directory.facts(&name)?.map_or(0, |facts| facts.modified_ns);
         let content = EntryContent::File { size_bytes, chunks: writer.keep(chunks) };

@@ -16,7 +16,8 @@ use crate::pg::layout::{BackupRule, backup_rule};
 use crate::pg::wal::{is_history_file, is_segment_name};
 use crate::progress::Progress;
 use crate::repository::{
-    BackupWriter, CHUNK_SIZE_BYTES, ChunkId, EntryContent, RepositoryError, TableEntry, TablePath,
+    BackupWriter, CHUNK_SIZE_BYTES, ChunkId, ChunkStream, EntryContent, RepositoryError, TableEntry,
+    TablePath,
 };
 
 /// What is read before all cores store it.
@@ -177,6 +178,7 @@ impl<'a> Intake<'a> {
 
     fn store(&self, size_bytes: u64, content: &mut dyn Read) -> anyhow::Result<Vec<ChunkId>> {
         let mut content = content.take(size_bytes);
+        let stream = ChunkStream::default();
         let (mut chunks, mut batch) = (Vec::new(), Vec::new());
         let mut left_bytes = size_bytes;
         while left_bytes > 0 {
@@ -188,7 +190,7 @@ impl<'a> Intake<'a> {
             left_bytes = left_bytes.saturating_sub(batch.len() as u64);
             let stored: Vec<ChunkId> = batch
                 .par_chunks(CHUNK_SIZE_BYTES)
-                .map(|chunk| self.writer.store_chunk(chunk))
+                .map(|chunk| self.writer.store_chunk(&stream, chunk))
                 .collect::<Result<_, RepositoryError>>()?;
             chunks.extend(stored);
             self.progress.advance(batch.len() as u64);

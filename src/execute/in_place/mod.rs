@@ -101,7 +101,7 @@ pub(super) fn replace(
     };
     write_journal(root, &journal)?;
     step_point("journal begun");
-    rewrite(tools, root, journal, Some(&former), present)
+    rewrite(tools, root, journal, Readers { target: Ok(reader), former: Some(&former) }, present)
 }
 
 /// Finishes what was cut short, in the direction that it was going; where that cannot be, in the other. `None`: the
@@ -126,7 +126,11 @@ pub(super) fn resume(tools: &Tools, root: &WriteRoot, journal: Journal) -> anyho
             None
         }
     };
-    match rewrite(tools, root, journal, former.as_ref(), Present::Unknown) {
+    let target = journal
+        .restored_from
+        .context("read from the journal what is restored")
+        .and_then(|name| repository.reader(name).with_context(|| format!("open {name}")));
+    match rewrite(tools, root, journal, Readers { target, former: former.as_ref() }, Present::Unknown) {
         Ok(journal) => Ok(Some(journal)),
         Err(error) if root.facts(JOURNAL_FILE)?.is_some() => Err(error),
         Err(error) => {
@@ -172,36 +176,41 @@ enum Present {
     Unknown,
 }
 
+/// The two states, both in the repository.
+struct Readers<'a> {
+    /// What is restored; or why it cannot be read, which turns the direction round.
+    target: anyhow::Result<BackupReader>,
+    /// What was there before, where that can be read.
+    former: Option<&'a BackupReader>,
+}
+
 /// Changes the files into those of the backup; on any error, back.
 fn rewrite(
     tools: &Tools,
     root: &WriteRoot,
     journal: Journal,
-    former: Option<&BackupReader>,
+    readers: Readers,
     present: Present,
 ) -> anyhow::Result<Journal> {
-    let error = match change(tools, root, &journal, former, present) {
+    let error = match change(tools, root, readers, present) {
         Ok(rewritten) => return conclude(root, journal, &rewritten),
         Err(error) => error,
     };
     match put_back(tools, root, journal) {
         Ok(()) => Err(error),
         Err(second) => Err(error.context(format!(
-            "could not put the former cluster back ({second:#}); the next start goes on with it, after what failed first"
+            "could not finish the restore, nor put the former cluster back ({second:#}). No data is lost: both are whole in \
+             the repository in '{}', and the next start that finds it there finishes this. No server can start before. What \
+             failed first",
+            tools.settings.backup_directory.display()
         ))),
     }
 }
 
-fn change(
-    tools: &Tools,
-    root: &WriteRoot,
-    journal: &Journal,
-    former: Option<&BackupReader>,
-    present: Present,
-) -> anyhow::Result<Rewritten> {
+fn change(tools: &Tools, root: &WriteRoot, readers: Readers, present: Present) -> anyhow::Result<Rewritten> {
     let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
-    let name = journal.restored_from.context("read from the journal what is restored")?;
-    let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
+    let (reader, former) = (readers.target?, readers.former);
+    let name = reader.summary().name;
     let target = Target { reader: &reader, goal: Goal::Restored };
     let known = former.filter(|_| present != Present::Unknown);
     let durability = match present {

@@ -9,7 +9,7 @@ use anyhow::Context;
 use rayon::prelude::*;
 
 use super::target::{Target, Wanted};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, kind_of};
 use crate::execute::backup::worker_pool;
 use crate::progress::Progress;
 use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, ChunkId, ChunkList, EntryContent, TableEntry};
@@ -72,7 +72,7 @@ pub(super) fn prove(former: &BackupReader, target: Target, progress: &dyn Progre
     progress.begin("checking what differs", Some(chunk_count * CHUNK_SIZE_BYTES as u64));
     let proven = read_all(&written, progress)
         .with_context(|| format!("read {}; nothing was changed", target.reader.summary().name))
-        .and_then(|()| read_all(&overwritten, progress).map_err(|error| not_kept(&error)));
+        .and_then(|()| read_all(&overwritten, progress).map_err(not_kept));
     progress.end();
     proven
 }
@@ -81,7 +81,11 @@ fn read_all(files: &[Compared], progress: &dyn Progress) -> anyhow::Result<()> {
     worker_pool(None)?.install(|| files.par_iter().try_for_each(|file| file.read(progress)))
 }
 
-fn not_kept(error: &anyhow::Error) -> anyhow::Error {
+fn not_kept(error: anyhow::Error) -> anyhow::Error {
+    // What could not be read is no word on what was stored.
+    if kind_of(&error) != Kind::VerificationFailed {
+        return error.context("read what was stored of the present data; nothing was changed");
+    }
     let message = format!(
         "the present data could not be put back, since part of it rests on a damaged backup: {error:#}; nothing was changed"
     );

@@ -15,6 +15,7 @@ use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::{Depth, JOURNAL_FILE, follow};
 use crate::error::{Failure, Kind};
 use crate::execute::from_backup::build_beside;
+use crate::execute::made_tablespace::{Surroundings, refuse_in_backup};
 use crate::execute::private_server::{PrivateServer, PrivateStart, isolation};
 use crate::execute::release::wait_for_release;
 use crate::execute::restored_layout::{AUTO_CONFIGURATION, MAXIMUM_CONFIGURATION_SIZE_BYTES};
@@ -85,6 +86,19 @@ pub fn check_place(tools: &Tools, into: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Checks that a directory may be restored into, and that what goes there stays there.
+///
+/// # Errors
+/// [`Kind::Refused`] as [`check_place`], and where the backup's WAL makes a tablespace.
+pub fn check_elsewhere(tools: &Tools, what: &Elsewhere) -> anyhow::Result<()> {
+    check_place(tools, what.into)?;
+    // Of a moment, all the WAL on the way was read when the way was found.
+    match (what.prepared, tools.repository()?) {
+        (None, Some(repository)) => refuse_in_backup(repository, what.backup, Surroundings::BesideCluster),
+        _ => Ok(()),
+    }
+}
+
 /// A path without links in what there is of it.
 fn resolved(path: &Path) -> anyhow::Result<PathBuf> {
     let absolute = std::path::absolute(path).with_context(|| format!("find '{}'", path.display()))?;
@@ -103,9 +117,9 @@ fn resolved(path: &Path) -> anyhow::Result<PathBuf> {
 /// anew.
 ///
 /// # Errors
-/// [`Kind::Refused`] as [`check_place`], and for want of room; and what failed. What was built is removed then.
+/// [`Kind::Refused`] as [`check_elsewhere`], and for want of room; and what failed. What was built is removed then.
 pub fn restore_elsewhere(tools: &Tools, what: &Elsewhere, now: DateTime<Utc>) -> anyhow::Result<()> {
-    check_place(tools, what.into)?;
+    check_elsewhere(tools, what)?;
     ensure_directory(what.into, 0o700, None).with_context(|| format!("make '{}'", what.into.display()))?;
     // A path that a server can be told, from wherever it runs.
     let into = what.into.canonicalize().with_context(|| format!("find '{}'", what.into.display()))?;

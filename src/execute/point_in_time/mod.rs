@@ -10,7 +10,7 @@ mod scene;
 mod search;
 mod wal;
 
-pub use elsewhere::{Elsewhere, check_place, restore_elsewhere};
+pub use elsewhere::{Elsewhere, check_elsewhere, check_place, restore_elsewhere};
 pub use outline::outline;
 
 use super::Tools;
@@ -116,7 +116,7 @@ pub fn restore_to(
 }
 
 /// What cannot be done, and what can.
-fn refused(reason: impl std::fmt::Display, hint: &str) -> anyhow::Error {
+pub(super) fn refused(reason: impl std::fmt::Display, hint: &str) -> anyhow::Error {
     let message = format!("cannot go on: {reason}");
     Failure::new(Kind::Refused, message).hint(format!("{hint}. Nothing was changed.")).into()
 }

@@ -6,15 +6,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::scene::Scene;
 use super::wal::Segments;
 use super::{Prepared, Request, refused};
+use crate::execute::made_tablespace::{MadeTablespace, Surroundings};
 use crate::pg::Lsn;
 use crate::pg::wal::{WalFault, WalFileName, WalMoment, WalReader, WalRecord};
 use crate::plan::BackupSummary;
-use crate::plan::point_in_time::{Candidate, History, TimelineChoice, Way, candidates};
+use crate::plan::point_in_time::{Candidate, TimelineChoice, Way, candidates};
 use crate::plan::recovery_target::{Ended, Landing, Point, RecoveryTarget, Search, in_words};
 use crate::plan::restore_outline::LostFrom;
+use crate::plan::timelines::History;
 
-/// `RM_TBLSPC_ID` and `XLOG_TBLSPC_CREATE` (rmgrlist.h, tablespace.h).
-const TABLESPACE: (u8, u8) = (5, 0x00);
 /// How many segments of the present cluster are looked through for its last transaction.
 const MOST_SEGMENTS_LOOKED_AT: usize = 8;
 
@@ -34,13 +34,12 @@ pub(super) fn find(scene: &Scene, request: &Request, now: DateTime<Utc>) -> anyh
         refuse_two_meanings(scene, &request.target, &history, found.as_ref().ok())?;
     }
     let found = found?;
-    if let Some(lsn) = found.tablespace_made.filter(|_| request.is_elsewhere || scene.present.is_some()) {
-        let reason = format!(
-            "a tablespace was made at {lsn}, after {} was begun: to replay that would be to write into its directory, \
-             where the present cluster has its files",
-            found.candidate.backup.name
-        );
-        return Err(refused(reason, "choose a moment before it, or after a later backup"));
+    let is_beside = request.is_elsewhere || scene.present.is_some();
+    let surroundings = if is_beside { Surroundings::BesideCluster } else { Surroundings::Alone };
+    if let Some(made) = found.tablespaces_made.iter().find(|made| made.is_harmful(surroundings)) {
+        let hint = "choose a moment before it, or after a later backup; or, without a present cluster, move away what is in \
+                    that directory";
+        return Err(made.refusal(found.candidate.backup.name, hint));
     }
     let way = Way::new(&found.candidate, request.target.clone(), found.landing);
     let backup = found.candidate.backup.clone();
@@ -65,7 +64,7 @@ struct Found<'a> {
     candidate: Candidate<'a>,
     landing: Landing,
     search: Search,
-    tablespace_made: Option<Lsn>,
+    tablespaces_made: Vec<MadeTablespace>,
 }
 
 fn find_along<'a>(scene: &'a Scene, request: &'a Request, history: &History) -> anyhow::Result<Found<'a>> {
@@ -85,8 +84,8 @@ fn find_along<'a>(scene: &'a Scene, request: &'a Request, history: &History) -> 
         newer_stop = Some(stop);
         match read.landing {
             Some(landing) if landing.lsn >= stop => {
-                let Read { search, tablespace_made, .. } = read;
-                return Ok(Found { candidate, landing, search, tablespace_made });
+                let Read { search, tablespaces_made, .. } = read;
+                return Ok(Found { candidate, landing, search, tablespaces_made });
             }
             // Met before the backup was whole: an older one may do.
             Some(_) => {}
@@ -146,8 +145,8 @@ struct Read {
     end: Lsn,
     /// Why it ended, where that is not simply the end.
     broken: Option<String>,
-    /// Where a tablespace was made.
-    tablespace_made: Option<Lsn>,
+    /// The tablespaces that were made.
+    tablespaces_made: Vec<MadeTablespace>,
 }
 
 /// Reads the WAL of a backup, and what follows it, up to the target.
@@ -165,20 +164,18 @@ fn read(
     let end_of_chain = last.next().map(WalFileName::start_lsn);
     let source = Segments { backup: Some(&reader), until: end_of_chain, ..segments(scene, history) };
     let mut search = Search::new(target.clone());
-    let mut tablespace_made = None;
+    let mut tablespaces_made = Vec::new();
     let walked = walk(source, scene, start, &mut |record| {
         if until.is_some_and(|until| record.start >= until) {
             return Some(None);
         }
-        if record.is(TABLESPACE.0, TABLESPACE.1) {
-            tablespace_made = tablespace_made.or(Some(record.start));
-        }
+        tablespaces_made.extend(MadeTablespace::by(record));
         search.see(record.start, record.end, record.moment().as_ref()).map(Some)
     });
     let (end, fault) = match walked? {
         Walked::Stopped(Some(landing)) => {
             let end = landing.lsn;
-            return Ok(Read { search, landing: Some(landing), end, broken: None, tablespace_made });
+            return Ok(Read { search, landing: Some(landing), end, broken: None, tablespaces_made });
         }
         Walked::Stopped(None) => (until.unwrap_or_default(), None),
         Walked::Ended { end, fault } => (end, Some(fault)),
@@ -189,7 +186,7 @@ fn read(
     if broken.is_some() && matches!(target.point, Point::End | Point::Time(_)) {
         landing = None;
     }
-    Ok(Read { search, landing, end, broken, tablespace_made })
+    Ok(Read { search, landing, end, broken, tablespaces_made })
 }
 
 /// Why the WAL ends in its midst; `None` where it simply ends.

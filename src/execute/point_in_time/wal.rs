@@ -5,7 +5,7 @@ use std::io;
 
 use crate::pg::Lsn;
 use crate::pg::wal::{LONG_HEADER_SIZE_BYTES, WalFileName, WalGeometry, WalPageHeader, WalSource};
-use crate::plan::point_in_time::History;
+use crate::plan::timelines::History;
 use crate::repository::{BackupReader, RepositoryError, WalArchive};
 use crate::sys::ReadRoot;
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use self::naming::name_relations;
 use super::Tools;
+use super::made_tablespace::MadeTablespace;
 use crate::plan::{
     BackupFormat, BackupName, BackupSummary, Damage, DamageCode, DamagedFile, Judgement, Observed, Proof,
     Verification, VerificationVerdict, judge,
@@ -45,6 +46,8 @@ pub struct VerifyReport {
     pub read_bytes: u64,
     /// What came of the proofs, where they were asked for.
     pub proofs: BTreeMap<BackupName, Proof>,
+    /// Why a proof was not tried, where it would have written outside its own directory. It is no damage.
+    pub not_tried: BTreeMap<BackupName, String>,
     /// Archived WAL files that are not what was archived, and how that was noticed, where they were asked for.
     pub damaged_wal: BTreeMap<String, String>,
     /// What is wrong with one of the two files that hold the key of an encrypted repository, where that was asked for.
@@ -131,6 +134,7 @@ pub fn verify(
         damaged_packs: scan.damaged_packs,
         unreadable_packs: scan.unreadable_packs,
         proofs: BTreeMap::new(),
+        not_tried: BTreeMap::new(),
         damaged_wal: BTreeMap::new(),
         damaged_identity: None,
     })
@@ -167,6 +171,16 @@ pub fn verify_archived_wal(
     Ok(damaged)
 }
 
+/// What came of proving a backup.
+#[derive(Debug)]
+pub enum Proving {
+    /// It was restored and read.
+    Done(Proof),
+    /// It was not tried, since that would have written outside the directory of the proof: why. This says nothing
+    /// against the backup.
+    NotTried(String),
+}
+
 /// Restores a backup that was found sound where nobody uses it, reads all of it, and keeps what came of it.
 ///
 /// # Errors
@@ -177,8 +191,15 @@ pub fn prove(
     repository: &Repository,
     name: BackupName,
     now: DateTime<Utc>,
-) -> anyhow::Result<Proof> {
+) -> anyhow::Result<Proving> {
     let backup = repository.find(name)?;
+    let made = {
+        let _reading = repository.lock_shared("proving a backup").context("lock the repository")?;
+        MadeTablespace::in_backup(&repository.reader(name)?)?
+    };
+    if let Some(made) = made.first() {
+        return Ok(Proving::NotTried(made.reason(name)));
+    }
     let proof = proof::prove(tools, repository, &backup, now)?;
     let lock = repository.lock_shared("keeping a proof").context("lock the repository")?;
     // Another verification may have come to another verdict meanwhile.
@@ -186,7 +207,7 @@ pub fn prove(
         let verdict = VerificationVerdict { proof: Some(proof.clone()), ..verdict };
         repository.keep_verdict(&lock, name, &verdict).context("keep the proof")?;
     }
-    Ok(proof)
+    Ok(Proving::Done(proof))
 }
 
 struct Job<'a> {

@@ -184,6 +184,20 @@ impl WalRecord<'_> {
         }
     }
 
+    /// Returns the tablespace that the record makes and its directory, which is empty for one inside the data directory;
+    /// `None` for a record that makes none.
+    ///
+    /// Source: tablespace.c, `tblspc_redo()`; tablespace.h, `xl_tblspc_create_rec`.
+    pub fn made_tablespace(&self) -> Option<(Oid, String)> {
+        const CREATE: u8 = 0x00;
+        if !self.is(resource_manager::TABLESPACE, CREATE) {
+            return None;
+        }
+        let data = self.body()?.main_data;
+        let path = data.get(4..)?.split(|byte| *byte == 0).next()?;
+        Some((Oid(u32_at(data, 0)?), String::from_utf8_lossy(path).into_owned()))
+    }
+
     /// Source: xlog.c, `xlog_redo()`; `pg_control.h`.
     fn xlog_event(&self, data: &[u8]) -> Option<WalEvent> {
         match self.header.kind() {

@@ -37,6 +37,7 @@ fn backup(minutes: i64, timeline: u32, stop: u64) -> BackupSummary {
         major_version: Some(MajorVersion(15)),
         timeline: Some(TimelineId(timeline)),
         stop_lsn: Some(Lsn(stop * u64::from(SEGMENT_SIZE_BYTES))),
+        wal_segment_size_bytes: Some(SEGMENT_SIZE_BYTES),
         ..BackupSummary::unknown(name, BackupFormat::Chunked)
     }
 }
