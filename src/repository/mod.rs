@@ -13,8 +13,12 @@
 //! read is checked by its hash. The refused alternative was a chain of increments: one lost link would lose all that
 //! follow. With a key, all that has content is encrypted (module `encryption`). Decisions (which backup to restore, which
 //! to remove) are made in `plan`; this module knows no policy.
+//!
+//! A terabyte has eight million chunks. What is known of them is in memory up to a limit, and beyond it in files without a
+//! name: the index and sets of chunks (module `record_set`), and the lists of tables (module `chunk_list`).
 
 mod chunk;
+mod chunk_list;
 mod document;
 mod encryption;
 mod error;
@@ -26,6 +30,7 @@ mod pack_reader;
 mod pack_writer;
 mod pins;
 mod reader;
+mod record_set;
 mod removal;
 mod repack;
 mod scan;
@@ -39,12 +44,13 @@ mod writer;
 use std::path::Path;
 
 pub use chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, ParseDigestError};
+pub use chunk_list::ChunkList;
 pub use encryption::EncryptionHeader;
 pub use error::RepositoryError;
 pub use identity::RepositoryIdentity;
 pub use reader::{BackupReader, FileReader};
 pub use removal::SweepReport;
-pub use scan::{ChunkFault, FaultyChunk, PackScan};
+pub use scan::{ChunkFault, ChunkSet, FaultyChunk, PackScan};
 pub use stream::ChunkStream;
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};
 pub use wal::{ArchivedFile, Archiving, WalArchive};

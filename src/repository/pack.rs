@@ -28,6 +28,8 @@ pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// A pack is closed once it holds this much.
 pub(super) const TARGET_SIZE_BYTES: u64 = 64 * 1024 * 1024;
+/// And once it has this many chunks, however little they shrank to, so that an index is never more than 3 MiB.
+pub(super) const MOST_CHUNKS: usize = 64 * 1024;
 const BUFFER_SIZE_BYTES: usize = 256 * 1024;
 
 const MAGIC: &[u8; 8] = b"PGBXPK01";
@@ -260,9 +262,9 @@ impl PackBuilder {
         self.number
     }
 
-    /// How large it is so far.
-    pub(super) fn size_bytes(&self) -> u64 {
-        self.offset
+    /// Whether it is to be closed.
+    pub(super) fn is_full(&self) -> bool {
+        self.offset >= TARGET_SIZE_BYTES || self.index.entries.len() >= MOST_CHUNKS
     }
 
     /// Where it is being written, below the repository.

@@ -11,7 +11,7 @@ use super::chunk::ChunkId;
 use super::encryption::{Encryption, Place};
 use super::error::{RepositoryError, attempting};
 use super::frame::{Dictionary, MAXIMUM_DICTIONARY_SIZE_BYTES, decompress};
-use super::index::{ChunkIndex, DictionaryId, Location, open_pack};
+use super::index::{ChunkIndex, DictionaryId, Location, open_pack, reading_index};
 use super::pack::{PackId, pack_path};
 use crate::sys::ReadRoot;
 
@@ -60,14 +60,19 @@ impl PackReader {
 
     /// Reads a chunk into `raw`, which is emptied first.
     pub(super) fn read(&self, chunk: &ChunkId, raw: &mut Vec<u8>) -> Result<(), ReadError> {
-        self.read_any(chunk, self.index.find_all(chunk), raw)
+        self.read_any(chunk, self.copies(chunk)?, raw)
+    }
+
+    /// Every copy of a chunk.
+    pub(super) fn copies(&self, chunk: &ChunkId) -> Result<Vec<Location>, ReadError> {
+        self.index.find_all(chunk).map_err(reading_index()).map_err(ReadError::Repository)
     }
 
     /// Reads the first of these copies that is sound.
     pub(super) fn read_any(
         &self,
         chunk: &ChunkId,
-        copies: impl Iterator<Item = Location>,
+        copies: impl IntoIterator<Item = Location>,
         raw: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
         let mut answer = None;
@@ -111,7 +116,7 @@ impl PackReader {
         }
         let chunks = self.index.dictionary(id).into_iter().flatten();
         let dictionary = gather_dictionary(chunks, |chunk, raw| {
-            let copies = self.index.find_all(chunk).filter(|copy| copy.dictionary.is_none());
+            let copies = self.copies(chunk)?.into_iter().filter(|copy| copy.dictionary.is_none());
             self.read_any(chunk, copies, raw)
         })?;
         let dictionary = dictionary.ok_or_else(|| {

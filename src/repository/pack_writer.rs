@@ -8,7 +8,7 @@ use super::chunk::ChunkId;
 use super::encryption::{Encryption, Place};
 use super::error::{RepositoryError, attempting};
 use super::frame::compress;
-use super::pack::{PACKS, PackBuilder, PackId, TARGET_SIZE_BYTES, TEMPORARY_SUFFIX};
+use super::pack::{PACKS, PackBuilder, PackId, TEMPORARY_SUFFIX};
 use super::stream::{ChunkStream, PackDictionary};
 use crate::sys::{StoreRoot, step_point};
 
@@ -60,7 +60,7 @@ impl<'r> PackWriter<'r> {
                 .append(id, &stored, raw_size_bytes, number)
                 .map_err(attempting("write", self.root.path().join(pack.temporary())))?;
             stream.note(pack, entry, raw, dictionary.as_ref());
-            let full_pack = slot.take_if(|pack| pack.size_bytes() >= TARGET_SIZE_BYTES);
+            let full_pack = slot.take_if(|pack| pack.is_full());
             drop(slot);
             // Outside the lock: the other threads go on with the next pack while this one is synced.
             full_pack.map_or(Ok(()), |pack| self.close_pack(pack))?;

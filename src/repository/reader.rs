@@ -3,22 +3,23 @@
 //! Backups in packs and plain copies made by the old scripts are read through the same calls. Only the former can
 //! be verified; of a plain copy a restore knows no more than that it could be read.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest};
+use super::chunk_list::ChunkLists;
 use super::document::{self, DOCUMENT_FILE};
-use super::encryption::{Encryption, Place};
+use super::encryption::{Encryption, PieceReader};
 use super::error::{RepositoryError, attempting};
 use super::pack_reader::{PackReader, ReadError};
 use super::script_copy;
-use super::table::{EntryContent, TABLE_FILE, Table, TableEntry, TableHeader};
+use super::table::{EntryContent, TABLE_FILE, Table, TableEntry, TableError, TableHeader};
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
 use crate::sys::ReadRoot;
 
-/// A table is a small part of what it lists; a file that is larger than this is something else.
-const MAXIMUM_TABLE_SIZE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+const BUFFER_SIZE_BYTES: usize = 256 * 1024;
 
 /// A backup, open for reading. May be used from many threads.
 #[derive(Debug)]
@@ -124,7 +125,7 @@ impl BackupReader {
             )));
         };
         let content = match &self.source {
-            Source::Packs(packs) => Content::Chunks { packs, chunks },
+            Source::Packs(packs) => Content::Chunks { packs, chunks: chunks.load()? },
             Source::Plain(root) => {
                 let path = root.path().join(&entry.path);
                 Content::Plain(root.open_file(&entry.path).map_err(attempting("open", path))?)
@@ -170,7 +171,7 @@ pub struct FileReader<'a> {
 
 #[derive(Debug)]
 enum Content<'a> {
-    Chunks { packs: &'a PackReader, chunks: &'a [ChunkId] },
+    Chunks { packs: &'a PackReader, chunks: Cow<'a, [ChunkId]> },
     Plain(File),
 }
 
@@ -266,17 +267,54 @@ pub(super) fn read_table(
         RepositoryError::damaged(format!("{DOCUMENT_FILE} of {name} is damaged: {error}"))
     })?;
     let path = format!("{name}/{TABLE_FILE}");
-    let mut bytes = root
-        .read_bounded(&path, MAXIMUM_TABLE_SIZE_BYTES)
-        .map_err(attempting("read", root.path().join(&path)))?;
-    if Digest::of(&bytes) != table_hash {
-        let what =
-            format!("the file table '{path}' is damaged: its checksum is not the one in {DOCUMENT_FILE}");
-        return Err(RepositoryError::damaged(what));
-    }
     let damaged = |error: &dyn std::fmt::Display| {
         RepositoryError::damaged(format!("the file table '{path}' is damaged: {error}"))
     };
-    let table = encryption.open(Place::File(&path), &mut bytes).map_err(|error| damaged(&error))?;
-    Table::decode(table).map_err(|error| damaged(&error))
+    let changed = || damaged(&format!("its checksum is not the one in {DOCUMENT_FILE}"));
+    let reading = || attempting("read", root.path().join(&path));
+    // Nothing is made of a table before its hash is seen to be right, and nothing that is made of it is used before what
+    // it was made of is seen to be the same.
+    let file = root.open_file(&path).map_err(reading())?;
+    if hash_to_end(Hashed::new(file)).map_err(reading())? != table_hash {
+        return Err(changed());
+    }
+    let file = root.open_file(&path).map_err(reading())?;
+    let size_bytes = file.metadata().map_err(reading())?.len();
+    let pieces = PieceReader::new(encryption, &path, Hashed::new(file), size_bytes);
+    let lists = ChunkLists::new(root.path());
+    let decoded = Table::decode(pieces, &lists).map_err(|error| match error {
+        // The disk did not give it, which says nothing about what is on it.
+        TableError::Io(error) if error.raw_os_error().is_some() => reading()(error),
+        error => damaged(&error),
+    });
+    let (table, pieces) = decoded?;
+    let hash = hash_to_end(pieces.into_inner()).map_err(reading())?;
+    if hash == table_hash { Ok(table) } else { Err(changed()) }
+}
+
+/// A file whose bytes are hashed while they are read.
+struct Hashed {
+    file: File,
+    hasher: blake3::Hasher,
+}
+
+impl Hashed {
+    fn new(file: File) -> Self {
+        Self { file, hasher: blake3::Hasher::new() }
+    }
+}
+
+impl Read for Hashed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(into)?;
+        self.hasher.update(into.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
+/// Reads what is left, and returns the hash of all that was read.
+fn hash_to_end(file: Hashed) -> io::Result<Digest> {
+    let mut file = BufReader::with_capacity(BUFFER_SIZE_BYTES, file);
+    io::copy(&mut file, &mut io::sink())?;
+    Ok(file.into_inner().hasher.finalize().into())
 }

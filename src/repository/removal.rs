@@ -4,9 +4,6 @@
 //! deleted whole here, and only when the table of every backup that is left could be read: a pack that seems unused may
 //! otherwise belong to the one that could not.
 
-use std::collections::HashSet;
-
-use super::chunk::ChunkId;
 use super::document::DOCUMENT_FILE;
 use super::error::{RepositoryError, attempting};
 use super::index::{list_packs, open_pack};
@@ -15,14 +12,14 @@ use super::pins::PIN_SUFFIX;
 use super::reader::read_table;
 use super::table::{EntryContent, TABLE_FILE};
 use super::verdict::VERDICT_FILE;
-use super::{ExclusiveLock, Repository};
+use super::{ChunkSet, ExclusiveLock, Repository};
 use crate::plan::{BackupFormat, BackupName};
 use crate::sys::{Entry, EntryKind, step_point};
 
 /// What the directory of a backup is called while it is being deleted.
 const REMOVED_PREFIX: &str = "removed_";
 /// A part of the names under which `sys` writes durably.
-const DURABLE_TEMPORARY: &str = ".pgbox-";
+pub(super) const DURABLE_TEMPORARY: &str = ".pgbox-";
 
 /// What a sweep deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -154,8 +151,8 @@ impl Repository {
     }
 
     /// The chunks of all backups, or why they are not known.
-    fn referenced_chunks(&self) -> Result<Result<HashSet<ChunkId>, String>, RepositoryError> {
-        let mut referenced = HashSet::new();
+    fn referenced_chunks(&self) -> Result<Result<ChunkSet, String>, RepositoryError> {
+        let mut referenced = self.chunk_set();
         for summary in self.backups()?.iter().filter(|summary| summary.format == BackupFormat::Chunked) {
             let table = match read_table(self.root(), self.encryption(), summary.name) {
                 Ok(table) => table,
@@ -165,23 +162,20 @@ impl Repository {
             };
             for entry in &table.entries {
                 if let EntryContent::File { chunks, .. } = &entry.content {
-                    referenced.extend(chunks);
+                    referenced.extend(&chunks.load()?);
                 }
             }
         }
+        referenced.compact();
         Ok(Ok(referenced))
     }
 
-    fn sweep_packs(
-        &self,
-        referenced: &HashSet<ChunkId>,
-        report: &mut SweepReport,
-    ) -> Result<(), RepositoryError> {
+    fn sweep_packs(&self, referenced: &ChunkSet, report: &mut SweepReport) -> Result<(), RepositoryError> {
         for id in list_packs(self.root())? {
             let file = open_pack(self.root(), &id)?;
             // What a pack with a damaged index holds is not known, and may be all that is left of something.
             let Ok(index) = read_index(&file, self.encryption()) else { continue };
-            if index.entries.iter().any(|entry| referenced.contains(&entry.chunk)) {
+            if referenced.has_any_of(&index.entries)? {
                 continue;
             }
             let path = self.root().path().join(pack_path(&id));

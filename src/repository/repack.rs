@@ -6,18 +6,18 @@
 //! out of its frame, seen to be sound, and compressed anew, since the dictionary of the old frame may stay behind; a pack
 //! with one that is not sound stays. Whoever sweeps has the repository to itself, so that nobody reads what moves.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::Repository;
 use super::chunk::ChunkId;
 use super::error::{RepositoryError, attempting};
-use super::index::{Location, list_packs, open_pack};
-use super::pack::{PACKS, PackEntry, PackId, TARGET_SIZE_BYTES, pack_path, read_index};
+use super::index::{ChunkIndex, ChunkKey, Location, key_of, list_packs, open_pack, reading_index};
+use super::pack::{MOST_CHUNKS, PACKS, PackEntry, PackId, TARGET_SIZE_BYTES, pack_path, read_index};
 use super::pack_reader::{PackReader, ReadError};
 use super::pack_writer::PackWriter;
 use super::removal::SweepReport;
 use super::stream::ChunkStream;
+use super::{ChunkSet, Repository};
 use crate::format::bytes;
 use crate::sys::{disk_space, step_point};
 
@@ -54,24 +54,27 @@ impl Repository {
     /// [`RepositoryError::Io`]. Want of room is none: it is in the report, and every chunk is where it was.
     pub(super) fn repack(
         &self,
-        referenced: &HashSet<ChunkId>,
+        referenced: &ChunkSet,
         report: &mut SweepReport,
     ) -> Result<(), RepositoryError> {
         let reader = PackReader::open(self.root(), self.encryption())?;
         // A copy in a pack that was found damaged is not counted on, so that it is that pack which goes.
-        let (mut gone, mut batch, mut batch_bytes) = (self.damaged_packs()?, Vec::new(), 0);
-        for id in list_packs(self.root())? {
+        let (mut gone, mut batch) = (self.damaged_packs()?, Vec::new());
+        let (mut batch_bytes, mut batch_chunks) = (0, 0);
+        let candidates = candidates(reader.index(), referenced)?;
+        for id in list_packs(self.root())?.into_iter().filter(|id| candidates.contains(id)) {
             let Some(outgoing) = self.outgoing(id, referenced, &reader, &gone)? else { continue };
             // From here on, no other pack may count on it.
             gone.insert(id);
             batch_bytes += outgoing.needed_bytes();
+            batch_chunks += outgoing.needed.len();
             batch.push(outgoing);
-            if batch_bytes >= TARGET_SIZE_BYTES {
+            if batch_bytes >= TARGET_SIZE_BYTES || batch_chunks >= MOST_CHUNKS {
                 if !self.move_or_tell(&batch, &reader, report)? {
                     return Ok(());
                 }
                 batch.clear();
-                batch_bytes = 0;
+                (batch_bytes, batch_chunks) = (0, 0);
             }
         }
         self.move_or_tell(&batch, &reader, report).map(|_| ())
@@ -81,7 +84,7 @@ impl Repository {
     fn outgoing(
         &self,
         id: PackId,
-        referenced: &HashSet<ChunkId>,
+        referenced: &ChunkSet,
         reader: &PackReader,
         gone: &HashSet<PackId>,
     ) -> Result<Option<Outgoing>, RepositoryError> {
@@ -90,10 +93,12 @@ impl Repository {
         let Ok(index) = read_index(&file, self.encryption()) else { return Ok(None) };
         let path = self.root().path().join(pack_path(&id));
         let size_bytes = file.metadata().map_err(attempting("read", &path))?.len();
-        let is_needed = |entry: &&PackEntry| {
-            referenced.contains(&entry.chunk) && !is_sound_elsewhere(&entry.chunk, id, reader, gone)
-        };
-        let needed: Vec<PackEntry> = index.entries.iter().filter(is_needed).copied().collect();
+        let mut needed = Vec::new();
+        for entry in &index.entries {
+            let is_needed =
+                referenced.contains(&entry.chunk)? && !is_sound_elsewhere(&entry.chunk, id, reader, gone)?;
+            needed.extend(is_needed.then_some(*entry));
+        }
         let is_mostly_unneeded = stored_bytes(&needed) * 2 < stored_bytes(&index.entries);
         Ok(is_mostly_unneeded.then_some(Outgoing { id, size_bytes, needed }))
     }
@@ -196,19 +201,55 @@ impl Repository {
     }
 }
 
+/// What a pack is made of.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    stored_bytes: u64,
+    referenced_bytes: u64,
+    has_copies: bool,
+}
+
+/// The packs that may be mostly unneeded: those that are mostly not referred to, and those of which a chunk is in another
+/// pack, too. Both sets are gone through in order, once, since to look up every chunk of every pack would take long.
+fn candidates(index: &ChunkIndex, referenced: &ChunkSet) -> Result<HashSet<PackId>, RepositoryError> {
+    let mut tallies: HashMap<PackId, Tally> = HashMap::new();
+    let mut referenced = referenced.iter().map(|chunk| chunk.map(|chunk| key_of(&chunk)));
+    let mut next = referenced.next().transpose()?;
+    let mut last: Option<(ChunkKey, PackId)> = None;
+    for place in index.iter() {
+        let (key, location) = place.map_err(reading_index())?;
+        while next.is_some_and(|next| next < key) {
+            next = referenced.next().transpose()?;
+        }
+        let copy = last.replace((key, location.pack)).filter(|(last, _)| *last == key);
+        if let Some((_, pack)) = copy {
+            tallies.entry(pack).or_default().has_copies = true;
+        }
+        let tally = tallies.entry(location.pack).or_default();
+        let stored_bytes = u64::from(location.stored_size_bytes);
+        tally.stored_bytes += stored_bytes;
+        tally.referenced_bytes += if next == Some(key) { stored_bytes } else { 0 };
+        tally.has_copies |= copy.is_some();
+    }
+    let is_candidate = |tally: &Tally| tally.has_copies || tally.referenced_bytes * 2 < tally.stored_bytes;
+    Ok(tallies.into_iter().filter(|(_, tally)| is_candidate(tally)).map(|(id, _)| id).collect())
+}
+
 /// Whether a pack that stays has a copy of the chunk that was seen to be sound.
-fn is_sound_elsewhere(chunk: &ChunkId, here: PackId, reader: &PackReader, gone: &HashSet<PackId>) -> bool {
-    let stays = |location: &Location| location.pack != here && !gone.contains(&location.pack);
+fn is_sound_elsewhere(
+    chunk: &ChunkId,
+    here: PackId,
+    reader: &PackReader,
+    gone: &HashSet<PackId>,
+) -> Result<bool, RepositoryError> {
+    let stays = |location: &&Location| location.pack != here && !gone.contains(&location.pack);
+    let found = reader.index().find_all(chunk).map_err(reading_index())?;
     let mut raw = Vec::new();
-    reader
-        .index()
-        .find_all(chunk)
-        .filter(stays)
-        .any(|location| reader.read_copy(chunk, &location, &mut raw).is_ok())
+    Ok(found.iter().filter(stays).any(|location| reader.read_copy(chunk, location, &mut raw).is_ok()))
 }
 
 /// Reads a chunk from one pack.
 fn read_from(pack: PackId, chunk: &ChunkId, reader: &PackReader, raw: &mut Vec<u8>) -> Result<(), ReadError> {
-    let copies = reader.index().find_all(chunk).filter(|location| location.pack == pack);
+    let copies = reader.copies(chunk)?.into_iter().filter(|location| location.pack == pack);
     reader.read_any(chunk, copies, raw)
 }

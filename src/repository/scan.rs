@@ -1,9 +1,10 @@
 //! Reading packs whole, to see whether what they hold is what was stored.
 //!
 //! A pack is read once from its beginning to its end, whatever number of backups refer to it: each chunk is brought
-//! out of its frame and checked by its hash, and the pack as a whole by its name. Nothing is changed.
+//! out of its frame and checked by its hash, and the pack as a whole by its name. Nothing is changed. What is held in
+//! memory grows with the damage, and not with what is read.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -11,15 +12,57 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::chunk::{CHUNK_SIZE_BYTES, ChunkId};
+use super::chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest};
 use super::encryption::Encryption;
 use super::error::{RepositoryError, attempting};
 use super::frame::{DICTIONARY_CHUNKS, Dictionary};
 use super::index::{list_packs, open_pack};
-use super::pack::{PackEntry, PackId, read_index};
+use super::pack::{PackEntry, PackId, PackIndexError, read_index};
 use super::pack_reader::{Packed, gather_dictionary};
+use super::record_set::RecordSet;
 use super::{Repository, SharedLock};
 use crate::progress::Progress;
+
+/// A set of chunks that takes a bounded piece of memory, however many there are.
+#[derive(Debug)]
+pub struct ChunkSet(RecordSet<{ size_of::<ChunkId>() }>);
+
+impl ChunkSet {
+    /// Adds all chunks of a list.
+    pub fn extend(&mut self, chunks: &[ChunkId]) {
+        for chunk in chunks {
+            self.0.insert(chunk.0);
+        }
+    }
+
+    pub(super) fn contains(&self, chunk: &ChunkId) -> Result<bool, RepositoryError> {
+        self.0.contains(&chunk.0).map_err(reading_back())
+    }
+
+    /// Whether a pack with these entries has any of the chunks.
+    pub(super) fn has_any_of(&self, entries: &[PackEntry]) -> Result<bool, RepositoryError> {
+        for entry in entries {
+            if self.contains(&entry.chunk)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes lookups fast, once all is in it.
+    pub(super) fn compact(&mut self) {
+        self.0.compact();
+    }
+
+    /// Every chunk, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Result<ChunkId, RepositoryError>> {
+        self.0.iter().map(|chunk| chunk.map(Digest).map_err(reading_back()))
+    }
+}
+
+fn reading_back() -> impl FnOnce(io::Error) -> RepositoryError {
+    attempting("read back", "the temporary set of chunks")
+}
 
 /// What is wrong with a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +106,12 @@ pub struct PackScan {
 /// A pack that has chunks that are looked for.
 struct Task {
     id: PackId,
+    size_bytes: u64,
+}
+
+/// A pack that is being read.
+struct OpenPack {
+    id: PackId,
     file: File,
     size_bytes: u64,
     /// In the order of their place.
@@ -75,12 +124,34 @@ struct Task {
 struct PackOutcome {
     faulty: Vec<(ChunkId, ChunkFault, String)>,
     sound: Vec<ChunkId>,
+    /// What a damaged one holds, sound or not.
+    entries: Vec<PackEntry>,
     /// Why it is not what was written, if it could be read whole and is not.
     damaged: Option<String>,
     unreadable: Option<String>,
 }
 
+/// The chunks that are looked for, and those that were found.
+struct Chunks {
+    needed: ChunkSet,
+    sound: Mutex<ChunkSet>,
+}
+
+impl Chunks {
+    /// Whether a chunk has to be brought out of its frame: one that another pack was seen to have sound is still
+    /// covered by the hash of the whole.
+    fn is_outstanding(&self, chunk: &ChunkId) -> Result<bool, RepositoryError> {
+        let sound = self.sound.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.needed.contains(chunk)? && !sound.contains(chunk)?)
+    }
+}
+
 impl Repository {
+    /// A set of chunks, with none in it.
+    pub fn chunk_set(&self) -> ChunkSet {
+        ChunkSet(RecordSet::new(self.path()))
+    }
+
     /// Reads every pack that has one of these chunks, and tells which chunks no pack has sound.
     ///
     /// # Errors
@@ -88,48 +159,41 @@ impl Repository {
     pub fn scan_packs(
         &self,
         _lock: &SharedLock,
-        needed: HashSet<ChunkId>,
+        mut needed: ChunkSet,
         progress: &dyn Progress,
     ) -> Result<PackScan, RepositoryError> {
+        needed.compact();
+        let chunks = Chunks { needed, sound: Mutex::new(self.chunk_set()) };
         let mut scan = PackScan::default();
-        let tasks = self.tasks(&needed, &mut scan)?;
+        let tasks = self.tasks(&chunks, &mut scan)?;
         scan.pack_count = tasks.len();
         scan.read_bytes = tasks.iter().map(|task| task.size_bytes).sum();
-        let outstanding = Mutex::new(needed);
         progress.begin("reading packs", Some(scan.read_bytes));
-        let outcomes: Vec<PackOutcome> = tasks
+        let outcomes: Result<Vec<PackOutcome>, RepositoryError> = tasks
             .par_iter()
             .map(|task| {
-                let outcome = scan_pack(task, self.encryption(), &outstanding, progress);
-                let mut outstanding = outstanding.lock().unwrap_or_else(PoisonError::into_inner);
-                for chunk in &outcome.sound {
-                    outstanding.remove(chunk);
-                }
-                PackOutcome { sound: Vec::new(), ..outcome }
+                let outcome = self.scan(task, &chunks, progress)?;
+                chunks.sound.lock().unwrap_or_else(PoisonError::into_inner).extend(&outcome.sound);
+                Ok(PackOutcome { sound: Vec::new(), ..outcome })
             })
             .collect();
         progress.end();
-        let outstanding = outstanding.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (task, outcome) in tasks.iter().zip(outcomes) {
-            scan.take(task, outcome);
+        for (task, outcome) in tasks.iter().zip(outcomes?) {
+            scan.take(task.id, outcome);
         }
-        scan.settle(&outstanding);
+        scan.settle(&chunks)?;
         Ok(scan)
     }
 
-    fn tasks(&self, needed: &HashSet<ChunkId>, scan: &mut PackScan) -> Result<Vec<Task>, RepositoryError> {
+    /// The packs that have any of the chunks. One that has none is not read.
+    fn tasks(&self, chunks: &Chunks, scan: &mut PackScan) -> Result<Vec<Task>, RepositoryError> {
         let mut tasks = Vec::new();
         for id in list_packs(self.root())? {
-            let file = open_pack(self.root(), &id)?;
-            let size_bytes = file.metadata().map_err(attempting("read", self.root().path()))?.len();
-            match read_index(&file, self.encryption()) {
-                Ok(index) if index.entries.iter().any(|entry| needed.contains(&entry.chunk)) => {
-                    let dictionaries = index.dictionaries().collect();
-                    let mut entries = index.entries;
-                    entries.sort_by_key(|entry| entry.offset);
-                    tasks.push(Task { id, file, size_bytes, entries, dictionaries });
+            match self.open_whole(id)? {
+                Ok(pack) => {
+                    let is_needed = chunks.needed.has_any_of(&pack.entries)?;
+                    tasks.extend(is_needed.then_some(Task { id, size_bytes: pack.size_bytes }));
                 }
-                Ok(_) => {}
                 Err(error) if error.is_unreadable() => {
                     scan.unreadable_packs.insert(id.to_string(), error.to_string());
                 }
@@ -140,25 +204,58 @@ impl Repository {
         }
         Ok(tasks)
     }
+
+    fn open_whole(&self, id: PackId) -> Result<Result<OpenPack, PackIndexError>, RepositoryError> {
+        let file = open_pack(self.root(), &id)?;
+        let size_bytes = file.metadata().map_err(attempting("read", self.root().path()))?.len();
+        Ok(read_index(&file, self.encryption()).map(|index| {
+            let dictionaries = index.dictionaries().collect();
+            let mut entries = index.entries;
+            entries.sort_by_key(|entry| entry.offset);
+            OpenPack { id, file, size_bytes, entries, dictionaries }
+        }))
+    }
+
+    /// Opens a pack again, since there may be more of them than files can be open, and reads it.
+    fn scan(
+        &self,
+        task: &Task,
+        chunks: &Chunks,
+        progress: &dyn Progress,
+    ) -> Result<PackOutcome, RepositoryError> {
+        let outcome = match self.open_whole(task.id)? {
+            Ok(pack) => {
+                let outcome = scan_pack(&pack, self.encryption(), chunks, progress)?;
+                let entries = if outcome.damaged.is_some() { pack.entries } else { Vec::new() };
+                PackOutcome { entries, ..outcome }
+            }
+            Err(error) if error.is_unreadable() => {
+                PackOutcome { unreadable: Some(error.to_string()), ..PackOutcome::default() }
+            }
+            Err(error) => PackOutcome { damaged: Some(error.to_string()), ..PackOutcome::default() },
+        };
+        Ok(outcome)
+    }
 }
 
 impl PackScan {
-    fn take(&mut self, task: &Task, outcome: PackOutcome) {
+    fn take(&mut self, pack: PackId, outcome: PackOutcome) {
         for (chunk, fault, reason) in outcome.faulty {
-            self.faulty.insert(chunk, FaultyChunk { fault, pack: Some(task.id), reason });
+            self.faulty.insert(chunk, FaultyChunk { fault, pack: Some(pack), reason });
         }
         if let Some(reason) = outcome.unreadable {
-            self.unreadable_packs.insert(task.id.to_string(), reason);
+            self.unreadable_packs.insert(pack.to_string(), reason);
         }
         if let Some(reason) = outcome.damaged {
-            self.damaged_packs.insert(task.id.to_string(), reason);
-            self.in_damaged_packs.extend(task.entries.iter().map(|entry| (entry.chunk, task.id)));
+            self.damaged_packs.insert(pack.to_string(), reason);
+            self.in_damaged_packs.extend(outcome.entries.iter().map(|entry| (entry.chunk, pack)));
         }
     }
 
     /// Keeps of the faulty chunks those without a sound copy, and adds those without any.
-    fn settle(&mut self, outstanding: &HashSet<ChunkId>) {
-        self.faulty.retain(|chunk, _| outstanding.contains(chunk));
+    fn settle(&mut self, chunks: &Chunks) -> Result<(), RepositoryError> {
+        chunks.sound.lock().unwrap_or_else(PoisonError::into_inner).compact();
+        let mut faulty = std::mem::take(&mut self.faulty);
         let (fault, others) = if self.unreadable_packs.is_empty() {
             (ChunkFault::Missing, &self.damaged_packs)
         } else {
@@ -168,35 +265,36 @@ impl PackScan {
         if let Some((pack, problem)) = others.iter().next() {
             reason = format!("it is in no pack that can be read; of pack {pack}: {problem}");
         }
-        for chunk in outstanding {
-            let faulty = || FaultyChunk { fault, pack: None, reason: reason.clone() };
-            self.faulty.entry(*chunk).or_insert_with(faulty);
+        for chunk in chunks.needed.iter() {
+            let chunk = chunk?;
+            if chunks.is_outstanding(&chunk)? {
+                let missing = || FaultyChunk { fault, pack: None, reason: reason.clone() };
+                self.faulty.insert(chunk, faulty.remove(&chunk).unwrap_or_else(missing));
+            }
         }
+        Ok(())
     }
 }
 
 /// Reads one pack from its beginning to its end.
 fn scan_pack(
-    task: &Task,
+    pack: &OpenPack,
     encryption: &Encryption,
-    needed: &Mutex<HashSet<ChunkId>>,
+    chunks: &Chunks,
     progress: &dyn Progress,
-) -> PackOutcome {
-    let wanted: Vec<bool> = {
-        // A chunk that another pack was seen to have sound is still covered by the hash of the whole.
-        let needed = needed.lock().unwrap_or_else(PoisonError::into_inner);
-        task.entries.iter().map(|entry| needed.contains(&entry.chunk)).collect()
-    };
+) -> Result<PackOutcome, RepositoryError> {
+    let wanted = pack.entries.iter().map(|entry| chunks.is_outstanding(&entry.chunk));
+    let wanted: Vec<bool> = wanted.collect::<Result<_, _>>()?;
     let mut outcome = PackOutcome::default();
     let mut hasher = blake3::Hasher::new();
     let (mut position, mut bytes, mut raw) = (0, Vec::new(), Vec::new());
-    let mut dictionaries = Dictionaries { task, encryption, known: HashMap::new() };
-    for (entry, is_wanted) in task.entries.iter().zip(wanted) {
+    let mut dictionaries = Dictionaries { pack, encryption, known: HashMap::new() };
+    for (entry, is_wanted) in pack.entries.iter().zip(wanted) {
         let offset = u64::from(entry.offset);
-        read_on(task, position..offset, &mut hasher, &mut outcome);
+        read_on(pack, position..offset, &mut hasher, &mut outcome);
         position = position.max(offset);
         bytes.resize(entry.stored_size_bytes as usize, 0);
-        if let Err(error) = task.file.read_exact_at(&mut bytes, offset) {
+        if let Err(error) = pack.file.read_exact_at(&mut bytes, offset) {
             outcome.note_failure(&error);
             let fault = if is_cut(&error) { ChunkFault::Damaged } else { ChunkFault::Unreadable };
             outcome.faulty.extend(is_wanted.then(|| (entry.chunk, fault, error.to_string())));
@@ -215,12 +313,12 @@ fn scan_pack(
         }
         progress.advance(u64::from(entry.stored_size_bytes));
     }
-    read_on(task, position..task.size_bytes, &mut hasher, &mut outcome);
-    if outcome.unreadable.is_none() && PackId::from(hasher.finalize()) != task.id {
+    read_on(pack, position..pack.size_bytes, &mut hasher, &mut outcome);
+    if outcome.unreadable.is_none() && PackId::from(hasher.finalize()) != pack.id {
         let what = "its content is not what its name says".to_owned();
         outcome.damaged.get_or_insert(what);
     }
-    outcome
+    Ok(outcome)
 }
 
 /// How many dictionaries are kept of a pack: those of as many files, or fewer, lie between each other in it.
@@ -228,7 +326,7 @@ const KEPT_DICTIONARIES: usize = 8;
 
 /// The last dictionaries of a pack that were needed, or why one could not be had.
 struct Dictionaries<'a> {
-    task: &'a Task,
+    pack: &'a OpenPack,
     encryption: &'a Encryption,
     known: HashMap<u32, Result<Dictionary, (ChunkFault, String)>>,
 }
@@ -249,23 +347,23 @@ impl Dictionaries<'_> {
     }
 
     fn get(&mut self, number: u32) -> Result<Dictionary, (ChunkFault, String)> {
-        let (task, encryption) = (self.task, self.encryption);
+        let (pack, encryption) = (self.pack, self.encryption);
         if self.known.len() >= KEPT_DICTIONARIES && !self.known.contains_key(&number) {
             self.known.clear();
         }
-        self.known.entry(number).or_insert_with(|| read_dictionary(task, encryption, number)).clone()
+        self.known.entry(number).or_insert_with(|| read_dictionary(pack, encryption, number)).clone()
     }
 }
 
 fn read_dictionary(
-    task: &Task,
+    pack: &OpenPack,
     encryption: &Encryption,
     number: u32,
 ) -> Result<Dictionary, (ChunkFault, String)> {
-    let entries = task.dictionaries.get(number as usize).into_iter().flatten();
+    let entries = pack.dictionaries.get(number as usize).into_iter().flatten();
     let dictionary = gather_dictionary(entries, |entry, raw| {
         let mut stored = vec![0; entry.stored_size_bytes as usize];
-        task.file.read_exact_at(&mut stored, u64::from(entry.offset)).map_err(|error| {
+        pack.file.read_exact_at(&mut stored, u64::from(entry.offset)).map_err(|error| {
             let fault = if is_cut(&error) { ChunkFault::Damaged } else { ChunkFault::Unreadable };
             (fault, error.to_string())
         })?;
@@ -283,12 +381,17 @@ fn read_dictionary(
 }
 
 /// Reads what is between two chunks, or behind the last: nothing but the hash of the whole vouches for it.
-fn read_on(task: &Task, range: std::ops::Range<u64>, hasher: &mut blake3::Hasher, outcome: &mut PackOutcome) {
+fn read_on(
+    pack: &OpenPack,
+    range: std::ops::Range<u64>,
+    hasher: &mut blake3::Hasher,
+    outcome: &mut PackOutcome,
+) {
     let mut piece = Vec::new();
     for offset in range.clone().step_by(CHUNK_SIZE_BYTES) {
         let length = (range.end - offset).min(CHUNK_SIZE_BYTES as u64);
         piece.resize(usize::try_from(length).unwrap_or(CHUNK_SIZE_BYTES), 0);
-        match task.file.read_exact_at(&mut piece, offset) {
+        match pack.file.read_exact_at(&mut piece, offset) {
             Ok(()) => _ = hasher.update(&piece),
             Err(error) => outcome.note_failure(&error),
         }

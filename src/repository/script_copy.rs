@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::chunk_list::ChunkList;
 use super::error::{RepositoryError, attempting};
 use super::table::{EntryContent, Table, TableEntry, TableHeader};
 use crate::pg::control_file::{self, ControlFile};
@@ -126,7 +127,9 @@ fn list_directory(
     for entry in listed {
         let path = if directory.is_empty() { entry.name } else { format!("{directory}/{}", entry.name) };
         let content = match entry.facts.kind {
-            EntryKind::File => EntryContent::File { size_bytes: entry.facts.size_bytes, chunks: Vec::new() },
+            EntryKind::File => {
+                EntryContent::File { size_bytes: entry.facts.size_bytes, chunks: ChunkList::default() }
+            }
             EntryKind::Directory => EntryContent::Directory,
             EntryKind::Symlink => {
                 let target =

@@ -3,15 +3,20 @@
 //!
 //! A table is checked before anything acts on it. Its paths stay below the directory that it is restored into, and
 //! nothing is placed below a symbolic link, so that no table can make a restore write elsewhere.
+//!
+//! It is written and read line by line: of its content no more than one file's chunks are in memory at once, and the
+//! lists that it is made of are in memory up to a limit (`chunk_list`). What remains is some 300 bytes for each entry.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fmt;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::chunk::{CHUNK_SIZE, CHUNK_SIZE_BYTES, ChunkId};
+use super::chunk::{CHUNK_SIZE, CHUNK_SIZE_BYTES};
+use super::chunk_list::{ChunkList, ChunkLists};
 
 /// The name of the table, in a backup's directory.
 pub(super) const TABLE_FILE: &str = "files.zst";
@@ -109,7 +114,7 @@ impl fmt::Display for TablePath {
 }
 
 /// One entry of a backup.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TableEntry {
     /// Where it is, below the data directory.
     pub path: TablePath,
@@ -123,7 +128,7 @@ pub struct TableEntry {
 }
 
 /// What an entry is, and what it holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EntryContent {
     /// A regular file.
@@ -132,7 +137,7 @@ pub enum EntryContent {
         size_bytes: u64,
         /// Its pieces, in order. In a copy made by the old scripts there are none: the file itself is there.
         #[serde(default)]
-        chunks: Vec<ChunkId>,
+        chunks: ChunkList,
     },
     /// A directory.
     Directory,
@@ -169,17 +174,27 @@ impl TableEntry {
 }
 
 /// A file table, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) header: TableHeader,
     pub(super) entries: Vec<TableEntry>,
+}
+
+impl From<TableError> for io::Error {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Io(error) => error,
+            TableError::Json { source, .. } => source.into(),
+            error => Self::other(error),
+        }
+    }
 }
 
 /// Why a table cannot be believed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TableError {
     #[error("it cannot be decompressed or read: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     #[error("it is empty")]
     Empty,
     #[error("line {line} is no entry: {source}")]
@@ -188,6 +203,8 @@ pub(super) enum TableError {
     UnknownFormat(u32),
     #[error("'{0}' is listed twice")]
     Duplicate(TablePath),
+    #[error("'{0}' is not in its order")]
+    OutOfOrder(TablePath),
     #[error("'{0}' is not in a directory that is listed before it")]
     NoParent(TablePath),
     #[error("'{path}' has {size_bytes} bytes, but {chunk_count} chunks")]
@@ -208,41 +225,62 @@ impl Table {
         self.entries.iter().map(TableEntry::size_bytes).sum()
     }
 
-    pub(super) fn encode(&self) -> Result<Vec<u8>, TableError> {
-        let mut encoder = zstd::Encoder::new(Vec::new(), TABLE_COMPRESSION_LEVEL)?;
+    /// Writes it, and returns what it was written to.
+    pub(super) fn encode<W: Write>(&self, into: W) -> Result<W, TableError> {
+        let mut encoder = zstd::Encoder::new(into, TABLE_COMPRESSION_LEVEL)?;
         encoder.include_checksum(true)?;
         let json = |source| TableError::Json { line: 0, source };
-        serde_json::to_writer(&mut encoder, &self.header).map_err(json)?;
+        let mut line = serde_json::to_vec(&self.header).map_err(json)?;
+        encoder.write_all(&line)?;
         for entry in &self.entries {
-            encoder.write_all(b"\n")?;
-            serde_json::to_writer(&mut encoder, entry).map_err(json)?;
+            line.clear();
+            line.push(b'\n');
+            serde_json::to_writer(&mut line, entry).map_err(json)?;
+            encoder.write_all(&line)?;
         }
         Ok(encoder.finish()?)
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, TableError> {
-        let mut lines = BufReader::new(zstd::Decoder::new(bytes)?).lines();
-        let header = lines.next().ok_or(TableError::Empty)??;
+    /// Reads one to its end, and returns it with what it was read from.
+    pub(super) fn decode<R: Read>(from: R, lists: &ChunkLists) -> Result<(Self, R), TableError> {
+        let mut lines = BufReader::new(zstd::Decoder::new(from)?);
+        let mut line = String::new();
+        let mut line_count = 0;
+        let mut next_line = |line: &mut String| -> Result<Option<usize>, TableError> {
+            line.clear();
+            line_count += 1;
+            let length = lines.read_line(line)?;
+            Ok((length > 0).then_some(line_count))
+        };
+        next_line(&mut line)?.ok_or(TableError::Empty)?;
         let header: TableHeader =
-            serde_json::from_str(&header).map_err(|source| TableError::Json { line: 1, source })?;
+            serde_json::from_str(&line).map_err(|source| TableError::Json { line: 1, source })?;
         if header.format != TABLE_FORMAT || header.chunk_size_bytes as usize != CHUNK_SIZE_BYTES {
             return Err(TableError::UnknownFormat(header.format));
         }
-        let entry = |(line, text): (usize, Result<String, std::io::Error>)| {
-            serde_json::from_str(&text?).map_err(|source| TableError::Json { line: line + 2, source })
-        };
-        let entries = lines.enumerate().map(entry).collect::<Result<_, _>>()?;
+        let mut entries = Vec::new();
+        while let Some(number) = next_line(&mut line)? {
+            let mut entry: TableEntry =
+                serde_json::from_str(&line).map_err(|source| TableError::Json { line: number, source })?;
+            if let EntryContent::File { chunks, .. } = &mut entry.content {
+                *chunks = lists.keep(std::mem::take(chunks));
+            }
+            entries.push(entry);
+        }
+        entries.shrink_to_fit();
         let table = Self { header, entries };
         table.check()?;
-        Ok(table)
+        Ok((table, lines.into_inner().finish().into_inner()))
     }
 
     fn check(&self) -> Result<(), TableError> {
-        let mut seen = HashSet::with_capacity(self.entries.len());
         let mut directories: HashSet<&str> = HashSet::new();
+        let mut last: Option<&TablePath> = None;
         for entry in &self.entries {
-            if !seen.insert(&entry.path) {
-                return Err(TableError::Duplicate(entry.path.clone()));
+            match last.map(|last| entry.path.cmp(last)) {
+                Some(Ordering::Equal) => return Err(TableError::Duplicate(entry.path.clone())),
+                Some(Ordering::Less) => return Err(TableError::OutOfOrder(entry.path.clone())),
+                Some(Ordering::Greater) | None => last = Some(&entry.path),
             }
             if entry.path.parent().is_some_and(|parent| !directories.contains(parent)) {
                 return Err(TableError::NoParent(entry.path.clone()));
@@ -270,14 +308,24 @@ fn check_chunk_count(entry: &TableEntry) -> Result<(), TableError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::chunk::ChunkId;
+    use super::super::chunk_list::tests::lists_of;
     use super::*;
+
+    fn encoded(table: &Table) -> Vec<u8> {
+        table.encode(Vec::new()).unwrap()
+    }
+
+    fn decoded(bytes: &[u8]) -> Result<Table, TableError> {
+        Table::decode(bytes, &lists_of(2)).map(|(table, _)| table)
+    }
 
     fn entry(path: &str, content: EntryContent) -> TableEntry {
         TableEntry { path: path.to_owned().try_into().unwrap(), mode: 0o600, modified_ns: -1, content }
     }
 
     fn file(path: &str, size_bytes: u64, chunk_count: usize) -> TableEntry {
-        entry(path, EntryContent::File { size_bytes, chunks: vec![ChunkId::of(b"x"); chunk_count] })
+        entry(path, EntryContent::File { size_bytes, chunks: vec![ChunkId::of(b"x"); chunk_count].into() })
     }
 
     fn table(entries: Vec<TableEntry>) -> Result<Table, TableError> {
@@ -288,6 +336,7 @@ mod tests {
     fn a_table_survives_its_encoding_and_has_directories_first() {
         let table = table(vec![
             file("base/1/1259", 131_073, 2),
+            file("base/1/1260", 131_073, 2),
             entry("base/1", EntryContent::Directory),
             entry("base", EntryContent::Directory),
             entry("pg_tblspc", EntryContent::Directory),
@@ -297,10 +346,32 @@ mod tests {
         ])
         .unwrap();
 
-        let decoded = Table::decode(&table.encode().unwrap()).unwrap();
+        let decoded = decoded(&encoded(&table)).unwrap();
 
-        assert_eq!(decoded, table);
-        assert_eq!(decoded.entries[0].path.as_str(), "base");
+        // Some of its lists are in memory, and some are not.
+        assert_eq!(encoded(&decoded), encoded(&table));
+        assert_eq!(decoded.header, table.header);
+        let paths: Vec<&str> = decoded.entries.iter().map(|entry| entry.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "base",
+                "base/1",
+                "base/1/1259",
+                "base/1/1260",
+                "empty",
+                "pg_tblspc",
+                "pg_tblspc/16400",
+                "server.key"
+            ]
+        );
+        for entry in decoded.entries.iter().filter(|entry| entry.path.parent() == Some("base/1")) {
+            let EntryContent::File { size_bytes, chunks } = &entry.content else { panic!("{entry:?}") };
+            assert_eq!(
+                (*size_bytes, chunks.load().unwrap().as_ref()),
+                (131_073, &[ChunkId::of(b"x"); 2][..])
+            );
+        }
     }
 
     #[test]
@@ -319,7 +390,7 @@ mod tests {
         let line = r#"{"path":"../../etc/cron.d/x","mode":420,"modified_ns":0,"kind":"file","size_bytes":0}"#;
         let bytes = zstd::encode_all(format!("{header}\n{line}").as_bytes(), 1).unwrap();
 
-        let error = Table::decode(&bytes).unwrap_err();
+        let error = decoded(&bytes).unwrap_err();
 
         assert!(error.to_string().contains("is not a path below the data directory"), "{error}");
     }
@@ -334,6 +405,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_in_order_is_refused_when_it_is_read() {
+        for (entries, expected) in [
+            (vec![file("b", 0, 0), file("a", 0, 0)], "'a' is not in its order"),
+            (vec![file("a", 0, 0), file("a", 0, 0)], "'a' is listed twice"),
+        ] {
+            let forged = Table { header: TableHeader::new(0o700, None), entries };
+            assert_eq!(decoded(&encoded(&forged)).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
     fn a_file_has_as_many_chunks_as_its_size_needs() {
         assert!(matches!(table(vec![file("a", 131_073, 1)]), Err(TableError::WrongChunkCount { .. })));
         assert!(matches!(table(vec![file("a", 0, 1)]), Err(TableError::WrongChunkCount { .. })));
@@ -342,9 +424,9 @@ mod tests {
 
     #[test]
     fn a_cut_or_flipped_table_is_an_error() {
-        let bytes = table(vec![file("a", 5, 1), file("b", 7, 1)]).unwrap().encode().unwrap();
+        let bytes = encoded(&table(vec![file("a", 5, 1), file("b", 7, 1)]).unwrap());
         for length in 0..bytes.len() {
-            assert!(Table::decode(&bytes[..length]).is_err(), "length {length}");
+            assert!(decoded(&bytes[..length]).is_err(), "length {length}");
         }
     }
 }

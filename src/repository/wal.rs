@@ -223,8 +223,9 @@ impl WalArchive<'_> {
         let path = format!("{directory}/{name}-{digest}{SUFFIX}");
         let full = self.root.path().join(&path);
         let file = self.root.open_file(&path).map_err(attempting("open", &full))?;
+        let size_bytes = file.metadata().map_err(attempting("read", &full))?.len();
         step_point("an archived file opened");
-        let pieces = PieceReader::new(self.encryption, &path, file).map_err(attempting("read", &full))?;
+        let pieces = PieceReader::new(self.encryption, &path, file, size_bytes);
         let decoder = zstd::Decoder::new(pieces).map_err(attempting("read", &full))?;
         let mut write_error = None;
         let hasher = self.encryption.wal_hasher();

@@ -5,17 +5,22 @@
 //! discarded.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::chunk::{ChunkId, Digest};
+use super::chunk_list::{ChunkList, ChunkLists};
 use super::document::{self, DOCUMENT_FILE};
-use super::encryption::{Encryption, Place};
+use super::encryption::{Encryption, PieceWriter, Place};
 use super::error::{RepositoryError, attempting};
 use super::index::ChunkIndex;
 use super::pack::{PackId, pack_path};
 use super::pack_writer::PackWriter;
 use super::reader::BackupReader;
+use super::record_set::RecordSet;
+use super::removal::DURABLE_TEMPORARY;
 use super::stream::ChunkStream;
 use super::table::{TABLE_FILE, Table, TableEntry, TableHeader};
 use super::{ExclusiveLock, Repository};
@@ -31,7 +36,8 @@ pub struct BackupWriter<'r> {
     index: ChunkIndex,
     /// Packs that a verification found damaged: what is in them is stored anew.
     distrusted: HashSet<PackId>,
-    new_chunks: Mutex<HashSet<ChunkId>>,
+    new_chunks: Mutex<RecordSet<{ size_of::<ChunkId>() }>>,
+    lists: ChunkLists,
     packs: PackWriter<'r>,
     stored_bytes: AtomicU64,
     /// Whether the packs that were closed go, too, if the backup is not finished.
@@ -72,7 +78,8 @@ impl<'r> BackupWriter<'r> {
             name,
             index: ChunkIndex::load(repository.root(), repository.encryption())?,
             distrusted: repository.damaged_packs()?,
-            new_chunks: Mutex::default(),
+            new_chunks: Mutex::new(RecordSet::new(repository.path())),
+            lists: ChunkLists::new(repository.path()),
             packs: PackWriter::new(repository.root(), repository.encryption()),
             stored_bytes: AtomicU64::new(0),
             takes_packs_along: AtomicBool::new(false),
@@ -122,9 +129,14 @@ impl<'r> BackupWriter<'r> {
         self.stored_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether the repository had a chunk when this backup was begun.
+    /// Whether the repository had a chunk when this backup was begun. Where that cannot be told, it is stored again.
     pub fn has_chunk(&self, chunk: &ChunkId) -> bool {
-        self.index.contains_outside(chunk, &self.distrusted)
+        self.index.contains_outside(chunk, &self.distrusted).unwrap_or(false)
+    }
+
+    /// Keeps the chunks of a file for the table.
+    pub fn keep(&self, chunks: Vec<ChunkId>) -> ChunkList {
+        self.lists.keep(chunks.into())
     }
 
     /// Stores a chunk of a file, unless the repository has it. May be called from many threads; all chunks of a file
@@ -134,13 +146,23 @@ impl<'r> BackupWriter<'r> {
     /// [`RepositoryError::Full`] and [`RepositoryError::Io`]; the backup cannot be finished then.
     pub fn store_chunk(&self, stream: &ChunkStream, raw: &[u8]) -> Result<ChunkId, RepositoryError> {
         let id = self.encryption.chunk_id(raw);
-        // Whoever adds the name stores the chunk: a second thread with the same one has nothing left to do.
-        if self.has_chunk(&id) || !locked(&self.new_chunks).insert(id) {
+        if self.has_chunk(&id) || !self.is_first(&id) {
             return Ok(id);
         }
         let stored_bytes = self.noting_full(self.packs.append(stream, id, raw))?;
         self.stored_bytes.fetch_add(stored_bytes, Ordering::Relaxed);
         Ok(id)
+    }
+
+    /// Whoever adds the name stores the chunk: a second thread with the same one has nothing left to do. Where it cannot
+    /// be told whether it was added, it is stored again.
+    fn is_first(&self, id: &ChunkId) -> bool {
+        let mut new_chunks = locked(&self.new_chunks);
+        let is_first = !new_chunks.contains(&id.0).unwrap_or(false);
+        if is_first {
+            new_chunks.insert(id.0);
+        }
+        is_first
     }
 
     fn noting_full<T>(&self, result: Result<T, RepositoryError>) -> Result<T, RepositoryError> {
@@ -179,9 +201,6 @@ impl<'r> BackupWriter<'r> {
         summary: BackupSummary,
     ) -> Result<BackupSummary, RepositoryError> {
         self.packs.close()?;
-        let bytes = table.encode().map_err(|error| {
-            RepositoryError::damaged(format!("the file table could not be written: {error}"))
-        })?;
         let directory = self.name.to_string();
         let directory_path = self.root.path().join(&directory);
         self.has_directory = true;
@@ -189,16 +208,16 @@ impl<'r> BackupWriter<'r> {
             .create_directories(&directory)
             .and_then(|()| self.root.sync_directory("."))
             .map_err(attempting("create directory", &directory_path))?;
-        let bytes = self.write_file(&format!("{directory}/{TABLE_FILE}"), bytes)?;
+        let (table_bytes, table_hash) = self.write_table(&format!("{directory}/{TABLE_FILE}"), table)?;
         step_point("the file table written");
         let summary = BackupSummary {
             name: self.name,
-            stored_bytes: self.stored_bytes() + bytes.len() as u64,
+            stored_bytes: self.stored_bytes() + table_bytes,
             size_bytes: table.size_bytes(),
             file_count: table.entries.iter().filter(|entry| entry.is_file()).count() as u64,
             ..summary
         };
-        let document = document::encode(&summary, Digest::of(&bytes)).map_err(|error| {
+        let document = document::encode(&summary, table_hash).map_err(|error| {
             RepositoryError::damaged(format!("backup.json could not be written: {error}"))
         })?;
         self.write_file(&format!("{directory}/{DOCUMENT_FILE}"), document)?;
@@ -206,13 +225,46 @@ impl<'r> BackupWriter<'r> {
         Ok(summary)
     }
 
-    /// Writes a file of the backup, sealed if there is a key, and returns what was written.
-    fn write_file(&self, path: &str, content: Vec<u8>) -> Result<Vec<u8>, RepositoryError> {
-        let stored = self.encryption.seal(Place::File(path), content).and_then(|stored| {
-            self.root.write_durably(path, &stored)?;
-            Ok(stored)
+    /// Writes the table, piece by piece. When this returns its size and its hash, it is on disk, under its name.
+    fn write_table(&self, path: &str, table: &Table) -> Result<(u64, Digest), RepositoryError> {
+        let temporary = format!("{path}{DURABLE_TEMPORARY}{}.tmp", std::process::id());
+        let written = self.root.create_file(&temporary).and_then(|file| {
+            let file = Hashed { file, hasher: blake3::Hasher::new(), size_bytes: 0 };
+            let pieces = PieceWriter::new(self.encryption, path, file);
+            let Hashed { file, hasher, size_bytes } = table.encode(pieces)?.finish()?;
+            file.sync_all()?;
+            self.root.rename(&temporary, path)?;
+            self.root.sync_directory(self.name.to_string())?;
+            Ok((size_bytes, hasher.finalize().into()))
         });
-        stored.map_err(attempting("write", self.root.path().join(path)))
+        written.map_err(attempting("write", self.root.path().join(path)))
+    }
+
+    /// Writes a file of the backup, sealed if there is a key.
+    fn write_file(&self, path: &str, content: Vec<u8>) -> Result<(), RepositoryError> {
+        let stored = self.encryption.seal(Place::File(path), content);
+        let written = stored.and_then(|stored| self.root.write_durably(path, &stored));
+        written.map_err(attempting("write", self.root.path().join(path)))
+    }
+}
+
+/// A file whose bytes are hashed while they are written.
+struct Hashed {
+    file: File,
+    hasher: blake3::Hasher,
+    size_bytes: u64,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        self.size_bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

@@ -3,7 +3,7 @@
 use super::export::{LARGE, path, with_everything};
 use super::unpacked::{empty_directory, program};
 use crate::support::sandbox::{Sandbox, has_postgresql, run};
-use pgbox::repository::{EntryContent, Repository};
+use pgbox::repository::{Repository, TableEntry};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -50,12 +50,13 @@ fn every_form_of_a_base_backup_is_imported_and_restored_with_all_rows() {
 }
 
 /// Every file of the newest backup in a directory, with its chunks.
-fn files(backups: &Path) -> Vec<(String, EntryContent)> {
+fn files(backups: &Path) -> Vec<serde_json::Value> {
     let repository = Repository::open(backups, None).unwrap().unwrap();
     let newest = repository.backups().unwrap().remove(0);
     let reader = repository.reader(newest.name).unwrap();
     let entries = reader.entries().iter().filter(|entry| entry.is_file());
-    entries.map(|entry| (entry.path.to_string(), entry.content.clone())).collect()
+    let facts = |entry: &TableEntry| serde_json::json!({ "path": entry.path, "content": entry.content });
+    entries.map(facts).collect()
 }
 
 #[test]

@@ -87,7 +87,7 @@ class Encrypted:
     def pieces(self, path, data):
         size = PIECE_SIZE + self.overhead
         pieces = [data[offset : offset + size] for offset in range(0, max(len(data), 1), size)]
-        place = b"wal\0" + path.encode() + b"\0"
+        place = b"piece\0" + path.encode() + b"\0"
         last = len(pieces) - 1
         return b"".join(
             self.open(place + struct.pack("<Q", number) + bytes([number == last]), piece)
@@ -96,14 +96,14 @@ class Encrypted:
 
 
 def read_table(repository, name, secrecy):
-    def stored(path):
-        data = (repository / path).read_bytes()
-        return data, secrecy.open(b"file\0" + path.encode(), data)
-
-    document = check_document(json.loads(stored(f"{name}/backup.json")[1]))
-    sealed, table = stored(f"{name}/files.zst")
+    path = f"{name}/backup.json"
+    text = secrecy.open(b"file\0" + path.encode(), (repository / path).read_bytes())
+    document = check_document(json.loads(text))
+    path = f"{name}/files.zst"
+    sealed = (repository / path).read_bytes()
     if hash_of(sealed) != document["files_blake3"]:
         fail("files.zst is damaged")
+    table = secrecy.pieces(path, sealed)
     text = subprocess.run(["zstd", "-dcq"], input=table, stdout=subprocess.PIPE, check=True).stdout
     header, *entries = [json.loads(line) for line in text.decode().split("\n")]
     if header["format"] != 1 or header["chunk_size_bytes"] != CHUNK_SIZE:

@@ -288,7 +288,7 @@ fn a_backup_without_the_wal_that_makes_it_consistent_is_damaged() {
     let broken = forge(&sandbox, |path, content, zeros| {
         if let (true, EntryContent::File { chunks, .. }) = (is_segment(path), content) {
             // Every chunk whole, and of another file: only the records tell.
-            chunks.fill(zeros);
+            *chunks = vec![zeros; chunks.len()].into();
         }
         true
     });

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use rayon::prelude::*;
@@ -24,7 +25,7 @@ use crate::sys::ReadRoot;
 /// What one thread copies of a large file before others may take over.
 const PART_SIZE_BYTES: u64 = 32 * CHUNK_SIZE_BYTES as u64;
 
-/// What was copied.
+/// What was copied, in no order.
 #[derive(Debug, Default)]
 pub(super) struct Copied {
     pub(super) entries: Vec<TableEntry>,
@@ -32,6 +33,23 @@ pub(super) struct Copied {
     pub(super) unreadable: Vec<String>,
     /// What was not read, since a former backup has it.
     pub(super) reused_bytes: u64,
+}
+
+impl Copied {
+    fn add(&mut self, copy: ItemCopy) {
+        match copy {
+            ItemCopy::Entry(entry, damaged_pages) => {
+                self.entries.push(entry);
+                self.damaged_pages.extend(damaged_pages);
+            }
+            ItemCopy::Reused(entry) => {
+                self.reused_bytes += entry.size_bytes();
+                self.entries.push(entry);
+            }
+            ItemCopy::Vanished => {}
+            ItemCopy::Unreadable(what) => self.unreadable.push(what),
+        }
+    }
 }
 
 /// Copies the files of a listing.
@@ -67,28 +85,15 @@ impl Copier<'_> {
     /// Copies everything but, from a running server, the control file, which comes last.
     pub(super) fn copy_all(&self) -> anyhow::Result<Copied> {
         let is_due = |item: &&Item| self.rules == Rules::Cold || item.path.as_str() != CONTROL_FILE;
-        let outcomes: Vec<ItemCopy> = self
-            .listing
-            .items
-            .par_iter()
-            .filter(is_due)
-            .map(|item| self.copy(item))
-            .collect::<anyhow::Result<_>>()?;
-        let mut total = Copied::default();
-        for outcome in outcomes {
-            match outcome {
-                ItemCopy::Entry(entry, damaged_pages) => {
-                    total.entries.push(entry);
-                    total.damaged_pages.extend(damaged_pages);
-                }
-                ItemCopy::Reused(entry) => {
-                    total.reused_bytes += entry.size_bytes();
-                    total.entries.push(entry);
-                }
-                ItemCopy::Vanished => {}
-                ItemCopy::Unreadable(what) => total.unreadable.push(what),
-            }
-        }
+        let entries = Vec::with_capacity(self.listing.items.len());
+        let total = Mutex::new(Copied { entries, ..Copied::default() });
+        self.listing.items.par_iter().filter(is_due).try_for_each(|item| {
+            let copy = self.copy(item)?;
+            total.lock().unwrap_or_else(PoisonError::into_inner).add(copy);
+            anyhow::Ok(())
+        })?;
+        let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+        total.unreadable.sort_unstable();
         Ok(total)
     }
 
@@ -106,7 +111,10 @@ impl Copier<'_> {
     fn reuse(&self, item: &Item) -> Option<TableEntry> {
         let former = self.known?.unchanged_file(item)?;
         let EntryContent::File { chunks, .. } = &former.content else { return None };
-        if !chunks.iter().all(|chunk| self.writer.has_chunk(chunk)) {
+        // One whose list cannot be read back is copied anew.
+        let is_stored =
+            chunks.load().is_ok_and(|chunks| chunks.iter().all(|chunk| self.writer.has_chunk(chunk)));
+        if !is_stored {
             return None;
         }
         self.progress.advance(item.facts.size_bytes);
@@ -155,7 +163,8 @@ impl Copier<'_> {
                 break;
             }
         }
-        let content = EntryContent::File { size_bytes: whole.size_bytes, chunks: whole.chunks };
+        let chunks = self.writer.keep(whole.chunks);
+        let content = EntryContent::File { size_bytes: whole.size_bytes, chunks };
         Ok(ItemCopy::Entry(entry(item, content), whole.damaged_pages))
     }
 
@@ -240,7 +249,7 @@ pub(super) fn store_bytes(
     let stream = ChunkStream::default();
     let store = |chunk| writer.store_chunk(&stream, chunk);
     let chunks = bytes.chunks(CHUNK_SIZE_BYTES).map(store).collect::<Result<_, _>>()?;
-    let content = EntryContent::File { size_bytes: bytes.len() as u64, chunks };
+    let content = EntryContent::File { size_bytes: bytes.len() as u64, chunks: writer.keep(chunks) };
     let modified_ns = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
     Ok(TableEntry { path, mode: 0o600, modified_ns, content })
 }

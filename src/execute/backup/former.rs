@@ -15,7 +15,7 @@ use anyhow::Context;
 use super::listing::{Item, ItemKind};
 use crate::pg::control_file::ControlFile;
 use crate::plan::{BackupFormat, BackupKind, BackupSummary};
-use crate::repository::{BackupReader, Baseline, ChunkId, EntryContent, Repository, TableEntry};
+use crate::repository::{BackupReader, Baseline, ChunkId, ChunkList, EntryContent, Repository, TableEntry};
 use crate::sys::FileFacts;
 
 /// Modification times are only as fine as the kernel's clock ticks, and of some file systems as whole seconds.
@@ -36,7 +36,7 @@ pub(super) enum Comparison<'a> {
     /// It is another, or was not there.
     Different,
     /// Only its content tells: these are the former one's chunks.
-    Doubtful(&'a [ChunkId]),
+    Doubtful(&'a ChunkList),
 }
 
 /// Opens the newest good backup of a cluster; `None` when there is none, or it cannot be read.

@@ -98,6 +98,7 @@ impl Listing {
         if rules == Rules::Hot {
             listing.leave_out_unlogged();
         }
+        listing.items.shrink_to_fit();
         Ok(listing)
     }
 

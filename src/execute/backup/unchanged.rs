@@ -13,7 +13,7 @@ use super::copying::read_up_to;
 use super::former::{Comparison, Former};
 use super::listing::{Item, Listing};
 use crate::pg::control_file::{CONTROL_FILE, ControlFile};
-use crate::repository::{CHUNK_SIZE_BYTES, ChunkId};
+use crate::repository::{CHUNK_SIZE_BYTES, ChunkList};
 
 /// Whether the listed files are those of a former backup.
 pub(super) fn is_unchanged(
@@ -40,7 +40,7 @@ pub(super) fn is_unchanged(
             Comparison::Doubtful(chunks) => doubtful.push((item, chunks)),
         }
     }
-    let has_content = |(item, chunks): &(&Item, &[ChunkId])| has_same_content(former, listing, item, chunks);
+    let has_content = |(item, chunks): &(&Item, &ChunkList)| has_same_content(former, listing, item, chunks);
     doubtful.par_iter().map(has_content).try_reduce(|| true, |left, right| Ok(left && right))
 }
 
@@ -48,7 +48,7 @@ fn has_same_content(
     former: &Former,
     listing: &Listing,
     item: &Item,
-    chunks: &[ChunkId],
+    chunks: &ChunkList,
 ) -> anyhow::Result<bool> {
     let file = match listing.open(item) {
         Ok(file) => file,
@@ -56,7 +56,7 @@ fn has_same_content(
         Err(error) => return Err(error).with_context(|| format!("open '{}'", item.path)),
     };
     let mut buffer = Vec::new();
-    for (chunk, offset) in chunks.iter().zip((0..).step_by(CHUNK_SIZE_BYTES)) {
+    for (chunk, offset) in chunks.load()?.iter().zip((0..).step_by(CHUNK_SIZE_BYTES)) {
         read_up_to(&file, offset, item.facts.size_bytes, &mut buffer)
             .with_context(|| format!("read '{}'", item.path))?;
         if former.chunk_id(&buffer) != *chunk {

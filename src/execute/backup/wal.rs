@@ -64,7 +64,7 @@ impl NeededWal {
             chunks.push(writer.store_chunk(&stream, &buffer)?);
         }
         let modified_ns = directory.facts(&name)?.map_or(0, |facts| facts.modified_ns);
-        let content = EntryContent::File { size_bytes, chunks };
+        let content = EntryContent::File { size_bytes, chunks: writer.keep(chunks) };
         Ok(TableEntry { path: format!("pg_wal/{name}").try_into()?, mode: 0o600, modified_ns, content })
     }
 

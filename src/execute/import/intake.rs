@@ -120,7 +120,7 @@ impl<'a> Intake<'a> {
         } else {
             self.store(size_bytes, content)
         };
-        let chunks = chunks.with_context(|| format!("import '{path}'"))?;
+        let chunks = self.writer.keep(chunks.with_context(|| format!("import '{path}'"))?);
         self.push(path, found, EntryContent::File { size_bytes, chunks });
         Ok(())
     }

@@ -5,8 +5,6 @@
 //! may have gone bad unnoticed. What stays in place needs none of that. What does not is read here once, chunk by chunk,
 //! each checked by its hash; it is what differs, and so is little where this way was taken for its speed.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use rayon::prelude::*;
 
@@ -14,13 +12,37 @@ use super::target::{Target, Wanted};
 use crate::error::{Failure, Kind, kind_of};
 use crate::execute::backup::worker_pool;
 use crate::progress::Progress;
-use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, ChunkId, EntryContent, TableEntry};
+use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, ChunkId, ChunkList, EntryContent, TableEntry};
 
-/// A chunk of a file that is to be read.
-struct Needed<'a> {
+/// A file whose chunks are to be read where they differ from those of another state of it.
+struct Compared<'a> {
     reader: &'a BackupReader,
     entry: &'a TableEntry,
-    number: usize,
+    chunks: &'a ChunkList,
+    other: Option<&'a ChunkList>,
+}
+
+impl Compared<'_> {
+    /// The numbers of the chunks that differ.
+    fn differing(&self) -> anyhow::Result<Vec<usize>> {
+        let chunks = self.chunks.load()?;
+        let other = self.other.map(ChunkList::load).transpose()?.unwrap_or_default();
+        let differs = |(number, chunk): &(usize, &ChunkId)| other.get(*number) != Some(*chunk);
+        Ok(chunks.iter().enumerate().filter(differs).map(|(number, _)| number).collect())
+    }
+
+    fn read(&self, progress: &dyn Progress) -> anyhow::Result<()> {
+        let differing = self.differing()?;
+        if differing.is_empty() {
+            return Ok(());
+        }
+        let file = self.reader.open_file(self.entry)?;
+        differing.par_iter().try_for_each_init(Vec::new, |piece, number| {
+            file.read_piece(*number, piece)?;
+            progress.advance(CHUNK_SIZE_BYTES as u64);
+            anyhow::Ok(())
+        })
+    }
 }
 
 /// Reads every chunk in which the stored present data and the target differ, from both.
@@ -29,26 +51,24 @@ struct Needed<'a> {
 /// [`Kind::VerificationFailed`] when one of them is not what was stored. Nothing was changed.
 pub(super) fn prove(former: &BackupReader, target: Target, progress: &dyn Progress) -> anyhow::Result<()> {
     let wanted = target.wanted();
-    let is_present =
-        |number: usize, path: &str, chunk: &ChunkId| chunks_at(former, path).get(number) == Some(chunk);
-    let written = files(target.reader.entries())
+    let written: Vec<Compared> = files(target.reader)
         .filter(|(entry, _)| matches!(wanted.get(entry.path.as_str()), Some(Wanted::File { .. })))
-        .flat_map(|(entry, chunks)| {
-            let differing =
-                move |(number, chunk): &(usize, &ChunkId)| !is_present(*number, entry.path.as_str(), chunk);
-            chunks.iter().enumerate().filter(differing).map(move |(number, _)| (entry, number))
-        });
-    let written: Vec<Needed> =
-        written.map(|(entry, number)| Needed { reader: target.reader, entry, number }).collect();
-    let overwritten: Vec<Needed> = files(former.entries())
-        .flat_map(|(entry, chunks)| {
-            let kept = wanted_chunks(&wanted, entry);
-            let differing = move |(number, chunk): &(usize, &ChunkId)| kept.get(*number) != Some(*chunk);
-            chunks.iter().enumerate().filter(differing).map(move |(number, _)| (entry, number))
+        .map(|(entry, chunks)| {
+            let other = former.entry(entry.path.as_str()).and_then(chunks_of);
+            Compared { reader: target.reader, entry, chunks, other }
         })
-        .map(|(entry, number)| Needed { reader: former, entry, number })
         .collect();
-    let chunk_count = (written.len() + overwritten.len()) as u64;
+    let overwritten: Vec<Compared> = files(former)
+        .map(|(entry, chunks)| {
+            let other = match wanted.get(entry.path.as_str()) {
+                Some(Wanted::File { chunks, .. }) => Some(*chunks),
+                _ => None,
+            };
+            Compared { reader: former, entry, chunks, other }
+        })
+        .collect();
+    let counted = written.iter().chain(&overwritten).map(|file| Ok(file.differing()?.len() as u64));
+    let chunk_count: u64 = counted.sum::<anyhow::Result<u64>>()?;
     progress.begin("checking what differs", Some(chunk_count * CHUNK_SIZE_BYTES as u64));
     let proven = read_all(&written, progress)
         .with_context(|| format!("read {}; nothing was changed", target.reader.summary().name))
@@ -57,14 +77,8 @@ pub(super) fn prove(former: &BackupReader, target: Target, progress: &dyn Progre
     proven
 }
 
-fn read_all(needed: &[Needed], progress: &dyn Progress) -> anyhow::Result<()> {
-    worker_pool(None)?.install(|| {
-        needed.par_iter().try_for_each_init(Vec::new, |piece, needed| {
-            needed.reader.open_file(needed.entry)?.read_piece(needed.number, piece)?;
-            progress.advance(CHUNK_SIZE_BYTES as u64);
-            anyhow::Ok(())
-        })
-    })
+fn read_all(files: &[Compared], progress: &dyn Progress) -> anyhow::Result<()> {
+    worker_pool(None)?.install(|| files.par_iter().try_for_each(|file| file.read(progress)))
 }
 
 fn not_kept(error: anyhow::Error) -> anyhow::Error {
@@ -80,23 +94,13 @@ fn not_kept(error: anyhow::Error) -> anyhow::Error {
     Failure::new(Kind::VerificationFailed, message).hint(hint).into()
 }
 
-fn files(entries: &[TableEntry]) -> impl Iterator<Item = (&TableEntry, &[ChunkId])> {
-    entries.iter().filter_map(|entry| match &entry.content {
-        EntryContent::File { chunks, .. } => Some((entry, chunks.as_slice())),
+fn files(reader: &BackupReader) -> impl Iterator<Item = (&TableEntry, &ChunkList)> {
+    reader.entries().iter().filter_map(|entry| chunks_of(entry).map(|chunks| (entry, chunks)))
+}
+
+fn chunks_of(entry: &TableEntry) -> Option<&ChunkList> {
+    match &entry.content {
+        EntryContent::File { chunks, .. } => Some(chunks),
         _ => None,
-    })
-}
-
-fn chunks_at<'a>(reader: &'a BackupReader, path: &str) -> &'a [ChunkId] {
-    match reader.entry(path).map(|entry| &entry.content) {
-        Some(EntryContent::File { chunks, .. }) => chunks,
-        _ => &[],
-    }
-}
-
-fn wanted_chunks<'a>(wanted: &BTreeMap<&str, Wanted<'a>>, entry: &TableEntry) -> &'a [ChunkId] {
-    match wanted.get(entry.path.as_str()) {
-        Some(Wanted::File { chunks, .. }) => chunks,
-        _ => &[],
     }
 }

@@ -7,6 +7,7 @@
 //! of them by its content, so that it does not matter how far this got. No time of modification is set: what was
 //! written is new, and a later look at sizes and times must not take it for something older.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
@@ -27,7 +28,9 @@ use crate::execute::restored_layout::AUTO_CONFIGURATION;
 use crate::pg::control_file::{self, CONTROL_FILE};
 use crate::plan::delta::Amount;
 use crate::progress::Progress;
-use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, ChunkId, EntryContent, FileReader, TableEntry};
+use crate::repository::{
+    BackupReader, CHUNK_SIZE_BYTES, ChunkId, ChunkList, EntryContent, FileReader, TableEntry,
+};
 use crate::sys::{EntryKind, FileFacts, WriteRoot, step_point};
 
 /// Where the control file is while the others are changed, for a person who wants to look at it.
@@ -216,13 +219,13 @@ impl<'a> Rewriting<'a> {
     }
 
     /// The chunks of the present files, by path.
-    fn known_chunks(&self) -> HashMap<&str, (u64, &[ChunkId])> {
+    fn known_chunks(&self) -> HashMap<&str, (u64, &ChunkList)> {
         let entries = self.known.map_or(&[][..], BackupReader::entries);
         entries
             .iter()
             .filter_map(|entry| match &entry.content {
                 EntryContent::File { size_bytes, chunks } => {
-                    Some((entry.path.as_str(), (*size_bytes, chunks.as_slice())))
+                    Some((entry.path.as_str(), (*size_bytes, chunks)))
                 }
                 _ => None,
             })
@@ -248,7 +251,7 @@ fn is_kept(entry: &PresentEntry, wanted: &BTreeMap<&str, Wanted>, root: &WriteRo
 struct Files<'a> {
     rewriting: &'a Rewriting<'a>,
     facts: &'a HashMap<&'a str, &'a FileFacts>,
-    known: HashMap<&'a str, (u64, &'a [ChunkId])>,
+    known: HashMap<&'a str, (u64, &'a ChunkList)>,
     /// Whether any file was written.
     has_begun: AtomicBool,
 }
@@ -258,16 +261,15 @@ struct Files<'a> {
 struct WantedFile<'a> {
     entry: &'a TableEntry,
     size_bytes: u64,
-    chunks: &'a [ChunkId],
+    chunks: &'a ChunkList,
 }
 
 /// What is known of the present content.
-#[derive(Clone, Copy)]
 enum Content<'a> {
     /// There is none.
     Absent,
     /// These are its chunks.
-    Known(&'a [ChunkId]),
+    Known(Cow<'a, [ChunkId]>),
     /// It has to be read.
     Unknown { size_bytes: u64 },
 }
@@ -323,19 +325,20 @@ impl Files<'_> {
         if facts.is_some_and(|facts| facts.mode != mode) {
             self.rewriting.root.set_mode(path, mode)?;
         }
-        let content = self.content_of(path, facts);
-        if let Content::Known(chunks) = content
-            && chunks == wanted.chunks
+        let content = self.content_of(path, facts)?;
+        let chunks = wanted.chunks.load()?;
+        if let Content::Known(known) = &content
+            && *known == chunks
         {
             self.rewriting.progress.advance(wanted.size_bytes);
             return Ok(0);
         }
-        let file = match content {
+        let file = match &content {
             Content::Absent => self.rewriting.root.create_file(path, mode)?,
             Content::Known(_) | Content::Unknown { .. } => self.open(wanted.entry)?,
         };
         self.rewriting.note_touched(Path::new(path));
-        let written_bytes = self.write_chunks(wanted, &file, content)?;
+        let written_bytes = self.write_chunks((wanted, &chunks), &file, &content)?;
         if written_bytes > 0 && !self.has_begun.swap(true, Ordering::Relaxed) {
             step_point("a file written");
         }
@@ -347,25 +350,30 @@ impl Files<'_> {
         open.with_context(|| format!("open '{}' to change it", entry.path))
     }
 
-    fn content_of(&self, path: &str, facts: Option<&FileFacts>) -> Content<'_> {
-        let Some(facts) = facts else { return Content::Absent };
-        match self.known.get(path) {
-            Some((size_bytes, chunks)) if *size_bytes == facts.size_bytes => Content::Known(chunks),
+    fn content_of(&self, path: &str, facts: Option<&FileFacts>) -> anyhow::Result<Content<'_>> {
+        let Some(facts) = facts else { return Ok(Content::Absent) };
+        Ok(match self.known.get(path) {
+            Some((size_bytes, chunks)) if *size_bytes == facts.size_bytes => Content::Known(chunks.load()?),
             _ => Content::Unknown { size_bytes: facts.size_bytes },
-        }
+        })
     }
 
-    fn write_chunks(&self, wanted: WantedFile, file: &File, content: Content) -> anyhow::Result<u64> {
+    fn write_chunks(
+        &self,
+        (wanted, chunks): (WantedFile, &[ChunkId]),
+        file: &File,
+        content: &Content,
+    ) -> anyhow::Result<u64> {
         let from = self.rewriting.target.reader.open_file(wanted.entry)?;
         let written = AtomicU64::new(0);
-        let chunks = wanted.chunks.par_iter().enumerate().with_min_len(CHUNKS_PER_PART);
+        let chunks = chunks.par_iter().enumerate().with_min_len(CHUNKS_PER_PART);
         chunks.try_for_each_init(Vec::new, |buffer, (number, chunk)| {
             let offset = number as u64 * CHUNK_SIZE_BYTES as u64;
             let is_there = match content {
                 Content::Absent => false,
                 Content::Known(known) => known.get(number) == Some(chunk),
                 Content::Unknown { size_bytes } => {
-                    let end = size_bytes.min(wanted.size_bytes);
+                    let end = wanted.size_bytes.min(*size_bytes);
                     read_up_to(file, offset, end, buffer).context("read what is there")?;
                     self.rewriting.target.reader.chunk_id(buffer) == *chunk
                 }

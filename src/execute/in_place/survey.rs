@@ -20,7 +20,7 @@ use crate::execute::backup::worker_pool;
 use crate::execute::staging::available_bytes;
 use crate::plan::delta::{Amount, Difference, Survey};
 use crate::plan::{BackupFormat, BackupSummary};
-use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, ChunkId, EntryContent};
+use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, ChunkId, ChunkList, EntryContent};
 use crate::sys::{EntryKind, FileFacts, ReadRoot};
 
 /// How many chunks of a file are compared at the most.
@@ -90,23 +90,26 @@ impl Comparison<'_> {
             .filter(|entry| entry.facts.kind == EntryKind::File)
             .map(|entry| (entry.path.as_str(), &entry.facts))
             .collect();
-        let files: Vec<(&str, u64, &[ChunkId])> = wanted
+        let files: Vec<(&str, u64, &ChunkList)> = wanted
             .iter()
             .filter_map(|(path, wanted)| match wanted {
                 Wanted::File { size_bytes, chunks, .. } => Some((*path, *size_bytes, *chunks)),
                 _ => None,
             })
             .collect();
-        let compare = |(path, size_bytes, chunks): &(&str, u64, &[ChunkId])| match facts.get(path) {
-            Some(facts) => self.compare_file(path, facts, *size_bytes, chunks),
-            None => FileDifference { wanted: *size_bytes, written: *size_bytes, ..FileDifference::default() },
+        let compare = |(path, size_bytes, chunks): &(&str, u64, &ChunkList)| match facts.get(path) {
+            Some(facts) => self.compare_file(path, facts, *size_bytes, &chunks.load()?),
+            None => {
+                Ok(FileDifference { wanted: *size_bytes, written: *size_bytes, ..FileDifference::default() })
+            }
         };
         let pool = worker_pool(None)?;
-        let compared: Vec<FileDifference> = pool.install(|| files.par_iter().map(compare).collect());
+        let compared: anyhow::Result<Vec<FileDifference>> =
+            pool.install(|| files.par_iter().map(compare).collect());
         let is_removed = |path: &str| !matches!(wanted.get(path), Some(Wanted::File { .. }));
         let removed: HashMap<&str, &FileFacts> =
             facts.into_iter().filter(|(path, _)| is_removed(path)).collect();
-        let mut difference = totals(&compared, sum(removed.values().map(|facts| facts.size_bytes)));
+        let mut difference = totals(&compared?, sum(removed.values().map(|facts| facts.size_bytes)));
         difference.unstored_bytes += self.unstored_bytes(&removed);
         Ok(difference)
     }
@@ -117,15 +120,16 @@ impl Comparison<'_> {
         facts: &FileFacts,
         size_bytes: u64,
         chunks: &[ChunkId],
-    ) -> FileDifference {
+    ) -> anyhow::Result<FileDifference> {
         let difference =
             FileDifference { wanted: size_bytes, present: facts.size_bytes, ..FileDifference::default() };
         let known = self.former.and_then(|former| former.unchanged(path, facts)).map(|entry| &entry.content);
         if let Some(EntryContent::File { chunks: known, .. }) = known {
+            let known = known.load()?;
             let differing =
                 chunks.iter().enumerate().filter(|(number, chunk)| known.get(*number) != Some(*chunk));
             let written = (differing.count() as u64 * CHUNK_SIZE_BYTES as u64).min(size_bytes);
-            return FileDifference { written, ..difference };
+            return Ok(FileDifference { written, ..difference });
         }
         let written = match self.root.open_file(path) {
             Ok(file) => sampled(self.reader, &file, size_bytes, chunks),
@@ -133,7 +137,7 @@ impl Comparison<'_> {
             Err(_) => size_bytes,
         };
         let unstored = written + difference.present.saturating_sub(size_bytes);
-        FileDifference { written, unstored: unstored.min(difference.present), ..difference }
+        Ok(FileDifference { written, unstored: unstored.min(difference.present), ..difference })
     }
 
     /// What no backup has of the files that are removed. WAL that is archived is not stored once more.

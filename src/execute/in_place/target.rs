@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::execute::restored_layout::Layout;
 use crate::pg::control_file::CONTROL_FILE;
-use crate::repository::{BackupReader, ChunkId, EntryContent, TableEntry};
+use crate::repository::{BackupReader, ChunkList, EntryContent, TableEntry};
 
 /// To what end the files are changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) enum Goal {
 /// What one path is to be.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wanted<'a> {
-    File { entry: &'a TableEntry, size_bytes: u64, chunks: &'a [ChunkId] },
+    File { entry: &'a TableEntry, size_bytes: u64, chunks: &'a ChunkList },
     Directory { mode: u32 },
     Symlink { target: &'a str },
 }

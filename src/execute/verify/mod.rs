@@ -9,7 +9,7 @@ mod proof;
 mod reading;
 mod wal;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -24,8 +24,8 @@ use crate::plan::{
 };
 use crate::progress::Progress;
 use crate::repository::{
-    CHUNK_SIZE_BYTES, ChunkFault, ChunkId, EntryContent, PackScan, Repository, RepositoryError, SharedLock,
-    TableEntry,
+    CHUNK_SIZE_BYTES, ChunkFault, ChunkId, ChunkList, EntryContent, FaultyChunk, PackScan, Repository,
+    RepositoryError, SharedLock, TableEntry,
 };
 use crate::sys::step_point;
 
@@ -110,11 +110,12 @@ pub fn verify(
 ) -> anyhow::Result<VerifyReport> {
     let lock = repository.lock_shared("verifying backups").context("lock the repository")?;
     let summaries = repository.backups().context("list the backups")?;
-    let mut needed = HashSet::new();
+    let mut needed = repository.chunk_set();
     for name in names {
         // Damage of a table is judged below, with all else of its backup.
-        if let Ok(entries) = repository.entries(*name) {
-            needed.extend(chunks_of(&entries).map(|(_, _, chunk)| chunk));
+        let Ok(entries) = repository.entries(*name) else { continue };
+        for (_, chunks) in files(&entries) {
+            needed.extend(&chunks.load()?);
         }
     }
     let scan = repository.scan_packs(&lock, needed, tools.progress).context("read the packs")?;
@@ -243,8 +244,9 @@ impl Job<'_> {
     /// Everything that reading told of one backup.
     fn observe(&self, backup: &BackupSummary) -> Observed {
         let mut observed = Observed { read_bytes: self.scan.read_bytes, ..Observed::default() };
-        match self.repository.entries(backup.name) {
-            Ok(entries) => self.observe_chunks(&entries, &mut observed),
+        let entries = self.repository.entries(backup.name);
+        match entries.and_then(|entries| self.observe_chunks(&entries, &mut observed)) {
+            Ok(()) => {}
             Err(error) if backup.is_complete() => {
                 observe_failure(error, DamageCode::TableDamaged, &mut observed);
             }
@@ -262,31 +264,20 @@ impl Job<'_> {
         observed
     }
 
-    fn observe_chunks(&self, entries: &[TableEntry], observed: &mut Observed) {
-        let mut damage: BTreeMap<ChunkId, Damage> = BTreeMap::new();
-        let mut unreadable = BTreeSet::new();
-        for (entry, number, chunk) in chunks_of(entries) {
-            let in_damaged = self.scan.in_damaged_packs.get(&chunk);
-            observed.damaged_packs.extend(in_damaged.map(ToString::to_string));
-            let Some(faulty) = self.scan.faulty.get(&chunk) else { continue };
-            let code = match faulty.fault {
-                ChunkFault::Damaged => DamageCode::ChunkDamaged,
-                ChunkFault::Missing => DamageCode::ChunkMissing,
-                ChunkFault::Unreadable => {
-                    unreadable.insert(format!("'{}': chunk {chunk}: {}", entry.path, faulty.reason));
-                    continue;
+    fn observe_chunks(&self, entries: &[TableEntry], observed: &mut Observed) -> Result<(), RepositoryError> {
+        let mut faults = Faults::default();
+        for (entry, chunks) in files(entries) {
+            for (number, chunk) in chunks.load()?.iter().enumerate() {
+                let in_damaged = self.scan.in_damaged_packs.get(chunk);
+                observed.damaged_packs.extend(in_damaged.map(ToString::to_string));
+                if let Some(faulty) = self.scan.faulty.get(chunk) {
+                    faults.add(entry, number, *chunk, faulty);
                 }
-            };
-            let of_chunk = damage.entry(chunk).or_insert_with(|| Damage {
-                pack: faulty.pack.map(|pack| pack.to_string()),
-                chunk: Some(chunk.to_string()),
-                ..Damage::new(code, faulty.reason.clone())
-            });
-            let offset = number as u64 * CHUNK_SIZE_BYTES as u64;
-            of_chunk.files.push(DamagedFile { file: entry.path.to_string(), offset, relation: None });
+            }
         }
-        observed.damage.extend(damage.into_values());
-        observed.unreadable.extend(unreadable);
+        observed.damage.extend(faults.damage.into_values());
+        observed.unreadable.extend(faults.unreadable);
+        Ok(())
     }
 
     /// The backups beside those that were verified that need a chunk that was found damaged.
@@ -298,7 +289,9 @@ impl Job<'_> {
         for backup in others {
             let Ok(entries) = self.repository.entries(backup.name) else { continue };
             let mut observed = Observed { read_bytes: self.scan.read_bytes, ..Observed::default() };
-            self.observe_chunks(&entries, &mut observed);
+            if let Err(error) = self.observe_chunks(&entries, &mut observed) {
+                observe_failure(error, DamageCode::TableDamaged, &mut observed);
+            }
             if observed.damage.is_empty() {
                 continue;
             }
@@ -309,14 +302,39 @@ impl Job<'_> {
     }
 }
 
-/// Every chunk of every file, with its number in the file.
-fn chunks_of(entries: &[TableEntry]) -> impl Iterator<Item = (&TableEntry, usize, ChunkId)> {
-    entries.iter().flat_map(|entry| {
-        let chunks = match &entry.content {
-            EntryContent::File { chunks, .. } => chunks.as_slice(),
-            _ => &[],
+/// What is wrong with the chunks of a backup.
+#[derive(Default)]
+struct Faults {
+    damage: BTreeMap<ChunkId, Damage>,
+    unreadable: BTreeSet<String>,
+}
+
+impl Faults {
+    /// Sets down that a file has a faulty chunk.
+    fn add(&mut self, entry: &TableEntry, number: usize, chunk: ChunkId, faulty: &FaultyChunk) {
+        let code = match faulty.fault {
+            ChunkFault::Damaged => DamageCode::ChunkDamaged,
+            ChunkFault::Missing => DamageCode::ChunkMissing,
+            ChunkFault::Unreadable => {
+                self.unreadable.insert(format!("'{}': chunk {chunk}: {}", entry.path, faulty.reason));
+                return;
+            }
         };
-        chunks.iter().enumerate().map(move |(number, chunk)| (entry, number, *chunk))
+        let of_chunk = self.damage.entry(chunk).or_insert_with(|| Damage {
+            pack: faulty.pack.map(|pack| pack.to_string()),
+            chunk: Some(chunk.to_string()),
+            ..Damage::new(code, faulty.reason.clone())
+        });
+        let offset = number as u64 * CHUNK_SIZE_BYTES as u64;
+        of_chunk.files.push(DamagedFile { file: entry.path.to_string(), offset, relation: None });
+    }
+}
+
+/// Every file, with its chunks.
+fn files(entries: &[TableEntry]) -> impl Iterator<Item = (&TableEntry, &ChunkList)> {
+    entries.iter().filter_map(|entry| match &entry.content {
+        EntryContent::File { chunks, .. } => Some((entry, chunks)),
+        _ => None,
     })
 }
 

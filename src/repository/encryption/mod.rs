@@ -69,8 +69,8 @@ pub(super) enum Place<'a> {
     Chunk(&'a ChunkId),
     /// The index of a pack, which has so many entries and begins so far from the pack's beginning.
     PackIndex { offset: u64, entry_count: u32 },
-    /// A piece of an archived WAL file, by the file's path below the repository and the piece's number in it.
-    WalPiece { path: &'a str, number: u64, is_last: bool },
+    /// A piece of a large file, by the file's path below the repository and the piece's number in it.
+    Piece { path: &'a str, number: u64, is_last: bool },
 }
 
 impl Place<'_> {
@@ -82,9 +82,9 @@ impl Place<'_> {
             Self::PackIndex { offset, entry_count } => {
                 [b"index\0".as_slice(), &offset.to_le_bytes(), &entry_count.to_le_bytes()].concat()
             }
-            Self::WalPiece { path, number, is_last } => {
+            Self::Piece { path, number, is_last } => {
                 let last = [u8::from(*is_last)];
-                [b"wal\0", path.as_bytes(), b"\0", &number.to_le_bytes(), &last].concat()
+                [b"piece\0", path.as_bytes(), b"\0", &number.to_le_bytes(), &last].concat()
             }
         }
     }
@@ -222,7 +222,7 @@ pub(super) mod tests {
             Place::File("data_20261120_114011/backup.json"),
             Place::Chunk(&id),
             Place::PackIndex { offset: 0, entry_count: 1 },
-            Place::WalPiece { path: "data_20261120_114010/backup.json", number: 0, is_last: true },
+            Place::Piece { path: "data_20261120_114010/backup.json", number: 0, is_last: true },
         ];
         for place in elsewhere {
             assert_eq!(open(&keys(1), place, sealed()), Err(SealError), "{place:?}");

@@ -3,7 +3,6 @@
 //!
 //! Without a key, the bytes go through as they are.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 
 use super::{Encryption, Place};
@@ -13,29 +12,29 @@ const PIECE_SIZE: usize = 128 * 1024;
 
 /// Writes a file in pieces.
 #[derive(Debug)]
-pub(in crate::repository) struct PieceWriter<'a> {
+pub(in crate::repository) struct PieceWriter<'a, W> {
     encryption: &'a Encryption,
     path: &'a str,
-    file: File,
+    file: W,
     buffer: Vec<u8>,
     number: u64,
 }
 
-impl<'a> PieceWriter<'a> {
+impl<'a, W: Write> PieceWriter<'a, W> {
     /// Begins a file that will be at `path` below the repository.
-    pub(in crate::repository) fn new(encryption: &'a Encryption, path: &'a str, file: File) -> Self {
+    pub(in crate::repository) fn new(encryption: &'a Encryption, path: &'a str, file: W) -> Self {
         Self { encryption, path, file, buffer: Vec::new(), number: 0 }
     }
 
     fn write_piece(&mut self, is_last: bool) -> io::Result<()> {
-        let place = Place::WalPiece { path: self.path, number: self.number, is_last };
+        let place = Place::Piece { path: self.path, number: self.number, is_last };
         let piece = std::mem::take(&mut self.buffer);
         self.number += 1;
         self.file.write_all(&self.encryption.seal(place, piece)?)
     }
 
     /// Writes what is left, and returns the file, which the caller syncs.
-    pub(in crate::repository) fn finish(mut self) -> io::Result<File> {
+    pub(in crate::repository) fn finish(mut self) -> io::Result<W> {
         if !self.encryption.is_none() {
             self.write_piece(true)?;
         }
@@ -43,7 +42,7 @@ impl<'a> PieceWriter<'a> {
     }
 }
 
-impl Write for PieceWriter<'_> {
+impl<W: Write> Write for PieceWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.encryption.is_none() {
             return self.file.write(bytes);
@@ -64,10 +63,10 @@ impl Write for PieceWriter<'_> {
 
 /// Reads such a file. A piece that is not what was written is an error of kind `InvalidData`.
 #[derive(Debug)]
-pub(in crate::repository) struct PieceReader<'a> {
+pub(in crate::repository) struct PieceReader<'a, R> {
     encryption: &'a Encryption,
     path: &'a str,
-    file: File,
+    file: R,
     /// What of the file is still to be read.
     left_bytes: u64,
     number: u64,
@@ -77,24 +76,29 @@ pub(in crate::repository) struct PieceReader<'a> {
     has_ended: bool,
 }
 
-impl<'a> PieceReader<'a> {
-    /// Begins to read the file that is at `path` below the repository.
+impl<'a, R: Read> PieceReader<'a, R> {
+    /// Begins to read the file of `size_bytes` that is at `path` below the repository.
     pub(in crate::repository) fn new(
         encryption: &'a Encryption,
         path: &'a str,
-        file: File,
-    ) -> io::Result<Self> {
-        let left_bytes = file.metadata()?.len();
-        Ok(Self {
+        file: R,
+        size_bytes: u64,
+    ) -> Self {
+        Self {
             encryption,
             path,
             file,
-            left_bytes,
+            left_bytes: size_bytes,
             number: 0,
             piece: Vec::new(),
             position: 0,
             has_ended: false,
-        })
+        }
+    }
+
+    /// What was read from, wherever that is.
+    pub(in crate::repository) fn into_inner(self) -> R {
+        self.file
     }
 
     fn read_piece(&mut self) -> io::Result<()> {
@@ -104,7 +108,7 @@ impl<'a> PieceReader<'a> {
         self.file.read_exact(&mut sealed)?;
         self.left_bytes -= length;
         let is_last = self.left_bytes == 0;
-        let place = Place::WalPiece { path: self.path, number: self.number, is_last };
+        let place = Place::Piece { path: self.path, number: self.number, is_last };
         self.piece = self.encryption.open(place, &mut sealed)?.to_vec();
         self.position = 0;
         self.number += 1;
@@ -113,7 +117,7 @@ impl<'a> PieceReader<'a> {
     }
 }
 
-impl Read for PieceReader<'_> {
+impl<R: Read> Read for PieceReader<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.encryption.is_none() {
             return self.file.read(into);
@@ -133,27 +137,19 @@ mod tests {
     use super::super::tests::keys;
     use super::*;
     use proptest::prelude::*;
-    use std::io::{Seek, SeekFrom};
 
     const PATH: &str = "wal/7/00000001/x";
     const SEALED_SIZE: usize = PIECE_SIZE + 40;
 
     fn written(encryption: &Encryption, content: &[u8]) -> Vec<u8> {
-        let mut writer = PieceWriter::new(encryption, PATH, tempfile::tempfile().unwrap());
+        let mut writer = PieceWriter::new(encryption, PATH, Vec::new());
         writer.write_all(content).unwrap();
-        let mut file = writer.finish().unwrap();
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(0)).unwrap();
-        file.read_to_end(&mut bytes).unwrap();
-        bytes
+        writer.finish().unwrap()
     }
 
     fn read(encryption: &Encryption, path: &str, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        file.seek(SeekFrom::Start(0)).unwrap();
         let mut content = Vec::new();
-        PieceReader::new(encryption, path, file)?.read_to_end(&mut content)?;
+        PieceReader::new(encryption, path, bytes, bytes.len() as u64).read_to_end(&mut content)?;
         Ok(content)
     }
 

@@ -1,0 +1,31 @@
+//! Files without a name, for what does not fit into memory.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Makes a file that has no name, in a directory, or where temporary files go if that cannot be written. It is gone
+/// with the process, however that ends.
+pub fn scratch_file(directory: &Path) -> io::Result<File> {
+    tempfile::tempfile_in(directory).or_else(|_| tempfile::tempfile())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, Write};
+
+    #[test]
+    fn a_scratch_file_leaves_no_name_and_needs_no_directory_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        for place in [directory.path(), &directory.path().join("nowhere")] {
+            let mut file = scratch_file(place).unwrap();
+            file.write_all(b"much").unwrap();
+            file.rewind().unwrap();
+            let mut text = String::new();
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "much");
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        }
+    }
+}
