@@ -5,7 +5,7 @@ use std::path::Path;
 
 use pgbox::repository::Repository;
 
-use super::killed::{assert_all_read, has_left_overs};
+use super::killed::{assert_all_read, has_left_overs, points_of_create};
 use crate::support::extent::is_wanted;
 use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use crate::support::small_disk::SmallDisk;
@@ -39,7 +39,7 @@ fn a_backup_to_a_disk_that_fills_at_any_step_harms_nothing_and_the_next_one_is_w
     sandbox.set("MAX_BACKUPS", "100");
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
     sandbox.sql("CREATE TABLE later (round int, bytes bytea)");
-    let count = points(&sandbox, &CREATE).len();
+    let count = points_of_create(&sandbox).len();
     let repository = Repository::open(&backups, None).unwrap().unwrap();
     for number in 1..=count {
         let before = repository.backups().unwrap().len();
