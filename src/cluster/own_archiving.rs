@@ -25,10 +25,13 @@ pub struct OwnArchiving {
 /// Reads what a cluster's configuration says about archiving.
 ///
 /// # Errors
-/// Why it could not be read or asked for, in words.
-pub fn read(root: &ReadRoot, programs: &Installation) -> Result<OwnArchiving, String> {
-    let settings = OwnSettings::read(root)?;
-    let mut own = OwnArchiving::of(&settings);
+/// Why it could not be asked for, in words.
+pub fn read(
+    settings: &OwnSettings,
+    root: &ReadRoot,
+    programs: &Installation,
+) -> Result<OwnArchiving, String> {
+    let mut own = OwnArchiving::of(settings);
     if settings.takes_in_others && own.parameter.is_none() {
         own.ask(root, programs)?;
     }

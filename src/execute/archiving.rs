@@ -7,6 +7,7 @@ use super::Tools;
 use crate::cluster::control_file;
 use crate::cluster::inspect::backed_up_to;
 use crate::cluster::own_archiving;
+use crate::cluster::own_settings::OwnSettings;
 use crate::cluster::wal_gap::{self, WalGap};
 use crate::error::{Failure, Kind};
 use crate::pg::control_file::CONTROL_FILE;
@@ -28,11 +29,16 @@ const ARCHIVE_TIMEOUT: &str = "60s";
 
 /// The settings by which a server archives its WAL here. None where that is off, or the cluster has its own way; then
 /// that is told.
-pub(super) fn server_settings(tools: &Tools, root: &ReadRoot) -> Vec<(&'static str, String)> {
+pub(super) fn server_settings(
+    tools: &Tools,
+    root: &ReadRoot,
+    own: &Result<OwnSettings, String>,
+) -> Vec<(&'static str, String)> {
     if !tools.settings.wal_archive {
         return Vec::new();
     }
-    match decide_settings(tools, root) {
+    let decided = own.as_ref().map_err(String::clone).and_then(|own| decide_settings(tools, root, own));
+    match decided {
         Ok(settings) => settings,
         Err(reason) => {
             tools.progress.note(&format!("WAL is not archived by pgbox: {reason}"));
@@ -41,8 +47,12 @@ pub(super) fn server_settings(tools: &Tools, root: &ReadRoot) -> Vec<(&'static s
     }
 }
 
-fn decide_settings(tools: &Tools, root: &ReadRoot) -> Result<Vec<(&'static str, String)>, String> {
-    let own = own_archiving::read(root, tools.installation)?;
+fn decide_settings(
+    tools: &Tools,
+    root: &ReadRoot,
+    own: &OwnSettings,
+) -> Result<Vec<(&'static str, String)>, String> {
+    let own = own_archiving::read(own, root, tools.installation)?;
     if let Some(parameter) = own.parameter {
         return Err(format!("{parameter} is set in the server's configuration, and stays as it is"));
     }

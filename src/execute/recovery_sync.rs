@@ -8,7 +8,7 @@
 
 use crate::cluster::binaries::Installation;
 use crate::cluster::own_settings::OwnSettings;
-use crate::sys::{ReadRoot, kernel_version};
+use crate::sys::kernel_version;
 
 const PARAMETER: &str = "recovery_init_sync_method";
 const FIRST_MAJOR_VERSION: u32 = 14;
@@ -17,13 +17,13 @@ const FIRST_KERNEL: (u32, u32) = (5, 8);
 /// The setting for a server of this cluster; none where somebody set it, or may have.
 pub(super) fn server_settings(
     installation: &Installation,
-    root: &ReadRoot,
+    own: &Result<OwnSettings, String>,
 ) -> Option<(&'static str, String)> {
     let is_known = installation.version.0 >= FIRST_MAJOR_VERSION
         && kernel_version().is_some_and(|version| version >= FIRST_KERNEL);
     let is_free = || {
         // A configuration that cannot be read is told where the server is started by it.
-        OwnSettings::read(root).is_ok_and(|own| !own.takes_in_others && own.get(PARAMETER).is_none())
+        own.as_ref().is_ok_and(|own| !own.takes_in_others && own.get(PARAMETER).is_none())
     };
     (is_known && is_free()).then(|| (PARAMETER, "syncfs".to_owned()))
 }

@@ -2,6 +2,7 @@
 
 use super::{Tools, archiving, recovery_sync, shown_log, start_failure};
 use crate::cluster::configuration::Fingerprint;
+use crate::cluster::own_settings::OwnSettings;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::seal;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
@@ -129,6 +130,7 @@ fn note_configuration(tools: &Tools, root: &WriteRoot, configuration: Option<Fin
 }
 
 fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
+    let own = OwnSettings::read(root);
     let options = StartOptions {
         installation: tools.installation.clone(),
         data_directory: root.path().to_path_buf(),
@@ -138,8 +140,8 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
         settings: start
             .settings()
             .into_iter()
-            .chain(archiving::server_settings(tools, root))
-            .chain(recovery_sync::server_settings(tools.installation, root))
+            .chain(archiving::server_settings(tools, root, &own))
+            .chain(recovery_sync::server_settings(tools.installation, &own))
             .collect(),
         accepts_standby: *start == Start::AsItIs,
         log_file: tools.log_file(),

@@ -10,13 +10,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::slice;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
 use super::chunk::{ChunkId, Digest};
 use super::error::{RepositoryError, attempting};
-use crate::sys::scratch_file;
+use super::shared::locked;
+use crate::sys::{read_scratch, scratch_file};
 
 /// How many names of one table are kept in memory. In tests some of every table's are not.
 const MOST_IN_MEMORY: usize = if cfg!(feature = "test-faults") { 512 } else { 512 * 1024 };
@@ -70,12 +71,7 @@ impl ChunkList {
 }
 
 fn read_back(file: &File, offset: u64, count: usize, checksum: u32) -> io::Result<Vec<ChunkId>> {
-    let mut bytes = vec![0; count * NAME_SIZE];
-    // Of whatever kind it is: it says nothing about the repository.
-    file.read_exact_at(&mut bytes, offset).map_err(io::Error::other)?;
-    if crc32c::crc32c(&bytes) != checksum {
-        return Err(io::Error::other("it is not what was written"));
-    }
+    let bytes = read_scratch(file, offset, count * NAME_SIZE, checksum)?;
     Ok(bytes.as_chunks().0.iter().copied().map(Digest).collect())
 }
 
@@ -127,7 +123,7 @@ impl ChunkLists {
     /// Keeps a list: in memory while there is room, or where no disk takes it, or it takes no more than an entry itself.
     pub(super) fn keep(&self, list: ChunkList) -> ChunkList {
         let ChunkList(Place::Memory(chunks)) = &list else { return list };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = locked(&self.kept);
         if kept.in_memory + chunks.len() <= self.most_in_memory {
             kept.in_memory += chunks.len();
             return list;

@@ -35,6 +35,7 @@ mod removal;
 mod repack;
 mod scan;
 mod script_copy;
+mod shared;
 mod stream;
 mod table;
 mod verdict;

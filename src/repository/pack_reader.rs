@@ -1,11 +1,9 @@
 //! Reading chunks out of packs, each checked by its hash, any copy of it that is sound.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::hash::Hash;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::chunk::ChunkId;
 use super::encryption::{Encryption, Place};
@@ -13,6 +11,7 @@ use super::error::{RepositoryError, attempting};
 use super::frame::{Dictionary, MAXIMUM_DICTIONARY_SIZE_BYTES, decompress};
 use super::index::{ChunkIndex, DictionaryId, Location, open_pack, reading_index};
 use super::pack::{PackId, pack_path};
+use super::shared::Kept;
 use crate::sys::ReadRoot;
 
 /// How many packs are kept open, well below the usual limit of 1,024 descriptors.
@@ -147,31 +146,6 @@ impl PackReader {
         let file = Arc::new(open_pack(&self.root, id)?);
         self.open.keep(*id, Arc::clone(&file));
         Ok(file)
-    }
-}
-
-/// The last things of a kind that were asked for; begun anew when there are too many.
-#[derive(Debug)]
-struct Kept<K, V> {
-    limit: usize,
-    all: Mutex<HashMap<K, V>>,
-}
-
-impl<K: Eq + Hash, V: Clone> Kept<K, V> {
-    fn new(limit: usize) -> Self {
-        Self { limit, all: Mutex::default() }
-    }
-
-    fn get(&self, key: &K) -> Option<V> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
-    }
-
-    fn keep(&self, key: K, value: V) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= self.limit {
-            all.clear();
-        }
-        all.insert(key, value);
     }
 }
 

@@ -1,14 +1,15 @@
 //! Putting chunks into packs: each in its frame, sealed if there is a key, many threads into one pack at a time.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::chunk::ChunkId;
 use super::encryption::{Encryption, Place};
 use super::error::{RepositoryError, attempting};
 use super::frame::compress;
 use super::pack::{PACKS, PackBuilder, PackId, TEMPORARY_SUFFIX};
+use super::shared::locked;
 use super::stream::{ChunkStream, PackDictionary};
 use crate::sys::{StoreRoot, step_point};
 
@@ -21,10 +22,6 @@ pub(super) struct PackWriter<'r> {
     pack_count: AtomicU64,
     open: Mutex<Option<PackBuilder>>,
     closed: Mutex<Vec<PackId>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'r> PackWriter<'r> {

@@ -17,10 +17,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::sys::scratch_file;
+use crate::sys::{read_scratch, scratch_file};
 
 /// What the records in memory come to, without what the tree adds to them. In tests the small clusters that they make do
 /// not fit, so that all that is tested is tested with runs.
@@ -209,13 +208,9 @@ impl<const SIZE: usize> Run<SIZE> {
     fn read_block(&self, number: usize) -> io::Result<Vec<u8>> {
         let begin = number * RECORDS_PER_BLOCK;
         let length = self.record_count.saturating_sub(begin).min(RECORDS_PER_BLOCK);
-        let mut block = vec![0; length * SIZE];
-        // Of whatever kind it is: it says nothing about the repository.
-        self.file.read_exact_at(&mut block, (begin * SIZE) as u64).map_err(io::Error::other)?;
-        if self.fences.get(number).is_some_and(|fence| fence.checksum == crc32c::crc32c(&block)) {
-            return Ok(block);
-        }
-        Err(io::Error::other("a temporary file is not what was written"))
+        let fence =
+            self.fences.get(number).ok_or_else(|| io::Error::other("a block that was never written"))?;
+        read_scratch(&self.file, (begin * SIZE) as u64, length * SIZE, fence.checksum)
     }
 
     fn source(&self) -> Source<'_, SIZE> {
@@ -281,6 +276,7 @@ impl<const SIZE: usize> Iterator for Merged<'_, SIZE> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::fs::FileExt;
 
     const LIMIT: usize = 500;
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rayon::prelude::*;
 
@@ -20,6 +20,7 @@ use super::index::{list_packs, open_pack};
 use super::pack::{PackEntry, PackId, PackIndexError, read_index};
 use super::pack_reader::{Packed, gather_dictionary};
 use super::record_set::RecordSet;
+use super::shared::{Kept, locked};
 use super::{Repository, SharedLock};
 use crate::progress::Progress;
 
@@ -141,7 +142,7 @@ impl Chunks {
     /// Whether a chunk has to be brought out of its frame: one that another pack was seen to have sound is still
     /// covered by the hash of the whole.
     fn is_outstanding(&self, chunk: &ChunkId) -> Result<bool, RepositoryError> {
-        let sound = self.sound.lock().unwrap_or_else(PoisonError::into_inner);
+        let sound = locked(&self.sound);
         Ok(self.needed.contains(chunk)? && !sound.contains(chunk)?)
     }
 }
@@ -173,7 +174,7 @@ impl Repository {
             .par_iter()
             .map(|task| {
                 let outcome = self.scan(task, &chunks, progress)?;
-                chunks.sound.lock().unwrap_or_else(PoisonError::into_inner).extend(&outcome.sound);
+                locked(&chunks.sound).extend(&outcome.sound);
                 Ok(PackOutcome { sound: Vec::new(), ..outcome })
             })
             .collect();
@@ -254,7 +255,7 @@ impl PackScan {
 
     /// Keeps of the faulty chunks those without a sound copy, and adds those without any.
     fn settle(&mut self, chunks: &Chunks) -> Result<(), RepositoryError> {
-        chunks.sound.lock().unwrap_or_else(PoisonError::into_inner).compact();
+        locked(&chunks.sound).compact();
         let mut faulty = std::mem::take(&mut self.faulty);
         let (fault, others) = if self.unreadable_packs.is_empty() {
             (ChunkFault::Missing, &self.damaged_packs)
@@ -288,7 +289,7 @@ fn scan_pack(
     let mut outcome = PackOutcome::default();
     let mut hasher = blake3::Hasher::new();
     let (mut position, mut bytes, mut raw) = (0, Vec::new(), Vec::new());
-    let mut dictionaries = Dictionaries { pack, encryption, known: HashMap::new() };
+    let dictionaries = Dictionaries { pack, encryption, known: Kept::new(KEPT_DICTIONARIES) };
     for (entry, is_wanted) in pack.entries.iter().zip(wanted) {
         let offset = u64::from(entry.offset);
         read_on(pack, position..offset, &mut hasher, &mut outcome);
@@ -328,13 +329,13 @@ const KEPT_DICTIONARIES: usize = 8;
 struct Dictionaries<'a> {
     pack: &'a OpenPack,
     encryption: &'a Encryption,
-    known: HashMap<u32, Result<Dictionary, (ChunkFault, String)>>,
+    known: Kept<u32, Result<Dictionary, (ChunkFault, String)>>,
 }
 
 impl Dictionaries<'_> {
     /// Brings a chunk out of its frame, and checks it by its hash.
     fn unpack(
-        &mut self,
+        &self,
         entry: &PackEntry,
         stored: &mut [u8],
         raw: &mut Vec<u8>,
@@ -346,12 +347,12 @@ impl Dictionaries<'_> {
             .map_err(|reason| (ChunkFault::Damaged, reason))
     }
 
-    fn get(&mut self, number: u32) -> Result<Dictionary, (ChunkFault, String)> {
-        let (pack, encryption) = (self.pack, self.encryption);
-        if self.known.len() >= KEPT_DICTIONARIES && !self.known.contains_key(&number) {
-            self.known.clear();
-        }
-        self.known.entry(number).or_insert_with(|| read_dictionary(pack, encryption, number)).clone()
+    fn get(&self, number: u32) -> Result<Dictionary, (ChunkFault, String)> {
+        self.known.get(&number).unwrap_or_else(|| {
+            let dictionary = read_dictionary(self.pack, self.encryption, number);
+            self.known.keep(number, dictionary.clone());
+            dictionary
+        })
     }
 }
 

@@ -1,15 +1,16 @@
 //! The chunks of one file on their way into packs, and the dictionary that they share.
 //!
 //! The first chunks of a file that are stored in a pack are compressed by themselves. Once there are
-//! [`super::frame::DICTIONARY_CHUNKS`] of them, they are the dictionary of those that follow, until the pack is closed or the file
-//! has gone so far that they tell little of what comes. A pack has all that is needed to read what is in it, so that
-//! packs are removed one by one; a dictionary is made of chunks that are needed anyway, and takes no room.
+//! [`super::frame::DICTIONARY_CHUNKS`] of them, they are the dictionary of those that follow, until the pack is closed or
+//! the file has gone so far that they tell little of what comes. A pack has all that is needed to read what is in it, so
+//! that packs are removed one by one; a dictionary is made of chunks that are needed anyway, and takes no room.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::chunk::CHUNK_SIZE_BYTES;
 use super::frame::{Dictionary, MAXIMUM_DICTIONARY_SIZE_BYTES};
 use super::pack::{DictionaryEntries, PackBuilder};
+use super::shared::locked;
 
 /// How much of a file is compressed with one dictionary. The next costs what its own chunks would have been smaller by:
 /// less than one in a hundred bytes.
@@ -55,7 +56,7 @@ impl ChunkStream {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// What the next chunk is to be compressed with.

@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::chunk::{ChunkId, Digest};
 use super::chunk_list::{ChunkList, ChunkLists};
@@ -21,6 +21,7 @@ use super::pack_writer::PackWriter;
 use super::reader::BackupReader;
 use super::record_set::RecordSet;
 use super::removal::DURABLE_TEMPORARY;
+use super::shared::locked;
 use super::stream::ChunkStream;
 use super::table::{TABLE_FILE, Table, TableEntry, TableHeader};
 use super::{ExclusiveLock, Repository};
@@ -60,10 +61,6 @@ pub(super) fn free_name(root: &StoreRoot, name: BackupName) -> Result<BackupName
             .next_of_same_second()
             .ok_or_else(|| RepositoryError::damaged(format!("there is no free name after {path}")))?;
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'r> BackupWriter<'r> {

@@ -2,12 +2,28 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Makes a file that has no name, in a directory, or where temporary files go if that cannot be written. It is gone
 /// with the process, however that ends.
 pub fn scratch_file(directory: &Path) -> io::Result<File> {
     tempfile::tempfile_in(directory).or_else(|_| tempfile::tempfile())
+}
+
+/// Reads a piece of one back.
+///
+/// # Errors
+/// When it cannot be read, or is not what was written, by its CRC-32C. None is of a kind that says anything about other
+/// files.
+pub fn read_scratch(file: &File, offset: u64, length: usize, checksum: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, offset).map_err(io::Error::other)?;
+    if crc32c::crc32c(&bytes) == checksum {
+        Ok(bytes)
+    } else {
+        Err(io::Error::other("a temporary file is not what was written"))
+    }
 }
 
 #[cfg(test)]
