@@ -2,7 +2,8 @@
 //!
 //! A server that a person stopped stays stopped, and one that a restore or a restart has taken down is left to
 //! that command. All other deaths are answered with `init-postgresql`, after pauses that grow, so that a server
-//! that cannot run does not fill the log; and never with giving up for good.
+//! that cannot run does not fill the log; and never with giving up for good. A server that served and was killed is
+//! different from one that does not start: it is back within seconds, however often it is killed.
 
 use super::events::{Action, Child, Level, Seen, View};
 use crate::sys::Ended;
@@ -16,6 +17,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How often it is tried when a person has to look.
 const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
+/// No pause after the death of a server that had served is longer: a start is known to work, and people wait.
+const LONGEST_PAUSE_AFTER_DEATH: Duration = Duration::from_secs(4);
 /// A server that lived so long has shown that it can.
 const SETTLED_AFTER: Duration = Duration::from_mins(10);
 /// Exit statuses of `init-postgresql` that trying again does not change: usage, refused, a program missing.
@@ -44,7 +47,10 @@ enum State {
 #[derive(Debug)]
 pub struct Keeper {
     state: State,
+    /// The tries in a row that did not lead to a server, the death that began them included.
     failure_count: u32,
+    /// The deaths of servers that had served, none of which lived for long.
+    death_count: u32,
     /// How it ended, if we are its parent and saw it.
     death: Option<Ended>,
 }
@@ -56,7 +62,7 @@ fn say(level: Level, text: impl Into<String>) -> Action {
 impl Keeper {
     /// One whose `init-postgresql` is being started.
     pub fn starting() -> Self {
-        Self { state: State::Starting, failure_count: 0, death: None }
+        Self { state: State::Starting, failure_count: 0, death_count: 0, death: None }
     }
 
     /// Whether the server is known to live.
@@ -120,6 +126,7 @@ impl Keeper {
             (State::Running(since), true) => {
                 if now.saturating_duration_since(since) >= SETTLED_AFTER {
                     self.failure_count = 0;
+                    self.death_count = 0;
                 }
                 Vec::new()
             }
@@ -153,7 +160,29 @@ impl Keeper {
             Some(how) => format!("PostgreSQL ended with {how} without being asked to"),
             None => "PostgreSQL ended without being asked to".to_owned(),
         };
+        if matches!(self.state, State::Running(_)) {
+            return self.died(&what, now);
+        }
         self.failed(&what, now)
+    }
+
+    /// A server that had served is gone.
+    fn died(&mut self, what: &str, now: Instant) -> Vec<Action> {
+        self.death_count = self.death_count.saturating_add(1);
+        self.failure_count = 1;
+        let mut actions = self.pause_for(doubled(self.death_count).min(LONGEST_PAUSE_AFTER_DEATH), what, now);
+        if self.death_count.is_multiple_of(FAILURE_LIMIT) {
+            let text = format!(
+                "PostgreSQL was killed {} times, each time after less than {} minutes: a person has to look",
+                self.death_count,
+                SETTLED_AFTER.as_secs() / 60
+            );
+            actions.push(say(Level::Error, text));
+            let hint =
+                "the kernel ends the largest process when memory is short: see the limit of the container";
+            actions.push(say(Level::Hint, hint));
+        }
+        actions
     }
 
     fn failed(&mut self, what: &str, now: Instant) -> Vec<Action> {
@@ -179,8 +208,10 @@ impl Keeper {
     }
 
     fn pause(&mut self, what: &str, now: Instant) -> Vec<Action> {
-        let doublings = self.failure_count.saturating_sub(1);
-        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE);
+        self.pause_for(doubled(self.failure_count).min(LONGEST_PAUSE), what, now)
+    }
+
+    fn pause_for(&mut self, pause: Duration, what: &str, now: Instant) -> Vec<Action> {
         self.state = State::Pausing(now + pause);
         vec![say(Level::Warning, format!("{what}; it is started again in {} s", pause.as_secs()))]
     }
@@ -206,4 +237,9 @@ impl Keeper {
         // One that was left behind has the data directory's lock, and would keep it for ever.
         vec![Action::StopLeftBehind, Action::Start(Child::Init)]
     }
+}
+
+/// The pause after so many failures: the first one, doubled with each further failure.
+fn doubled(count: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(count.saturating_sub(1)))
 }

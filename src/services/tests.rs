@@ -304,6 +304,22 @@ fn pauses_grow_and_at_the_fifth_failure_a_person_is_called_but_it_is_still_tried
 }
 
 #[test]
+fn a_server_that_is_killed_again_and_again_is_back_within_seconds_each_time_and_a_person_is_called() {
+    let mut scene = Scene::up(configuration());
+    scene.event(Event::Ended(Child::Backup, DONE));
+    let mut calls = 0;
+    for pause in [1, 2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4] {
+        let actions = scene.all(Event::Looked(GONE));
+        calls += usize::from(said(&actions, Level::Error).is_some());
+        assert_eq!(scene.after(pause - 1), []);
+        assert_eq!(scene.after(1), [Action::Start(Child::Init)], "{pause}");
+        scene.event(Event::Ended(Child::Init, DONE));
+        scene.event(Event::Looked(ALIVE));
+    }
+    assert_eq!(calls, 2);
+}
+
+#[test]
 fn a_directory_that_another_uses_calls_nobody_and_is_tried_at_least_every_minute() {
     let mut scene = Scene::up(configuration());
     scene.event(Event::Looked(GONE));
