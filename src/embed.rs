@@ -35,7 +35,7 @@ const LONGEST_SOCKET_PATH_BYTES: usize = 107;
 /// What the server appends to the directory of its socket, at its longest.
 const SOCKET_NAME: &str = "/.s.PGSQL.65535.lock";
 /// The versions whose files an inspection knows.
-const KNOWN_VERSIONS: std::ops::RangeInclusive<u32> = 13..=18;
+const KNOWN_VERSIONS: std::ops::RangeInclusive<u32> = 13..=19;
 
 /// Inspects a data directory: what state it is in, and everything that is wrong with it.
 ///

@@ -17,7 +17,7 @@ use rstest::rstest;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const MAJORS: [u32; 6] = [13, 14, 15, 16, 17, 18];
+const MAJORS: [u32; 7] = [13, 14, 15, 16, 17, 18, 19];
 /// How long one parser may take for one file, on a busy machine and without optimisation.
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -148,8 +148,10 @@ fn parse_as_everything(bytes: &[u8], major: u32) {
     }
     let _ = (relfilenodes(bytes, |_| true), hba::check(bytes, version));
     for number in [0, 1, 3, 700, 32_767, u32::MAX] {
-        let _ = (slru::transaction_status(bytes, number), slru::first_member(bytes, number));
-        let _ = slru::updating_member(bytes, number);
+        let _ = (slru::transaction_status(bytes, number), slru::updating_member(bytes, number.into()));
+        for major in MAJORS.map(MajorVersion) {
+            let _ = slru::MultixactLayout::of(major).first_member(bytes, number);
+        }
     }
     if let Ok(header) = WalPageHeader::parse(bytes) {
         let _ = read_wal(bytes, WalGeometry::from(&header), header.page_address);
@@ -190,7 +192,7 @@ fn no_parser_minds_a_file_that_is_cut_or_flipped() {
 #[test]
 fn no_parser_minds_a_file_of_another_format() {
     for (_, name, bytes) in corpus().filter(|(major, ..)| *major == 15) {
-        for major in MAJORS.into_iter().chain([0, 9, 12, 19, u32::MAX]) {
+        for major in MAJORS.into_iter().chain([0, 9, 12, 20, u32::MAX]) {
             let begun = Instant::now();
             parse_as_everything(&bytes, major);
             assert!(begun.elapsed() < LONGEST, "{name} as of {major}: {:?}", begun.elapsed());

@@ -1,7 +1,7 @@
 //! Leaf pages of a btree index: the rows that its entries lead to.
 //!
 //! Keys are not read, so nothing here depends on data types or collations. Layouts: nbtree.h, itup.h; they are
-//! the same in 13 to 18.
+//! the same in 13 to 19.
 
 use super::BlockNumber;
 use super::bytes::{u16_at, u32_at};

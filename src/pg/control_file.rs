@@ -3,10 +3,12 @@
 //! The layout is chosen from the file's own numbers and believed only if its CRC holds. New content for the file is
 //! worked out in `rebuild`; writing it to the disk is not done in this tree.
 
+mod places;
 mod rebuild;
 
 use std::fmt;
 
+use places::Places;
 pub use rebuild::{Ingredients, pointed_at, rebuild, with_unlogged_lsn};
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +59,8 @@ pub struct ControlFile {
     pub next_oid: Oid,
     /// The next multixact id.
     pub next_multi: u32,
-    /// The next offset into the multixact members.
-    pub next_multi_offset: u32,
+    /// The next offset into the multixact members; 32 bits wide until 18.
+    pub next_multi_offset: u64,
     /// The oldest transaction id whose status may still be asked for.
     pub oldest_xid: u32,
     /// The oldest multixact id that may still be asked for.
@@ -246,7 +248,7 @@ pub enum ControlFileError {
 }
 
 impl ControlFile {
-    /// Reads a control file of PostgreSQL 13 to 18.
+    /// Reads a control file of PostgreSQL 13 to 19.
     ///
     /// # Errors
     /// [`ControlFileError::BadCrc`] for a damaged file, also where only one of the two version numbers is a
@@ -263,7 +265,7 @@ impl ControlFile {
         let version =
             Version::find(control, catalog).ok_or(ControlFileError::UnknownVersion { control, catalog })?;
         let control_file = fields.read(version)?;
-        fields.check_architecture()?;
+        fields.check_architecture(version.places)?;
         control_file.check_sizes()?;
         Ok(control_file)
     }
@@ -304,17 +306,18 @@ struct Version {
     control: u32,
     catalog: u32,
     major: MajorVersion,
-    crc_offset: usize,
+    places: &'static Places,
 }
 
-/// The versions of PostgreSQL 13 to 18: `pg_control.h` and catversion.h of each release.
-const VERSIONS: [Version; 6] = [
-    Version { control: 1300, catalog: 202_007_201, major: MajorVersion(13), crc_offset: 288 },
-    Version { control: 1300, catalog: 202_107_181, major: MajorVersion(14), crc_offset: 288 },
-    Version { control: 1300, catalog: 202_209_061, major: MajorVersion(15), crc_offset: 288 },
-    Version { control: 1300, catalog: 202_307_071, major: MajorVersion(16), crc_offset: 288 },
-    Version { control: 1700, catalog: 202_406_281, major: MajorVersion(17), crc_offset: 288 },
-    Version { control: 1800, catalog: 202_506_291, major: MajorVersion(18), crc_offset: 292 },
+/// The versions of PostgreSQL 13 to 19: `pg_control.h` and catversion.h of each release.
+const VERSIONS: [Version; 7] = [
+    Version { control: 1300, catalog: 202_007_201, major: MajorVersion(13), places: &places::FROM_13 },
+    Version { control: 1300, catalog: 202_107_181, major: MajorVersion(14), places: &places::FROM_13 },
+    Version { control: 1300, catalog: 202_209_061, major: MajorVersion(15), places: &places::FROM_13 },
+    Version { control: 1300, catalog: 202_307_071, major: MajorVersion(16), places: &places::FROM_13 },
+    Version { control: 1700, catalog: 202_406_281, major: MajorVersion(17), places: &places::FROM_13 },
+    Version { control: 1800, catalog: 202_506_291, major: MajorVersion(18), places: &places::FROM_18 },
+    Version { control: 1905, catalog: 202_610_061, major: MajorVersion(19), places: &places::FROM_19 },
 ];
 
 impl Version {
@@ -330,7 +333,7 @@ impl Version {
     fn crc_offset(control: u32, catalog: u32) -> Option<usize> {
         let by_control = VERSIONS.iter().find(|version| version.control == control);
         let by_either = by_control.or_else(|| VERSIONS.iter().find(|version| version.catalog == catalog));
-        by_either.map(|version| version.crc_offset)
+        by_either.map(|version| version.places.crc)
     }
 }
 
@@ -343,6 +346,7 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn read(&self, version: &Version) -> Result<ControlFile, ControlFileError> {
+        let places = version.places;
         Ok(ControlFile {
             major: version.major,
             system_identifier: SystemIdentifier(self.u64_at(0)?),
@@ -355,30 +359,35 @@ impl Fields<'_> {
             timeline: TimelineId(self.u32_at(48)?),
             previous_timeline: TimelineId(self.u32_at(52)?),
             full_page_writes: self.bool_at(56)?,
-            next_xid: self.u64_at(64)?,
-            next_oid: Oid(self.u32_at(72)?),
-            next_multi: self.u32_at(76)?,
-            next_multi_offset: self.u32_at(80)?,
-            oldest_xid: self.u32_at(84)?,
-            oldest_multi: self.u32_at(92)?,
-            checkpoint_time: self.i64_at(104)?,
-            unlogged_lsn: self.lsn_at(128)?,
-            min_recovery_point: self.lsn_at(136)?,
-            min_recovery_point_timeline: TimelineId(self.u32_at(144)?),
-            backup_start_point: self.lsn_at(152)?,
-            backup_end_point: self.lsn_at(160)?,
-            backup_end_required: self.bool_at(168)?,
-            wal_level: self.named(172, "wal_level", WalLevel::from_number)?,
-            wal_log_hints: self.bool_at(176)?,
-            max_prepared_transactions: self.u32_at(192)?,
-            track_commit_timestamp: self.bool_at(200)?,
-            block_size: self.u32_at(216)?,
-            relation_segment_blocks: self.u32_at(220)?,
-            wal_block_size: self.u32_at(224)?,
-            wal_segment_size: self.u32_at(228)?,
-            data_checksum_version: self.u32_at(252)?,
-            crc: self.u32_at(version.crc_offset)?,
+            next_xid: self.u64_at(places.next_xid)?,
+            next_oid: Oid(self.u32_at(places.next_oid)?),
+            next_multi: self.u32_at(places.next_multi)?,
+            next_multi_offset: self.next_multi_offset(version)?,
+            oldest_xid: self.u32_at(places.oldest_xid)?,
+            oldest_multi: self.u32_at(places.oldest_multi)?,
+            checkpoint_time: self.i64_at(places.checkpoint_time)?,
+            unlogged_lsn: self.lsn_at(places.unlogged_lsn)?,
+            min_recovery_point: self.lsn_at(places.min_recovery_point)?,
+            min_recovery_point_timeline: TimelineId(self.u32_at(places.min_recovery_point + 8)?),
+            backup_start_point: self.lsn_at(places.backup_start_point)?,
+            backup_end_point: self.lsn_at(places.backup_start_point + 8)?,
+            backup_end_required: self.bool_at(places.backup_start_point + 16)?,
+            wal_level: self.named(places.wal_level, "wal_level", WalLevel::from_number)?,
+            wal_log_hints: self.bool_at(places.wal_log_hints)?,
+            max_prepared_transactions: self.u32_at(places.max_prepared_transactions)?,
+            track_commit_timestamp: self.bool_at(places.track_commit_timestamp)?,
+            block_size: self.u32_at(places.block_size)?,
+            relation_segment_blocks: self.u32_at(places.block_size + 4)?,
+            wal_block_size: self.u32_at(places.wal_block_size)?,
+            wal_segment_size: self.u32_at(places.wal_block_size + 4)?,
+            data_checksum_version: self.u32_at(places.data_checksum_version)?,
+            crc: self.u32_at(places.crc)?,
         })
+    }
+
+    fn next_multi_offset(&self, version: &Version) -> Result<u64, ControlFileError> {
+        let offset = version.places.next_multi_offset;
+        if version.major.0 < 19 { self.u32_at(offset).map(u64::from) } else { self.u64_at(offset) }
     }
 
     fn check_crc(&self, crc_offset: usize) -> Result<(), ControlFileError> {
@@ -392,8 +401,8 @@ impl Fields<'_> {
     }
 
     /// Checks that tuples are aligned and floats stored as on the machines for which the offsets hold.
-    fn check_architecture(&self) -> Result<(), ControlFileError> {
-        let (alignment, float) = (self.u32_at(204)?, self.u64_at(208)?);
+    fn check_architecture(&self, places: &Places) -> Result<(), ControlFileError> {
+        let (alignment, float) = (self.u32_at(places.alignment)?, self.u64_at(places.alignment + 4)?);
         if alignment != 8 {
             return Err(ControlFileError::Implausible { field: "maxAlign", value: u64::from(alignment) });
         }

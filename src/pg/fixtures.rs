@@ -4,13 +4,14 @@
 use super::MajorVersion;
 
 /// The major versions that the fixtures cover.
-pub(super) const MAJORS: [MajorVersion; 6] = [
+pub(super) const MAJORS: [MajorVersion; 7] = [
     MajorVersion(13),
     MajorVersion(14),
     MajorVersion(15),
     MajorVersion(16),
     MajorVersion(17),
     MajorVersion(18),
+    MajorVersion(19),
 ];
 
 /// Reads one fixture file of one major version.

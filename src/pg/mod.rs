@@ -1,4 +1,4 @@
-//! PostgreSQL's on-disk formats (13 to 18), pure: bytes or text in, plain data out.
+//! PostgreSQL's on-disk formats (13 to 19), pure: bytes or text in, plain data out.
 //!
 //! Nothing here opens a file, starts a process or imports another module of the crate, and no parser can
 //! panic, whatever the bytes. A file that a server would not accept is an error that says why, never a best

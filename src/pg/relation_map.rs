@@ -96,7 +96,7 @@ const LAYOUTS: [Layout; 2] = [
 ];
 
 impl RelationMap {
-    /// Reads a relation map of PostgreSQL 13 to 18.
+    /// Reads a relation map of PostgreSQL 13 to 19.
     ///
     /// # Errors
     /// [`RelationMapError`], of any kind; with such a file no connection to the database (for the shared map:
@@ -187,11 +187,11 @@ fn read_entries(bytes: &[u8], count: u32, capacity: usize) -> Result<Vec<(Oid, O
 /// version that pgbox does not know.
 pub fn expected_catalogs(kind: MapKind, major: MajorVersion) -> Option<&'static [u32]> {
     match (kind, major.0) {
-        (MapKind::Database, 13..=18) => Some(&DATABASE),
+        (MapKind::Database, 13..=19) => Some(&DATABASE),
         (MapKind::Shared, 13 | 14) => Some(&SHARED_13),
         (MapKind::Shared, 15) => Some(&SHARED_15),
         (MapKind::Shared, 16 | 17) => Some(&SHARED_16),
-        (MapKind::Shared, 18) => Some(&SHARED_18),
+        (MapKind::Shared, 18 | 19) => Some(&SHARED_18),
         _ => None,
     }
 }
@@ -314,14 +314,14 @@ mod tests {
     fn nothing_is_expected_of_a_version_that_is_unknown() {
         let map = RelationMap { entries: vec![] };
 
-        for major in [12, 19].map(MajorVersion) {
+        for major in [12, 20].map(MajorVersion) {
             assert_eq!(expected_catalogs(MapKind::Database, major), None);
             assert_eq!(map.disagreements(MapKind::Shared, major), None);
         }
     }
 
     #[rstest]
-    fn any_flipped_bit_of_the_data_or_its_crc_is_found(#[values(13, 14, 15, 16, 17, 18)] major: u32) {
+    fn any_flipped_bit_of_the_data_or_its_crc_is_found(#[values(13, 14, 15, 16, 17, 18, 19)] major: u32) {
         let sound = fixtures::read(MajorVersion(major), "global_pg_filenode.map");
         let crc_end = if sound.len() == 512 { 508 } else { 524 };
         for bit in 0..crc_end * 8 {

@@ -3,7 +3,8 @@
 //! These files have no checksums and no headers: pages of plain numbers, 32 to a file, the file named by its number
 //! in hexadecimal digits. Sources: clog.c, multixact.c, slru.c. Nothing here opens a file.
 
-use super::bytes::{u8_at, u32_at};
+use super::MajorVersion;
+use super::bytes::{u8_at, u32_at, u64_at};
 use super::heap::TransactionStatus;
 
 /// The size of a page.
@@ -15,8 +16,6 @@ pub const SEGMENT_BYTES: u64 = PAGE_BYTES * PAGES_PER_SEGMENT;
 
 /// Two bits a transaction.
 const TRANSACTIONS_PER_SEGMENT: u32 = 4 * 8192 * 32;
-/// Four bytes a multixact.
-const MULTIXACTS_PER_SEGMENT: u32 = 8192 / 4 * 32;
 /// Four flag bytes and four transactions a group; what is left of a page is unused.
 const MEMBERS_PER_GROUP: u64 = 4;
 const GROUP_BYTES: u64 = 20;
@@ -26,36 +25,50 @@ const MEMBERS_PER_SEGMENT: u64 = MEMBERS_PER_PAGE * PAGES_PER_SEGMENT;
 /// From here on a member changed the row, below it only locked it (PostgreSQL: `ISUPDATE_from_mxstatus()`).
 const FIRST_UPDATING_STATUS: u8 = 4;
 
-/// A number of a segment file.
+/// A segment file of one of these directories, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlruSegment(pub u32);
+pub struct SlruSegment {
+    /// The number.
+    pub number: u64,
+    digits: usize,
+}
+
+/// The digits of a name, at least.
+const SHORT_NAME_DIGITS: usize = 4;
+/// The digits of a name where numbers may be large (PostgreSQL: `SlruFileName()`, `long_segment_names`).
+const LONG_NAME_DIGITS: usize = 15;
 
 impl std::fmt::Display for SlruSegment {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{:04X}", self.0)
+        write!(formatter, "{:0digits$X}", self.number, digits = self.digits)
     }
 }
 
 impl SlruSegment {
+    /// Names a segment file by its number, in a directory with short names.
+    pub fn short(number: u64) -> Self {
+        Self { number, digits: SHORT_NAME_DIGITS }
+    }
+
+    fn long(number: u64) -> Self {
+        Self { number, digits: LONG_NAME_DIGITS }
+    }
+
     /// Reads the name of a segment file.
     pub fn parse(name: &str) -> Option<Self> {
-        let number = Self(u32::from_str_radix(name, 16).ok()?);
-        (number.to_string() == name).then_some(number)
+        let digits = if name.len() == LONG_NAME_DIGITS { LONG_NAME_DIGITS } else { SHORT_NAME_DIGITS };
+        let segment = Self { number: u64::from_str_radix(name, 16).ok()?, digits };
+        (segment.to_string() == name).then_some(segment)
     }
 }
 
 /// The file in `pg_xact` that has the status of a transaction.
 pub fn transaction_segment(xid: u32) -> SlruSegment {
-    SlruSegment(xid / TRANSACTIONS_PER_SEGMENT)
+    SlruSegment::short(u64::from(xid / TRANSACTIONS_PER_SEGMENT))
 }
 
 /// The number of files in `pg_xact` before the numbers begin again.
-pub const TRANSACTION_SEGMENTS: u32 = u32::MAX / TRANSACTIONS_PER_SEGMENT + 1;
-/// The number of files in `pg_multixact/offsets` before the numbers begin again.
-pub const OFFSET_SEGMENTS: u32 = u32::MAX / MULTIXACTS_PER_SEGMENT + 1;
-/// The number of files in `pg_multixact/members` before the numbers begin again.
-#[expect(clippy::cast_possible_truncation, reason = "it is 82041")]
-pub const MEMBER_SEGMENTS: u32 = (u32::MAX as u64 / MEMBERS_PER_SEGMENT + 1) as u32;
+pub const TRANSACTION_SEGMENTS: u64 = (u32::MAX / TRANSACTIONS_PER_SEGMENT + 1) as u64;
 
 /// The size that a file in `pg_xact` must have to hold the status of this transaction, its newest.
 pub fn transaction_segment_bytes(xid: u32) -> u64 {
@@ -73,24 +86,95 @@ pub fn transaction_status(segment: &[u8], xid: u32) -> Option<TransactionStatus>
     Some(if status == 1 { TransactionStatus::Committed } else { TransactionStatus::Aborted })
 }
 
-/// The file in `pg_multixact/offsets` that has the place of a multixact's members.
-pub fn offset_segment(multixact: u32) -> SlruSegment {
-    SlruSegment(multixact / MULTIXACTS_PER_SEGMENT)
+/// How a major version lays its multixacts out: 19 made the offsets 64 bits wide, so that they never begin again
+/// (multixact.c, `MultiXactOffset`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MultixactLayout {
+    /// Offsets of 32 bits, until 18.
+    Narrow,
+    /// Offsets of 64 bits, since 19.
+    Wide,
 }
 
-/// Reads the number of a multixact's first member from its segment file; `None` where the file is too short.
-pub fn first_member(segment: &[u8], multixact: u32) -> Option<u32> {
-    u32_at(segment, usize::try_from(multixact % MULTIXACTS_PER_SEGMENT).ok()? * 4)
-}
+impl MultixactLayout {
+    /// Returns the layout of a major version.
+    pub fn of(major: MajorVersion) -> Self {
+        if major.0 < 19 { Self::Narrow } else { Self::Wide }
+    }
 
-/// The file in `pg_multixact/members` that has a member.
-pub fn member_segment(member: u32) -> SlruSegment {
-    SlruSegment(u32::try_from(u64::from(member) / MEMBERS_PER_SEGMENT).unwrap_or_default())
+    fn offset_bytes(self) -> u32 {
+        match self {
+            Self::Narrow => 4,
+            Self::Wide => 8,
+        }
+    }
+
+    /// Returns how many multixacts a file in `pg_multixact/offsets` has.
+    pub fn multixacts_per_segment(self) -> u32 {
+        8192 / self.offset_bytes() * 32
+    }
+
+    /// Returns the file in `pg_multixact/offsets` that has the place of a multixact's members.
+    pub fn offset_segment(self, multixact: u32) -> SlruSegment {
+        SlruSegment::short(u64::from(multixact / self.multixacts_per_segment()))
+    }
+
+    /// Reads the number of a multixact's first member from its segment file; `None` where the file is too short.
+    pub fn first_member(self, segment: &[u8], multixact: u32) -> Option<u64> {
+        let index = usize::try_from(multixact % self.multixacts_per_segment()).ok()?;
+        match self {
+            Self::Narrow => u32_at(segment, index * 4).map(u64::from),
+            Self::Wide => u64_at(segment, index * 8),
+        }
+    }
+
+    /// Returns the file in `pg_multixact/members` that has a member.
+    pub fn member_segment(self, member: u64) -> SlruSegment {
+        self.member_file()(member / MEMBERS_PER_SEGMENT)
+    }
+
+    /// Returns how the files in `pg_multixact/members` are named by their numbers.
+    pub fn member_file(self) -> fn(u64) -> SlruSegment {
+        match self {
+            Self::Narrow => SlruSegment::short,
+            Self::Wide => SlruSegment::long,
+        }
+    }
+
+    /// Returns the member after another one by some steps.
+    pub fn member_after(self, member: u64, steps: u64) -> u64 {
+        match self {
+            Self::Narrow => member.wrapping_add(steps) & u64::from(u32::MAX),
+            Self::Wide => member.wrapping_add(steps),
+        }
+    }
+
+    /// Returns how many members there are from one to another.
+    pub fn members_between(self, first: u64, end: u64) -> u64 {
+        match self {
+            Self::Narrow => end.wrapping_sub(first) & u64::from(u32::MAX),
+            Self::Wide => end.wrapping_sub(first),
+        }
+    }
+
+    /// Returns the number of files in `pg_multixact/offsets` before the numbers begin again.
+    pub fn offset_segments(self) -> u64 {
+        u64::from(u32::MAX / self.multixacts_per_segment()) + 1
+    }
+
+    /// Returns the number of files in `pg_multixact/members` before the numbers begin again.
+    pub fn member_segments(self) -> u64 {
+        let most = match self {
+            Self::Narrow => u64::from(u32::MAX),
+            Self::Wide => u64::MAX,
+        };
+        most / MEMBERS_PER_SEGMENT + 1
+    }
 }
 
 /// Reads a member from its segment file: its transaction, if it changed the row. `None` where the file is too short.
-pub fn updating_member(segment: &[u8], member: u32) -> Option<Option<u32>> {
-    let within = u64::from(member) % MEMBERS_PER_SEGMENT;
+pub fn updating_member(segment: &[u8], member: u64) -> Option<Option<u32>> {
+    let within = member % MEMBERS_PER_SEGMENT;
     let (page, in_page) = (within / MEMBERS_PER_PAGE, within % MEMBERS_PER_PAGE);
     let group = usize::try_from(page * PAGE_BYTES + in_page / MEMBERS_PER_GROUP * GROUP_BYTES).ok()?;
     let in_group = usize::try_from(in_page % MEMBERS_PER_GROUP).ok()?;
@@ -103,15 +187,16 @@ pub fn updating_member(segment: &[u8], member: u32) -> Option<Option<u32>> {
 pub fn segments_between(
     first: SlruSegment,
     last: SlruSegment,
-    count: u32,
+    count: u64,
 ) -> impl Iterator<Item = SlruSegment> {
-    let (first, last) = (first.0 % count, last.0 % count);
-    let distance = if last >= first { last - first } else { count - first + last };
-    (0..=distance).map(move |step| SlruSegment((first + step) % count))
+    let (begin, end) = (first.number % count, last.number % count);
+    let distance = if end >= begin { end - begin } else { count - begin + end };
+    (0..=distance).map(move |step| SlruSegment { number: (begin + step) % count, ..first })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::MultixactLayout::{Narrow, Wide};
     use super::*;
     use crate::pg::fixtures::{MAJORS, read};
     use proptest::prelude::*;
@@ -128,13 +213,20 @@ mod tests {
     fn the_files_are_named_as_the_server_names_them() {
         assert_eq!(transaction_segment(1_048_575).to_string(), "0000");
         assert_eq!(transaction_segment(u32::MAX).to_string(), "0FFF");
-        assert_eq!(offset_segment(65_536).to_string(), "0001");
-        assert_eq!(member_segment(52_352).to_string(), "0001");
-        assert_eq!(member_segment(u32::MAX).to_string(), "14078");
-        assert_eq!(SlruSegment::parse("14078"), Some(SlruSegment(0x14078)));
+        assert_eq!(Narrow.offset_segment(65_536).to_string(), "0001");
+        assert_eq!(Narrow.member_segment(52_352).to_string(), "0001");
+        assert_eq!(Narrow.member_segment(u64::from(u32::MAX)).to_string(), "14078");
+        assert_eq!(Wide.offset_segment(65_536).to_string(), "0002");
+        assert_eq!(Wide.member_segment(52_352).to_string(), "000000000000001");
+        assert_eq!(SlruSegment::parse("14078"), Some(SlruSegment::short(0x14078)));
+        assert_eq!(SlruSegment::parse("000000000000001"), Some(Wide.member_segment(52_352)));
         assert_eq!(SlruSegment::parse("14"), None);
         assert_eq!(SlruSegment::parse("000a"), None);
-        assert_eq!((TRANSACTION_SEGMENTS, OFFSET_SEGMENTS, MEMBER_SEGMENTS), (4096, 65_536, 82_041));
+        assert_eq!(
+            (TRANSACTION_SEGMENTS, Narrow.offset_segments(), Narrow.member_segments()),
+            (4096, 65_536, 82_041)
+        );
+        assert_eq!(Wide.offset_segments(), 131_072);
     }
 
     #[test]
@@ -145,10 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn members_are_counted_across_the_point_where_narrow_numbers_begin_again() {
+        assert_eq!(Narrow.member_after(u64::from(u32::MAX), 2), 1);
+        assert_eq!(Narrow.members_between(u64::from(u32::MAX), 1), 2);
+        assert_eq!(Wide.member_after(u64::from(u32::MAX), 2), (1 << 32) + 1);
+        assert_eq!(Wide.members_between(1, 1 << 40), (1 << 40) - 1);
+    }
+
+    #[test]
     fn the_numbers_begin_again() {
         let numbers = |first, last| {
-            segments_between(SlruSegment(first), SlruSegment(last), 4096)
-                .map(|segment| segment.0)
+            segments_between(SlruSegment::short(first), SlruSegment::short(last), 4096)
+                .map(|segment| segment.number)
                 .collect::<Vec<_>>()
         };
         assert_eq!(numbers(4094, 1), [4094, 4095, 0, 1]);
@@ -161,8 +261,10 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..20_000), number: u32,
         ) {
             transaction_status(&bytes, number);
-            first_member(&bytes, number);
-            updating_member(&bytes, number);
+            for layout in [Narrow, Wide] {
+                layout.first_member(&bytes, number);
+            }
+            updating_member(&bytes, u64::from(number));
             let _ = SlruSegment::parse(&format!("{number:X}"));
         }
     }

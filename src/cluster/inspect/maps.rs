@@ -127,7 +127,7 @@ pub(super) fn is_never_empty(catalog: Oid) -> bool {
     is_index(catalog) || NEVER_EMPTY_TABLES.contains(&catalog.0)
 }
 
-/// The mapped catalogs that are indexes, in any version from 13 to 18 (catalog/*.h, `DECLARE_INDEX`).
+/// The mapped catalogs that are indexes, in any version from 13 to 19 (catalog/*.h, `DECLARE_INDEX`).
 pub(super) fn is_index(catalog: Oid) -> bool {
     const INDEXES: [u32; 41] = [
         1232, 1233, 2397, 2658, 2659, 2662, 2663, 2671, 2672, 2676, 2677, 2690, 2691, 2694, 2695, 2697, 2698,

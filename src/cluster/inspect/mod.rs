@@ -352,7 +352,7 @@ impl Inspection<'_> {
 /// Whether WAL was written that no initdb writes: on a later timeline, or further on than it ever gets. It is told
 /// even where an interrupted `rm` has left little else.
 fn is_wal_of_a_server(segments: &[WalFileName]) -> bool {
-    // initdb begins with the second segment, and writes 8 MiB at the most (13 to 18).
+    // initdb begins with the second segment, and writes 8 MiB at the most (13 to 19).
     const MOST_OF_INITDB_BYTES: u64 = 16 << 20;
     let is_later = |segment: &WalFileName| {
         let first = u64::from(segment.segment_size_bytes());

@@ -6,7 +6,7 @@
 use super::{Inspection, follow};
 use crate::cluster::inspect::catalog::low_half;
 use crate::pg::control_file::{ClusterState, ControlFile};
-use crate::pg::slru::{self, SlruSegment};
+use crate::pg::slru::{self, MultixactLayout, SlruSegment};
 use crate::plan::{FileContent, Finding, Remedy, Severity};
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ struct Needed {
     first: SlruSegment,
     last: SlruSegment,
     /// After this many the numbers begin again.
-    count: u32,
+    count: u64,
 }
 
 impl Inspection<'_> {
@@ -47,16 +47,17 @@ impl Inspection<'_> {
     }
 
     fn check_multixacts(&mut self, control: &ControlFile) {
+        let layout = MultixactLayout::of(control.major);
         // The first number of a file is the one that makes it (multixact.c, `TrimMultiXact()`).
         let before = control.next_multi.saturating_sub(1);
-        let is_first = slru::offset_segment(control.next_multi) != slru::offset_segment(before);
+        let is_first = layout.offset_segment(control.next_multi) != layout.offset_segment(before);
         let newest = if is_first { before } else { control.next_multi };
         let offsets = Needed {
             code: "multixact-offsets-missing",
             directory: "pg_multixact/offsets",
-            first: slru::offset_segment(control.oldest_multi),
-            last: slru::offset_segment(newest),
-            count: slru::OFFSET_SEGMENTS,
+            first: layout.offset_segment(control.oldest_multi),
+            last: layout.offset_segment(newest),
+            count: layout.offset_segments(),
         };
         self.check_segments(&offsets, control);
         if control.next_multi == control.oldest_multi || control.next_multi_offset < 2 {
@@ -66,18 +67,18 @@ impl Inspection<'_> {
         let members = Needed {
             code: "multixact-members-missing",
             directory: "pg_multixact/members",
-            first: slru::member_segment(self.first_member(control.oldest_multi).unwrap_or(last)),
-            last: slru::member_segment(last),
-            count: slru::MEMBER_SEGMENTS,
+            first: layout.member_segment(self.first_member(layout, control.oldest_multi).unwrap_or(last)),
+            last: layout.member_segment(last),
+            count: layout.member_segments(),
         };
         self.check_segments(&members, control);
     }
 
     /// Where the members of a multixact begin, if that can be read.
-    fn first_member(&self, multixact: u32) -> Option<u32> {
-        let place = format!("pg_multixact/offsets/{}", slru::offset_segment(multixact));
+    fn first_member(&self, layout: MultixactLayout, multixact: u32) -> Option<u64> {
+        let place = format!("pg_multixact/offsets/{}", layout.offset_segment(multixact));
         let segment = self.root.read_bounded(place, slru::SEGMENT_BYTES).ok()?;
-        slru::first_member(&segment, multixact).filter(|member| *member != 0)
+        layout.first_member(&segment, multixact).filter(|member| *member != 0)
     }
 
     /// Reports the files that are missing; returns the sizes of those that are there.

@@ -21,7 +21,7 @@ const IRREPLACEABLE: [u32; 2] = [1259, 1249];
 const NEVER_EMPTY: [u32; 3] = [1260, 1262, 1213];
 /// More than a shared catalog of any cluster has.
 const MOST_CATALOG_BYTES: u64 = 1 << 30;
-/// Shared tables, 13 to 18 (pg_*.dat and `BKI_SHARED_RELATION` in catalog/*.h), toast tables included.
+/// Shared tables, 13 to 19 (pg_*.dat and `BKI_SHARED_RELATION` in catalog/*.h), toast tables included.
 const SHARED_TABLES: [u32; 20] = [
     1213, 1214, 1260, 1261, 1262, 2396, 2846, 2964, 2966, 3592, 4060, 4175, 4177, 4181, 4183, 4185, 6000,
     6100, 6243, 6244,

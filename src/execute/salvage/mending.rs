@@ -8,6 +8,7 @@ use super::workplace::{Workplace, copied_place};
 use crate::pg::control_file::ControlFile;
 use crate::pg::identity_map::identity_map;
 use crate::pg::relation_map::{MapKind, RelationMap};
+use crate::pg::slru::{MultixactLayout, SlruSegment};
 use crate::pg::{MajorVersion, layout};
 use crate::plan::{Diagnosis, Remedy};
 use crate::sys::EntryKind;
@@ -16,9 +17,8 @@ use anyhow::Context;
 /// A page of an SLRU, and how many a segment has (slru.h, `SLRU_PAGES_PER_SEGMENT`).
 const SLRU_PAGE_BYTES: u32 = 8192;
 const SLRU_PAGES: u32 = 32;
-/// How many entries a segment has: clog.c, and multixact.c for offsets and members.
+/// How many entries a segment has: clog.c, and multixact.c for members.
 pub(super) const XIDS_PER_SEGMENT: u32 = 32_768 * SLRU_PAGES;
-pub(super) const MULTIS_PER_SEGMENT: u32 = 2_048 * SLRU_PAGES;
 pub(super) const MEMBERS_PER_SEGMENT: u32 = 1_636 * SLRU_PAGES;
 /// Four transactions, all committed (clog.c, `TRANSACTION_STATUS_COMMITTED`).
 const ALL_COMMITTED: u8 = 0x55;
@@ -94,7 +94,8 @@ pub(super) struct Needed {
     pub(super) next_xid: u32,
     pub(super) oldest_multi: u32,
     pub(super) next_multi: u32,
-    pub(super) next_member: u32,
+    pub(super) next_member: u64,
+    pub(super) layout: MultixactLayout,
 }
 
 impl Needed {
@@ -106,24 +107,41 @@ impl Needed {
             oldest_multi: control.oldest_multi,
             next_multi: control.next_multi,
             next_member: control.next_multi_offset,
+            layout: MultixactLayout::of(control.major),
         }
     }
 }
 
 /// Makes what is lost of the transaction status: of transactions that nothing is known of, that they committed.
 pub(super) fn mend_status(work: &Workplace, needed: &Needed, salvaged: &mut Salvaged) -> anyhow::Result<()> {
-    let statuses = Slru { directory: "pg_xact", fill: ALL_COMMITTED, per_segment: XIDS_PER_SEGMENT };
+    let statuses = Slru {
+        directory: "pg_xact",
+        fill: ALL_COMMITTED,
+        per_segment: XIDS_PER_SEGMENT,
+        name: SlruSegment::short,
+    };
     for name in statuses.complete(work, needed.oldest_xid, needed.next_xid)? {
         salvaged.assume(format!(
             "'{name}' was gone: every transaction in it counts as committed, those that were rolled back too"
         ));
     }
-    let offsets = Slru { directory: "pg_multixact/offsets", fill: 0, per_segment: MULTIS_PER_SEGMENT };
-    let members = Slru { directory: "pg_multixact/members", fill: 0, per_segment: MEMBERS_PER_SEGMENT };
+    let offsets = Slru {
+        directory: "pg_multixact/offsets",
+        fill: 0,
+        per_segment: needed.layout.multixacts_per_segment(),
+        name: SlruSegment::short,
+    };
+    let members = Slru {
+        directory: "pg_multixact/members",
+        fill: 0,
+        per_segment: MEMBERS_PER_SEGMENT,
+        name: needed.layout.member_file(),
+    };
     let mut made = offsets.complete(work, needed.oldest_multi, needed.next_multi)?;
     // Where the oldest member is, only the offsets know; a cluster that has used few has them from the start on.
-    if (1..MEMBERS_PER_SEGMENT).contains(&needed.next_member) {
-        made.extend(members.complete(work, 0, needed.next_member)?);
+    let next_member = u32::try_from(needed.next_member).ok();
+    if let Some(next_member) = next_member.filter(|next| (1..MEMBERS_PER_SEGMENT).contains(next)) {
+        made.extend(members.complete(work, 0, next_member)?);
     }
     for name in made {
         salvaged.assume(format!(
@@ -137,6 +155,8 @@ struct Slru {
     directory: &'static str,
     fill: u8,
     per_segment: u32,
+    /// Names a segment by its number.
+    name: fn(u64) -> SlruSegment,
 }
 
 impl Slru {
@@ -155,7 +175,7 @@ impl Slru {
                 SLRU_PAGES
             };
             if self.complete_segment(work, segment, pages)? {
-                made.push(format!("{}/{segment:04X}", self.directory));
+                made.push(format!("{}/{}", self.directory, (self.name)(u64::from(segment))));
             }
             if segment == last {
                 return Ok(made);
@@ -166,7 +186,7 @@ impl Slru {
     }
 
     fn complete_segment(&self, work: &Workplace, segment: u32, pages: u32) -> anyhow::Result<bool> {
-        let place = work.copied(self.directory).join(format!("{segment:04X}"));
+        let place = work.copied(self.directory).join((self.name)(u64::from(segment)).to_string());
         let needed_bytes = pages * SLRU_PAGE_BYTES;
         let mut bytes = work.root.read_bounded(&place, 1 << 20).unwrap_or_default();
         if bytes.len() as u64 >= u64::from(needed_bytes) {

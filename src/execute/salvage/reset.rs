@@ -3,10 +3,11 @@
 //! What the control file would have said is worked out from the files, by the rules of `pg_resetwal`'s own manual.
 
 use super::loss::Salvaged;
-use super::mending::{MEMBERS_PER_SEGMENT, MULTIS_PER_SEGMENT, Needed, XIDS_PER_SEGMENT, mend_status};
+use super::mending::{MEMBERS_PER_SEGMENT, Needed, XIDS_PER_SEGMENT, mend_status};
 use super::pages::read_pages;
 use super::workplace::Workplace;
 use crate::pg::control_file::ClusterState;
+use crate::pg::slru::MultixactLayout;
 use crate::pg::{Lsn, MajorVersion, wal};
 use crate::sys::Tool;
 use anyhow::Context;
@@ -66,14 +67,16 @@ fn guess_needed(work: &Workplace) -> Needed {
         (first.saturating_mul(per_segment), next.saturating_mul(per_segment))
     };
     let (oldest_xid, next_xid) = range("pg_xact", XIDS_PER_SEGMENT);
-    let (oldest_multi, next_multi) = range("pg_multixact/offsets", MULTIS_PER_SEGMENT);
+    let layout = MultixactLayout::of(work.tools.installation.version);
+    let (oldest_multi, next_multi) = range("pg_multixact/offsets", layout.multixacts_per_segment());
     let (_, next_member) = range("pg_multixact/members", MEMBERS_PER_SEGMENT);
     Needed {
         oldest_xid: oldest_xid.max(FIRST_XID),
         next_xid,
         oldest_multi: oldest_multi.max(1),
         next_multi,
-        next_member,
+        next_member: u64::from(next_member),
+        layout,
     }
 }
 

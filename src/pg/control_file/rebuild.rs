@@ -3,9 +3,9 @@
 //! Whether either may be put in place is not decided here. The offsets are those of `ControlFileData` in
 //! `pg_control.h` on a 64-bit machine, as in the reader.
 
-use super::{ClusterState, ControlFile, ControlFileError, FILE_SIZE_BYTES, VERSIONS, Version};
+use super::{ClusterState, ControlFile, ControlFileError, FILE_SIZE_BYTES, Places, VERSIONS, Version};
+use crate::pg::Lsn;
 use crate::pg::wal::{Checkpoint, Parameters, WalGeometry};
-use crate::pg::{Lsn, MajorVersion};
 
 /// The LSN at which the counter of unlogged relations starts (PostgreSQL: `FirstNormalUnloggedLSN`).
 const FIRST_UNLOGGED_LSN: u64 = 1000;
@@ -40,13 +40,14 @@ pub struct Ingredients<'a> {
 pub fn rebuild(ingredients: &Ingredients<'_>) -> Option<Vec<u8>> {
     let geometry = &ingredients.geometry;
     let version = VERSIONS.iter().find(|version| version.major == geometry.major)?;
+    let places = version.places;
     let parameters = &ingredients.parameters;
     let mut file = Writer { bytes: vec![0; FILE_SIZE_BYTES] };
     file.put(0, &geometry.system_identifier.0.to_le_bytes());
     file.put_numbers(8, &[version.control, version.catalog, ingredients.state.number()]);
     file.put(24, &ingredients.checkpoint.time().to_le_bytes());
-    file.put(128, &unlogged_lsn(ingredients.state).to_le_bytes());
-    file.put_numbers(172, &[parameters.wal_level.number(), u32::from(parameters.wal_log_hints)]);
+    file.put(places.unlogged_lsn, &unlogged_lsn(ingredients.state).to_le_bytes());
+    file.put_numbers(places.wal_level, &[parameters.wal_level.number(), u32::from(parameters.wal_log_hints)]);
     let limits = [
         parameters.max_connections,
         parameters.max_worker_processes,
@@ -55,16 +56,22 @@ pub fn rebuild(ingredients: &Ingredients<'_>) -> Option<Vec<u8>> {
         parameters.max_locks_per_transaction,
         u32::from(parameters.track_commit_timestamp),
     ];
-    file.put_numbers(180, &limits);
+    file.put_numbers(places.max_connections, &limits);
     // maxAlign, then floatFormat, which together tell the architecture.
-    file.put_numbers(204, &[8]);
-    file.put(208, &1_234_567.0_f64.to_le_bytes());
-    // BLCKSZ and RELSEG_SIZE, as packaged; NAMEDATALEN, INDEX_MAX_KEYS, TOAST_MAX_CHUNK_SIZE, LOBLKSIZE, float8ByVal.
-    let sizes =
-        [8192, 131_072, geometry.block_size_bytes, geometry.segment_size_bytes, 64, 32, 1996, 2048, 1];
-    file.put_numbers(216, &sizes);
-    file.put_numbers(252, &[u32::from(ingredients.has_checksums)]);
-    file.put_nonce(geometry.major, &ingredients.nonce);
+    file.put_numbers(places.alignment, &[8]);
+    file.put(places.alignment + 4, &1_234_567.0_f64.to_le_bytes());
+    file.put_sizes(geometry, places);
+    let has_checksums = u32::from(ingredients.has_checksums);
+    file.put_numbers(places.data_checksum_version, &[has_checksums]);
+    if let Some(place) = places.initial_checksum_version {
+        file.put_numbers(place, &[has_checksums]);
+    }
+    if let Some(place) = places.char_signedness {
+        // All that matters is the machine that initdb ran on.
+        let is_signed = cfg!(any(target_arch = "x86_64", target_arch = "x86"));
+        file.put(place, &[u8::from(is_signed)]);
+    }
+    file.put(places.nonce, &ingredients.nonce);
     file.point_at(ingredients.checkpoint_lsn, ingredients.checkpoint);
     file.seal(version);
     Some(file.bytes)
@@ -80,7 +87,7 @@ pub fn pointed_at(file: &[u8], lsn: Lsn, checkpoint: &Checkpoint) -> Result<Vec<
     file.put_numbers(16, &[ClusterState::InProduction.number()]);
     file.point_at(lsn, checkpoint);
     // A consistency point is only for recovery from an archive.
-    file.put(136, &[0; 12]);
+    file.put(version.places.min_recovery_point, &[0; 12]);
     file.seal(version);
     Ok(file.bytes)
 }
@@ -91,7 +98,7 @@ pub fn pointed_at(file: &[u8], lsn: Lsn, checkpoint: &Checkpoint) -> Result<Vec<
 /// [`ControlFileError`], if the file cannot be believed.
 pub fn with_unlogged_lsn(file: &[u8], unlogged_lsn: Lsn) -> Result<Vec<u8>, ControlFileError> {
     let (mut file, version) = Writer::of(file)?;
-    file.put(128, &unlogged_lsn.0.to_le_bytes());
+    file.put(version.places.unlogged_lsn, &unlogged_lsn.0.to_le_bytes());
     file.seal(version);
     Ok(file.bytes)
 }
@@ -135,22 +142,24 @@ impl Writer {
 
     fn point_at(&mut self, lsn: Lsn, checkpoint: &Checkpoint) {
         self.put(32, &lsn.0.to_le_bytes());
-        self.put(40, &checkpoint.data);
+        self.put(40, checkpoint.data());
     }
 
-    /// 18 put the signedness of `char` before the nonce; all that matters is the machine that initdb ran on.
-    fn put_nonce(&mut self, major: MajorVersion, nonce: &[u8; 32]) {
-        if major.0 < 18 {
-            return self.put(256, nonce);
+    /// Puts the sizes that every packaged server has, and those of the WAL.
+    fn put_sizes(&mut self, geometry: &WalGeometry, places: &Places) {
+        // BLCKSZ and RELSEG_SIZE.
+        self.put_numbers(places.block_size, &[8192, 131_072]);
+        if let Some(place) = places.slru_pages_per_segment {
+            self.put_numbers(place, &[32]);
         }
-        let is_signed = cfg!(any(target_arch = "x86_64", target_arch = "x86"));
-        self.put(256, &[u8::from(is_signed)]);
-        self.put(257, nonce);
+        // The last five are NAMEDATALEN, INDEX_MAX_KEYS, TOAST_MAX_CHUNK_SIZE, LOBLKSIZE and float8ByVal.
+        let sizes = [geometry.block_size_bytes, geometry.segment_size_bytes, 64, 32, 1996, 2048, 1];
+        self.put_numbers(places.wal_block_size, &sizes);
     }
 
     fn seal(&mut self, version: &Version) {
-        let crc = crc32c::crc32c(self.bytes.get(..version.crc_offset).unwrap_or_default());
-        self.put(version.crc_offset, &crc.to_le_bytes());
+        let crc = crc32c::crc32c(self.bytes.get(..version.places.crc).unwrap_or_default());
+        self.put(version.places.crc, &crc.to_le_bytes());
     }
 }
 
@@ -159,12 +168,13 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::pg::MajorVersion;
     use crate::pg::fixtures;
-    use crate::pg::wal::CHECKPOINT_SIZE_BYTES;
+    use crate::pg::wal::checkpoint_size_bytes;
 
     fn checkpoint_of(file: &[u8]) -> Checkpoint {
-        let data: [u8; CHECKPOINT_SIZE_BYTES] = file[40..128].try_into().unwrap();
-        Checkpoint { is_shutdown: true, data }
+        let major = ControlFile::parse(file).unwrap().major;
+        Checkpoint::parse(true, &file[40..40 + checkpoint_size_bytes(major)], major).unwrap()
     }
 
     fn ingredients<'a>(control: &ControlFile, checkpoint: &'a Checkpoint) -> Ingredients<'a> {
@@ -178,7 +188,7 @@ mod tests {
             checkpoint_lsn: control.checkpoint,
             checkpoint,
             state: ClusterState::ShutDown,
-            parameters: Parameters::default(),
+            parameters: Parameters::defaults(control.major),
             has_checksums: true,
             nonce: [7; 32],
         }
@@ -186,7 +196,7 @@ mod tests {
 
     #[rstest]
     fn a_rebuilt_file_differs_from_the_lost_one_only_where_nothing_tells_what_it_held(
-        #[values(13, 14, 15, 16, 17, 18)] major: u32,
+        #[values(13, 14, 15, 16, 17, 18, 19)] major: u32,
     ) {
         let lost = fixtures::read(MajorVersion(major), "pg_control");
         let control = ControlFile::parse(&lost).unwrap();
@@ -195,9 +205,11 @@ mod tests {
         let rebuilt = rebuild(&ingredients(&control, &checkpoint)).unwrap();
 
         let differing: Vec<usize> = (0..lost.len()).filter(|&at| lost[at] != rebuilt[at]).collect();
-        let nonce_start = if major == 18 { 257 } else { 256 };
+        let places = Version::find(control.pg_control_version, control.catalog_version).unwrap().places;
+        let unlogged = places.unlogged_lsn..places.unlogged_lsn + 8;
+        let salt_and_crc = places.nonce..places.crc + 4;
         let is_free =
-            |at: &usize| (24..32).contains(at) || (128..136).contains(at) || (nonce_start..296).contains(at);
+            |at: &usize| (24..32).contains(at) || unlogged.contains(at) || salt_and_crc.contains(at);
         assert_eq!(differing.iter().filter(|at| !is_free(at)).collect::<Vec<_>>(), Vec::<&usize>::new());
         let parsed = ControlFile::parse(&rebuilt).unwrap();
         let expected =
@@ -220,16 +232,17 @@ mod tests {
     #[test]
     fn a_version_that_is_unknown_gets_no_control_file() {
         let lost = fixtures::read(MajorVersion(15), "pg_control");
-        let control = ControlFile { major: MajorVersion(19), ..ControlFile::parse(&lost).unwrap() };
+        let control = ControlFile { major: MajorVersion(20), ..ControlFile::parse(&lost).unwrap() };
 
         assert_eq!(rebuild(&ingredients(&control, &checkpoint_of(&lost))), None);
     }
 
     #[rstest]
-    fn a_file_pointed_at_an_older_checkpoint_starts_recovery_there(#[values(13, 15, 18)] major: u32) {
+    fn a_file_pointed_at_an_older_checkpoint_starts_recovery_there(#[values(13, 15, 18, 19)] major: u32) {
         let file = fixtures::read(MajorVersion(major), "pg_control");
-        let mut checkpoint = checkpoint_of(&file);
-        checkpoint.data[..8].copy_from_slice(&0x0200_0028_u64.to_le_bytes());
+        let mut data = checkpoint_of(&file).data().to_vec();
+        data[..8].copy_from_slice(&0x0200_0028_u64.to_le_bytes());
+        let checkpoint = Checkpoint::parse(true, &data, MajorVersion(major)).unwrap();
 
         let older = pointed_at(&file, Lsn(0x0200_0060), &checkpoint).unwrap();
 
@@ -241,7 +254,7 @@ mod tests {
 
     #[rstest]
     fn the_counter_of_unlogged_relations_is_all_that_changes_when_it_is_set(
-        #[values(13, 14, 15, 16, 17, 18)] major: u32,
+        #[values(13, 14, 15, 16, 17, 18, 19)] major: u32,
     ) {
         let file = fixtures::read(MajorVersion(major), "pg_control");
 

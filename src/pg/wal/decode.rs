@@ -19,19 +19,38 @@ mod resource_manager {
     pub(super) const RELATION_MAP: u8 = 7;
 }
 
-/// The size of a checkpoint's data (PostgreSQL: `CheckPoint` in `pg_control.h`), the same in 13 to 18.
-pub const CHECKPOINT_SIZE_BYTES: usize = 88;
+/// The size of the largest checkpoint record's data.
+const MOST_CHECKPOINT_BYTES: usize = 96;
+
+/// Returns the size of a checkpoint record's data (PostgreSQL: `CheckPoint` in `pg_control.h`). 19 added
+/// `logicalDecodingEnabled` and made `nextMultiOffset` 64 bits wide.
+pub fn checkpoint_size_bytes(major: MajorVersion) -> usize {
+    if major.0 < 19 { 88 } else { MOST_CHECKPOINT_BYTES }
+}
 
 /// A checkpoint record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Whether the server stopped with it.
     pub is_shutdown: bool,
-    /// Its data, as the control file has a copy of it.
-    pub data: [u8; CHECKPOINT_SIZE_BYTES],
+    data: [u8; MOST_CHECKPOINT_BYTES],
+    size_bytes: usize,
 }
 
 impl Checkpoint {
+    /// Reads the data of a checkpoint record; `None` where they are not of the size that the version writes.
+    pub fn parse(is_shutdown: bool, data: &[u8], major: MajorVersion) -> Option<Self> {
+        let size_bytes = checkpoint_size_bytes(major);
+        let mut whole = [0; MOST_CHECKPOINT_BYTES];
+        whole.get_mut(..size_bytes).filter(|place| place.len() == data.len())?.copy_from_slice(data);
+        Some(Self { is_shutdown, data: whole, size_bytes })
+    }
+
+    /// Returns its data, as the control file has a copy of them.
+    pub fn data(&self) -> &[u8] {
+        self.data.get(..self.size_bytes).unwrap_or_default()
+    }
+
     /// The redo point.
     pub fn redo(&self) -> Lsn {
         Lsn(array_at(&self.data, 0).map(u64::from_le_bytes).unwrap_or_default())
@@ -57,9 +76,11 @@ impl Checkpoint {
         if major.0 < 17 { None } else { WalLevel::from_number(self.number(20)) }
     }
 
-    /// When it was made, in seconds since 1970.
+    /// When it was made, in seconds since 1970. The time and three transaction ids end the data in every version.
     pub fn time(&self) -> i64 {
-        array_at(&self.data, 64).map(i64::from_le_bytes).unwrap_or_default()
+        const FROM_THE_END_BYTES: usize = 24;
+        let offset = self.size_bytes.saturating_sub(FROM_THE_END_BYTES);
+        array_at(&self.data, offset).map(i64::from_le_bytes).unwrap_or_default()
     }
 
     fn number(&self, offset: usize) -> u32 {
@@ -88,15 +109,15 @@ pub struct Parameters {
     pub track_commit_timestamp: bool,
 }
 
-/// PostgreSQL's defaults, the same in 13 to 18: what the control file holds when no record ever told otherwise.
-impl Default for Parameters {
-    fn default() -> Self {
+impl Parameters {
+    /// Returns the defaults of a major version: what the control file holds when no record ever told otherwise.
+    pub fn defaults(major: MajorVersion) -> Self {
         Self {
             max_connections: 100,
             max_worker_processes: 8,
             max_wal_senders: 10,
             max_prepared_transactions: 0,
-            max_locks_per_transaction: 64,
+            max_locks_per_transaction: if major.0 < 19 { 64 } else { 128 },
             wal_level: WalLevel::Replica,
             wal_log_hints: false,
             track_commit_timestamp: false,
@@ -202,9 +223,8 @@ impl WalRecord<'_> {
     fn xlog_event(&self, data: &[u8]) -> Option<WalEvent> {
         match self.header.kind() {
             0x00 | 0x10 => {
-                let is_whole = data.len() == CHECKPOINT_SIZE_BYTES;
-                let data = is_whole.then(|| array_at(data, 0)).flatten()?;
-                Some(WalEvent::Checkpoint(Checkpoint { is_shutdown: self.header.kind() == 0x00, data }))
+                let is_shutdown = self.header.kind() == 0x00;
+                Checkpoint::parse(is_shutdown, data, self.major).map(WalEvent::Checkpoint)
             }
             0x60 => Some(WalEvent::ParameterChange(Parameters {
                 max_connections: u32_at(data, 0)?,

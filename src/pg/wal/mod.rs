@@ -11,7 +11,7 @@ mod reader;
 mod record;
 mod segment_file;
 
-pub use decode::{CHECKPOINT_SIZE_BYTES, Checkpoint, Parameters, WalEvent};
+pub use decode::{Checkpoint, Parameters, WalEvent, checkpoint_size_bytes};
 pub use moment::WalMoment;
 pub use name::{
     WalFileName, WalFileNameError, is_backup_history_file, is_history_file, is_partial_segment_name,

@@ -10,13 +10,14 @@ use crate::pg::bytes::{u16_at, u32_at, u64_at};
 use crate::pg::{Lsn, MajorVersion, SystemIdentifier, TimelineId};
 
 /// The WAL page magic of each major version (PostgreSQL: `XLOG_PAGE_MAGIC` in `xlog_internal.h`).
-const PAGE_MAGICS: [(u16, MajorVersion); 6] = [
+const PAGE_MAGICS: [(u16, MajorVersion); 7] = [
     (0xD106, MajorVersion(13)),
     (0xD10D, MajorVersion(14)),
     (0xD110, MajorVersion(15)),
     (0xD113, MajorVersion(16)),
     (0xD116, MajorVersion(17)),
     (0xD118, MajorVersion(18)),
+    (0xD122, MajorVersion(19)),
 ];
 
 /// `XLP_FIRST_IS_CONTRECORD`: the page begins with the rest of a record.
@@ -26,7 +27,7 @@ const CONTINUES_RECORD: u16 = 0x0001;
 const GIVES_UP_RECORD: u16 = 0x0008;
 /// `XLP_LONG_HEADER`: the header has the fields that tell the cluster and its sizes.
 const LONG_HEADER: u16 = 0x0002;
-/// `XLP_ALL_FLAGS`, the union of those of 13 to 18.
+/// `XLP_ALL_FLAGS`, the union of those of 13 to 19.
 const ALL_FLAGS: u16 = 0x000F;
 
 /// The size of the header of all other pages: 20 bytes, aligned.

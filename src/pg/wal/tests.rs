@@ -247,7 +247,7 @@ fn what_a_record_brings_for_each_block_is_told() {
 
 #[test]
 fn a_checkpoint_is_decoded() {
-    let mut data = vec![0; CHECKPOINT_SIZE_BYTES];
+    let mut data = vec![0; checkpoint_size_bytes(GEOMETRY.major)];
     data[..8].copy_from_slice(&0x0030_0028_u64.to_le_bytes());
     (data[8], data[12], data[16]) = (2, 1, 1);
     let mut writer = Writer::new();

@@ -1,4 +1,4 @@
-//! The catalogs that relation maps name: what each is called and what it is, fixed for all of 13 to 18.
+//! The catalogs that relation maps name: what each is called and what it is, fixed for all of 13 to 19.
 //!
 //! They are known without `pg_class`, so that a lost index of its own can be named and built anew.
 
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn every_mapped_catalog_of_every_version_has_a_name() {
-        for major in 13..=18 {
+        for major in 13..=19 {
             for kind in [MapKind::Shared, MapKind::Database] {
                 for &oid in expected_catalogs(kind, MajorVersion(major)).unwrap() {
                     let (name, _, _) = describe(Oid(oid));

@@ -5,13 +5,13 @@
 use crate::cluster::inspect::follow;
 use crate::pg::control_file::ControlFile;
 use crate::pg::heap::{MultixactUnreadable, TransactionStatus, Transactions};
-use crate::pg::slru::{self, SlruSegment};
+use crate::pg::slru::{self, MultixactLayout, SlruSegment};
 use crate::sys::ReadRoot;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// More members than any multixact of a catalog row has: a number beyond it is garbage.
-const MOST_MEMBERS: u32 = 10_000;
+const MOST_MEMBERS: u64 = 10_000;
 
 /// A file once read; `None` where it could not be.
 type Segment = Option<Arc<Vec<u8>>>;
@@ -20,7 +20,8 @@ type Segment = Option<Arc<Vec<u8>>>;
 pub(super) struct StoredTransactions<'a> {
     root: &'a ReadRoot,
     prepared: BTreeSet<u32>,
-    next_multi: Option<(u32, u32)>,
+    next_multi: Option<(u32, u64)>,
+    layout: MultixactLayout,
     segments: Mutex<HashMap<(&'static str, SlruSegment), Segment>>,
 }
 
@@ -35,6 +36,7 @@ impl<'a> StoredTransactions<'a> {
             root,
             prepared: names.filter_map(xid).collect(),
             next_multi: control.map(|control| (control.next_multi, control.next_multi_offset)),
+            layout: control.map_or(MultixactLayout::Narrow, |control| MultixactLayout::of(control.major)),
             segments: Mutex::default(),
         }
     }
@@ -49,10 +51,10 @@ impl<'a> StoredTransactions<'a> {
     }
 
     /// The first member of a multixact, and the first of the next.
-    fn members(&self, multixact: u32) -> Option<(u32, u32)> {
+    fn members(&self, multixact: u32) -> Option<(u64, u64)> {
         let first = |multixact| {
-            let segment = self.segment("pg_multixact/offsets", slru::offset_segment(multixact))?;
-            slru::first_member(&segment, multixact)
+            let segment = self.segment("pg_multixact/offsets", self.layout.offset_segment(multixact))?;
+            self.layout.first_member(&segment, multixact)
         };
         let next = multixact.wrapping_add(1).max(1);
         let end = match self.next_multi {
@@ -75,13 +77,13 @@ impl Transactions for StoredTransactions<'_> {
 
     fn updater(&self, multixact: u32) -> Result<Option<u32>, MultixactUnreadable> {
         let (first, end) = self.members(multixact).ok_or(MultixactUnreadable)?;
-        let count = end.wrapping_sub(first);
+        let count = self.layout.members_between(first, end);
         if first == 0 || count > MOST_MEMBERS {
             return Err(MultixactUnreadable);
         }
         for step in 0..count {
-            let member = first.wrapping_add(step);
-            let segment = self.segment("pg_multixact/members", slru::member_segment(member));
+            let member = self.layout.member_after(first, step);
+            let segment = self.segment("pg_multixact/members", self.layout.member_segment(member));
             let found = segment.and_then(|segment| slru::updating_member(&segment, member));
             if let Some(xid) = found.ok_or(MultixactUnreadable)? {
                 return Ok(Some(xid));

@@ -129,7 +129,7 @@ impl Tail {
 
 /// The settings that the WAL before the redo point tells, else PostgreSQL's defaults; they only matter to a standby.
 fn parameters_before(wal: &WalDirectory, redo: Lsn) -> Parameters {
-    let mut parameters = Parameters::default();
+    let mut parameters = Parameters::defaults(wal.geometry.major);
     let reader = wal.oldest_before(redo).and_then(|oldest| wal.reader_from(oldest).ok());
     let Some(mut reader) = reader else { return parameters };
     while let Ok(record) = reader.next_record() {
