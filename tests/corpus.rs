@@ -49,7 +49,7 @@ fn flipped(bytes: &[u8], bit: usize) -> Vec<u8> {
 
 #[rstest]
 fn every_flipped_bit_that_the_crc_of_a_control_file_covers_is_found(
-    #[values(13, 14, 15, 16, 17, 18)] major: u32,
+    #[values(13, 14, 15, 16, 17, 18, 19)] major: u32,
 ) {
     let sound = fixture(major, "pg_control");
     ControlFile::parse(&sound).unwrap();
@@ -64,7 +64,7 @@ fn every_flipped_bit_that_the_crc_of_a_control_file_covers_is_found(
 
 #[rstest]
 fn every_flipped_bit_that_the_crc_of_a_relation_map_covers_is_found(
-    #[values(13, 14, 15, 16, 17, 18)] major: u32,
+    #[values(13, 14, 15, 16, 17, 18, 19)] major: u32,
     #[values("global_pg_filenode.map", "base1_pg_filenode.map")] name: &str,
 ) {
     let sound = fixture(major, name);
@@ -78,7 +78,7 @@ fn every_flipped_bit_that_the_crc_of_a_relation_map_covers_is_found(
 }
 
 #[rstest]
-fn every_flipped_bit_of_a_page_with_a_checksum_is_found(#[values(13, 14, 15, 16, 17, 18)] major: u32) {
+fn every_flipped_bit_of_a_page_with_a_checksum_is_found(#[values(13, 14, 15, 16, 17, 18, 19)] major: u32) {
     let sound: Page = fixture(major, "global_1262").try_into().unwrap();
     let verdict = |page: &Page| page::verify(page, BlockNumber(0), Checksums::Enabled);
     assert_eq!(verdict(&sound), PageVerdict::Sound);

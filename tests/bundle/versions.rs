@@ -6,7 +6,7 @@ use crate::support::versions::programs;
 use rstest::rstest;
 
 #[rstest]
-fn a_bundle_of_every_version_comes_in_again_and_is_restored(#[values(13, 14, 16, 17, 18)] major: u32) {
+fn a_bundle_of_every_version_comes_in_again_and_is_restored(#[values(13, 14, 16, 17, 18, 19)] major: u32) {
     if !is_all_wanted() && !matches!(major, 13 | 18) {
         return;
     }

@@ -42,7 +42,7 @@ fn kill(sandbox: &Sandbox) {
 }
 
 #[rstest]
-fn a_new_cluster_is_sound(#[values(13, 14, 15, 16, 17, 18)] major: u32) {
+fn a_new_cluster_is_sound(#[values(13, 14, 15, 16, 17, 18, 19)] major: u32) {
     let Some((sandbox, _)) = running(major) else { return };
     stop(&sandbox);
     assert_nothing_is_found(&sandbox, "stopped");
@@ -54,7 +54,7 @@ fn a_new_cluster_is_sound(#[values(13, 14, 15, 16, 17, 18)] major: u32) {
 
 #[rstest]
 fn a_cluster_with_a_little_of_everything_is_sound(
-    #[values(13, 14, 15, 16, 17, 18)] major: u32,
+    #[values(13, 14, 15, 16, 17, 18, 19)] major: u32,
     #[values(Left::Clean, Left::Killed)] left: Left,
 ) {
     let Some(template) = template(major, left) else { return };
@@ -78,7 +78,7 @@ const REWRITE: &str =
     "VACUUM FULL; REINDEX DATABASE dbuser; CLUSTER accounts USING accounts_pkey; VACUUM FREEZE";
 
 #[rstest]
-fn a_cluster_is_sound_after_every_table_and_catalog_was_rewritten(#[values(13, 15, 18)] major: u32) {
+fn a_cluster_is_sound_after_every_table_and_catalog_was_rewritten(#[values(13, 15, 18, 19)] major: u32) {
     let Some(template) = template(major, Left::Clean) else { return };
     let sandbox = template.copy();
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
@@ -155,7 +155,7 @@ fn churn(session: u32) -> String {
 
 #[rstest]
 fn a_cluster_that_is_killed_again_and_again_at_work_is_sound_each_time(
-    #[values(13, 14, 15, 16, 17, 18)] major: u32,
+    #[values(13, 14, 15, 16, 17, 18, 19)] major: u32,
 ) {
     let Some(template) = template(major, Left::Clean) else { return };
     let sandbox = template.copy();

@@ -13,7 +13,7 @@ use crate::support::extent::is_wanted;
 use crate::support::sandbox::Sandbox;
 use rstest::rstest;
 
-const VERSIONS: [u32; 5] = [13, 14, 16, 17, 18];
+const VERSIONS: [u32; 6] = [13, 14, 16, 17, 18, 19];
 
 /// Whether a fault is to be tried on a version.
 fn is_tried(major: u32, name: &str, left: Left) -> bool {
@@ -25,7 +25,7 @@ fn is_tried(major: u32, name: &str, left: Left) -> bool {
 /// Formats, expected files and ways of replaying that PostgreSQL has changed between 13 and 18.
 #[rstest]
 fn a_fault_that_each_version_has_in_its_own_way(
-    #[values(13, 14, 16, 17, 18)] major: u32,
+    #[values(13, 14, 16, 17, 18, 19)] major: u32,
     #[values(
         "the_control_file_is_lost",
         "the_shared_relation_map_is_lost",
@@ -77,7 +77,7 @@ fn cluster_listing(sandbox: &Sandbox) -> Vec<String> {
 #[case::pg_xact("a_segment_of_pg_xact_is_lost")]
 #[case::a_table("a_table_is_lost")]
 fn what_is_lost_comes_back_from_a_backup_in_each_version(
-    #[values(13, 14, 16, 17, 18)] major: u32,
+    #[values(13, 14, 16, 17, 18, 19)] major: u32,
     #[case] name: &str,
 ) {
     if is_tried(major, name, Left::Clean) {

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 /// The version that all tests run with, and whose client programs judge every other.
 pub(crate) const USUAL: u32 = 15;
 
+/// Versions that are only in an archive of experiments, which has them on some days and not on others.
+const FLEETING: [u32; 1] = [19];
+
 /// Where the programs of a major version are; `None`, said in a line, where they are missing.
 ///
 /// # Panics
-/// Where `CI` is set, a missing version is a failure.
+/// Where `CI` is set, a missing version is a failure, but for those that nobody keeps for good.
 pub(crate) fn programs(major: u32) -> Option<PathBuf> {
     if !has_postgresql() {
         return None;
@@ -23,7 +26,8 @@ pub(crate) fn programs(major: u32) -> Option<PathBuf> {
         return Some(directory);
     }
     let message = format!("the server of PostgreSQL {major} is not there (scripts/test fetches it)");
-    assert!(std::env::var_os("CI").is_none(), "{message}");
+    let may_be_missing = std::env::var_os("CI").is_none() || FLEETING.contains(&major);
+    assert!(may_be_missing, "{message}");
     eprintln!("SKIPPED: {message}");
     None
 }

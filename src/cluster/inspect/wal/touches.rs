@@ -7,7 +7,7 @@ use super::WalDirectory;
 use crate::pg::control_file::WalLevel;
 use crate::pg::layout::Fork;
 use crate::pg::wal::{BlockReference, Checkpoint, RelationLocator, WalEvent, WalFault, WalRecord};
-use crate::pg::{BlockNumber, Lsn, Oid};
+use crate::pg::{BlockNumber, Lsn, MajorVersion, Oid};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -17,6 +17,10 @@ const BLOCK_LIMIT: usize = 1_000_000;
 const HEAP2: u8 = 9;
 const HEAP2_VISIBLE: u8 = 0x40;
 const HASH: u8 = 12;
+/// `XLOG_HEAP2_PRUNE_ON_ACCESS`, `XLOG_HEAP2_PRUNE_VACUUM_SCAN`, `XLOG_HEAP2_PRUNE_VACUUM_CLEANUP`.
+const HEAP2_PRUNE: [u8; 3] = [0x10, 0x20, 0x30];
+/// The first version that marks pages as all-visible in the records that prune them.
+const MARKED_WHEN_PRUNED: MajorVersion = MajorVersion(19);
 
 /// What a stretch of WAL does to one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,9 +303,12 @@ impl WalTouches {
 /// Whether the server surely gives the block the record's LSN.
 ///
 /// A heap page that is only marked all-visible gets it only with checksums or `wal_log_hints` (visibilitymap.c), and
-/// some records of hash indexes refer to pages that they do not change (`REGBUF_NO_CHANGE`, from 17 on).
+/// some records of hash indexes refer to pages that they do not change (`REGBUF_NO_CHANGE`, from 17 on). Since 19 the
+/// records that prune a page mark it, too, and may do nothing else (pruneheap.c, `log_heap_prune_and_freeze()`).
 fn sets_lsn(record: &WalRecord<'_>, reference: &BlockReference) -> bool {
     let is_only_marked = record.is(HEAP2, HEAP2_VISIBLE) && reference.fork == Fork::Main;
-    let may_be_unchanged = record.header.resource_manager == HASH && !reference.restore.is_complete();
-    !is_only_marked && !may_be_unchanged
+    let may_only_mark =
+        record.major() >= MARKED_WHEN_PRUNED && HEAP2_PRUNE.iter().any(|kind| record.is(HEAP2, *kind));
+    let may_be_unchanged = may_only_mark || record.header.resource_manager == HASH;
+    !is_only_marked && (!may_be_unchanged || reference.restore.is_complete())
 }
