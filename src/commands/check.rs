@@ -104,6 +104,10 @@ fn verdict(diagnosis: &Diagnosis) -> String {
         ClusterCondition::OtherMajorVersion { found, wanted: None } => {
             format!("'{place}' belongs to PostgreSQL {found}, which is not installed")
         }
+        ClusterCondition::UnknownVersion { control, catalog, .. } => format!(
+            "'{place}' is of a version that this pgbox does not know: nothing was checked (pg_control version {control}, \
+             catalog version {catalog})"
+        ),
         ClusterCondition::NotPostgres { examples } => {
             format!("'{place}' is not PostgreSQL's: it holds {}", examples.join(", "))
         }

@@ -20,6 +20,11 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
         (ClusterCondition::Absent | ClusterCondition::Empty, ..) => {
             Check::issue("integrity", "there is no cluster", "`init-postgresql` makes one")
         }
+        (ClusterCondition::UnknownVersion { .. }, ..) => Check::warning(
+            "integrity",
+            "the cluster is of a version that this pgbox does not know, so nothing was checked",
+            "use a newer pgbox",
+        ),
         (ClusterCondition::NotPostgres { .. } | ClusterCondition::OtherMajorVersion { .. }, ..) => {
             let summary =
                 format!("'{}' is not a cluster that can be served", diagnosis.data_directory.display());

@@ -8,6 +8,7 @@ mod collations;
 mod data;
 mod disks;
 mod server;
+mod version;
 mod wal_archive;
 
 use crate::execute::Tools;
@@ -72,6 +73,7 @@ pub fn examine(tools: &Tools, now: DateTime<Utc>) -> Report {
     let diagnosis = diagnose(tools);
     let session = server::check(tools, &diagnosis, &mut checks);
     data::check(tools, &diagnosis, &mut checks);
+    version::check(tools, now, &mut checks);
     disks::check(tools.settings, &mut checks);
     if let Some(mut session) = session {
         server::check_long_queries(&mut session, &mut checks);

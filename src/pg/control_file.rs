@@ -221,12 +221,23 @@ pub enum ControlFileError {
         /// How many bytes its version needs, at least.
         expected_bytes: usize,
     },
-    /// The file is of a version that pgbox does not know, of the other byte order, or no control file.
+    /// The file is whole, as its CRC proves, and of a version that pgbox does not know. That is no damage.
     #[error("control file is of an unknown version: pg_control version {control}, catalog version {catalog}")]
     UnknownVersion {
         /// The version of its layout.
         control: u32,
         /// The version of the system catalogs.
+        catalog: u32,
+    },
+    /// The file is of no known version, and nothing proves that it is whole: damaged, of the other byte order, or no
+    /// control file.
+    #[error(
+        "control file is not one: pg_control version {control}, catalog version {catalog}, and no CRC that fits"
+    )]
+    Unrecognised {
+        /// What stands where the version of the layout should.
+        control: u32,
+        /// What stands where the version of the system catalogs should.
         catalog: u32,
     },
     /// The file is damaged.
@@ -251,15 +262,19 @@ impl ControlFile {
     /// Reads a control file of PostgreSQL 13 to 19.
     ///
     /// # Errors
-    /// [`ControlFileError::BadCrc`] for a damaged file, also where only one of the two version numbers is a
-    /// known one; [`ControlFileError::UnknownVersion`] only if neither is known, or if the CRC proves that
-    /// they are meant; otherwise [`ControlFileError::TooShort`] or [`ControlFileError::Implausible`]. None of
-    /// these files would start (`ReadControlFile()` in xlog.c).
+    /// [`ControlFileError::UnknownVersion`] if the numbers are not known and a CRC proves that they are meant;
+    /// [`ControlFileError::BadCrc`] for a damaged file, also where only one of the two version numbers is a known
+    /// one; otherwise [`ControlFileError::Unrecognised`], [`ControlFileError::TooShort`] or
+    /// [`ControlFileError::Implausible`]. No server of a known version would start with any of these files
+    /// (`ReadControlFile()` in xlog.c).
     pub fn parse(bytes: &[u8]) -> Result<Self, ControlFileError> {
         let first = Fields { bytes, expected_bytes: Version::NUMBERS_END };
         let (control, catalog) = (first.u32_at(8)?, first.u32_at(12)?);
+        if Version::find(control, catalog).is_none() && has_crc_of_another_layout(bytes) {
+            return Err(ControlFileError::UnknownVersion { control, catalog });
+        }
         let crc_offset = Version::crc_offset(control, catalog)
-            .ok_or(ControlFileError::UnknownVersion { control, catalog })?;
+            .ok_or(ControlFileError::Unrecognised { control, catalog })?;
         let fields = Fields { bytes, expected_bytes: crc_offset + size_of::<u32>() };
         fields.check_crc(crc_offset)?;
         let version =
@@ -319,6 +334,20 @@ const VERSIONS: [Version; 7] = [
     Version { control: 1800, catalog: 202_506_291, major: MajorVersion(18), places: &places::FROM_18 },
     Version { control: 1905, catalog: 202_610_061, major: MajorVersion(19), places: &places::FROM_19 },
 ];
+
+/// Returns whether a CRC of all that is before it stands anywhere in the file's data, which fill less than one disk
+/// sector in every version. In a damaged file one fits by chance once in tens of millions.
+fn has_crc_of_another_layout(bytes: &[u8]) -> bool {
+    const FIRST_OFFSET: usize = 192;
+    const SECTOR_BYTES: usize = 512;
+    (FIRST_OFFSET..SECTOR_BYTES).step_by(size_of::<u32>()).any(|offset| {
+        let covered = bytes.get(..offset).filter(|covered| covered.iter().any(|byte| *byte != 0));
+        let stored = u32_at(bytes, offset);
+        // On a machine of the other byte order the CRC is stored the other way round.
+        let fits = |crc: u32| stored == Some(crc) || stored == Some(crc.swap_bytes());
+        covered.is_some_and(|covered| fits(crc32c::crc32c(covered)))
+    })
+}
 
 impl Version {
     /// Where the two version numbers end, at the same place in every version.

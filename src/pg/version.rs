@@ -1,6 +1,7 @@
-//! The content of `PG_VERSION`, the file that names a data directory's major version.
+//! The content of `PG_VERSION`, the file that names a data directory's major version, and how long versions live.
 
 use super::MajorVersion;
+use chrono::NaiveDate;
 
 /// Why the content of `PG_VERSION` names no major version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +44,25 @@ fn leading_number(version: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok().filter(|major| *major > 0)
 }
 
+/// Returns the day of a major version's last release, by the community's versioning policy; `None` for one that pgbox
+/// does not know.
+pub fn last_release(major: MajorVersion) -> Option<NaiveDate> {
+    let (year, day) = match major.0 {
+        13 => (2025, 13),
+        14 => (2026, 12),
+        15 => (2027, 11),
+        16 => (2028, 9),
+        17 => (2029, 8),
+        18 => (2030, 14),
+        19 => (2031, 13),
+        _ => return None,
+    };
+    NaiveDate::from_ymd_opt(year, 11, day)
+}
+
 #[cfg(test)]
 mod tests {
+    use chrono::Datelike;
     use proptest::prelude::*;
 
     use super::*;
@@ -75,6 +93,15 @@ mod tests {
         let error = parse(&"x".repeat(10_000)).unwrap_err();
 
         assert_eq!(error, VersionError::Garbage { content: "x".repeat(64) });
+    }
+
+    #[test]
+    fn every_known_version_has_a_last_release_one_year_after_the_one_before() {
+        let years: Vec<i32> =
+            (13..=19).map(|major| last_release(MajorVersion(major)).unwrap().year()).collect();
+
+        assert_eq!(years, (2025..=2031).collect::<Vec<_>>());
+        assert_eq!(last_release(MajorVersion(20)), None);
     }
 
     proptest! {

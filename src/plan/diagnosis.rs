@@ -71,6 +71,15 @@ pub enum ClusterCondition {
         /// The version that was asked for; `None` when none was, but `found` is not installed.
         wanted: Option<MajorVersion>,
     },
+    /// It is of a version of PostgreSQL that this pgbox does not know, so that nothing can be said about it.
+    UnknownVersion {
+        /// The version by `PG_VERSION`, where that could be read.
+        major: Option<MajorVersion>,
+        /// The version of the control file's layout.
+        control: u32,
+        /// The version of the system catalogs.
+        catalog: u32,
+    },
     /// It holds something that is not PostgreSQL's.
     NotPostgres {
         /// Some of the names in it.

@@ -1,7 +1,7 @@
 //! What is refused, with nothing changed.
 
 use crate::faults::template::{Left, template};
-use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use rstest::rstest;
 use std::fs;
 use std::net::TcpListener;
@@ -42,6 +42,55 @@ fn another_major_version_is_left_as_it_is() {
 
     assert!(told.contains("made by PostgreSQL 14"), "{told}");
     assert_eq!(sandbox.listing(), before);
+}
+
+/// Writes version numbers into the control file, whose CRC then fits, as a server of another version would.
+fn give_versions(sandbox: &Sandbox, control: u32, catalog: u32) {
+    const CRC_OFFSET: usize = 288;
+    let path = sandbox.data().join("global/pg_control");
+    let mut file = fs::read(&path).unwrap();
+    file[8..12].copy_from_slice(&control.to_le_bytes());
+    file[12..16].copy_from_slice(&catalog.to_le_bytes());
+    let crc = crc32c::crc32c(&file[..CRC_OFFSET]);
+    file[CRC_OFFSET..CRC_OFFSET + 4].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, file).unwrap();
+}
+
+#[rstest]
+#[case::of_a_version_to_come(2001, 202_710_011)]
+#[case::of_a_beta_of_a_known_version(1300, 202_209_060)]
+#[case::of_a_known_layout_with_other_catalogs(1300, 202_406_281)]
+fn a_cluster_of_a_version_that_is_not_known_is_neither_touched_nor_called_damaged(
+    #[case] control: u32,
+    #[case] catalog: u32,
+) {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    give_versions(&sandbox, control, catalog);
+    let before = sandbox.listing();
+
+    let refused = sandbox.expect_status(&["init-postgresql"], 6);
+    let checked = printed(&sandbox.output(&["maintenance", "check", "--deep"]));
+    let healthy = printed(&sandbox.output(&["maintenance", "health"]));
+
+    for said in [refused, checked, healthy] {
+        assert!(said.contains("pgbox does not know"), "{said}");
+        let advises = ["damaged", "restore"].iter().find(|word| said.contains(**word));
+        assert_eq!(advises, None, "{said}");
+    }
+    assert_eq!(sandbox.listing(), before);
+}
+
+#[test]
+fn a_version_that_has_had_its_last_release_is_told_by_health() {
+    let Some(template) = template(14, Left::Clean) else { return };
+    let sandbox = template.copy();
+
+    let health = printed(&sandbox.output(&["maintenance", "health"]));
+
+    assert!(health.contains("PostgreSQL 14 had its last release on 2026-11-12"), "{health}");
 }
 
 #[test]

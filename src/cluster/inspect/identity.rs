@@ -4,7 +4,7 @@
 //! three bytes that anything can change. So the control file decides, and only where there is none does `PG_VERSION`.
 
 use super::Inspection;
-use crate::pg::control_file::{CONTROL_FILE, ControlFile};
+use crate::pg::control_file::{CONTROL_FILE, ControlFile, ControlFileError};
 use crate::pg::{MajorVersion, version};
 use crate::plan::{FileContent, Finding, Remedy, Severity};
 use std::io;
@@ -60,6 +60,10 @@ impl Inspection<'_> {
             Ok(bytes) => match ControlFile::parse(&bytes) {
                 Ok(control) => {
                     self.control = Some(control);
+                    return;
+                }
+                Err(ControlFileError::UnknownVersion { control, catalog }) => {
+                    self.unknown_version = Some((control, catalog));
                     return;
                 }
                 Err(error) => ("control-file-damaged", error.to_string()),

@@ -94,6 +94,8 @@ pub(super) struct Inspection<'a> {
     /// Whether somebody uses the cluster now, so that what is read may change at once.
     is_in_use: bool,
     major: Option<MajorVersion>,
+    /// The versions in the control file, where it is whole and pgbox knows neither.
+    unknown_version: Option<(u32, u32)>,
     findings: Vec<Finding>,
     extent: Extent,
     /// What was written to since the seal.
@@ -113,6 +115,7 @@ impl<'a> Inspection<'a> {
             rebuilt_maps: BTreeMap::new(),
             is_in_use: false,
             major: None,
+            unknown_version: None,
             findings: Vec::new(),
             extent: Extent::default(),
             changed_files: Vec::new(),
@@ -231,7 +234,9 @@ fn inspect_cluster(
     let mut inspection = Inspection::of(root);
     inspection.is_in_use = *presence != Presence::Free;
     inspection.check_identity();
-    let wal = if expectations.depth == Depth::Owners {
+    let wal = if inspection.unknown_version.is_some() {
+        wal::WalState::default()
+    } else if expectations.depth == Depth::Owners {
         let tree = FileTree::read(root, inspection.control.as_ref(), Threads::One);
         inspection.check_files(&tree, expectations);
         wal::WalState::default()
@@ -311,6 +316,9 @@ impl Inspection<'_> {
             if !is_wanted || !expectations.installed_versions.contains(&found) {
                 return ClusterCondition::OtherMajorVersion { found, wanted: expectations.wanted_version };
             }
+        }
+        if let Some((control, catalog)) = self.unknown_version {
+            return ClusterCondition::UnknownVersion { major: self.major, control, catalog };
         }
         let has_errors = self.findings.iter().any(|finding| finding.severity == Severity::Error);
         let lacks_content =

@@ -161,21 +161,42 @@ fn a_catalog_version_of_another_control_version_is_unknown() {
 }
 
 #[test]
-fn a_file_of_the_other_byte_order_is_unknown() {
+fn a_whole_file_of_the_other_byte_order_is_of_an_unknown_version() {
     let mut file = fixture(15);
     file[8..12].reverse();
     file[12..16].reverse();
+    let crc = crc32c::crc32c(&file[..288]);
+    file[288..292].copy_from_slice(&crc.to_be_bytes());
 
     assert!(matches!(ControlFile::parse(&file), Err(ControlFileError::UnknownVersion { .. })));
 }
 
 #[rstest]
+#[case::longer(316)]
+#[case::shorter(276)]
+fn a_whole_file_of_a_version_to_come_is_unknown_and_a_damaged_one_is_not(#[case] crc_offset: usize) {
+    let mut file = fixture(19);
+    file[8..12].copy_from_slice(&2001_u32.to_le_bytes());
+    file[12..16].copy_from_slice(&202_707_011_u32.to_le_bytes());
+    file[crc_offset..].fill(0);
+    let crc = crc32c::crc32c(&file[..crc_offset]);
+    file[crc_offset..crc_offset + 4].copy_from_slice(&crc.to_le_bytes());
+    let unknown = ControlFileError::UnknownVersion { control: 2001, catalog: 202_707_011 };
+    assert_eq!(ControlFile::parse(&file), Err(unknown));
+
+    file[100] ^= 1;
+
+    let damaged = ControlFileError::Unrecognised { control: 2001, catalog: 202_707_011 };
+    assert_eq!(ControlFile::parse(&file), Err(damaged));
+}
+
+#[rstest]
 #[case::zeros(0)]
 #[case::ones(0xFF)]
-fn a_file_of_one_byte_repeated_is_unknown(#[case] byte: u8) {
+fn a_file_of_one_byte_repeated_is_none(#[case] byte: u8) {
     let error = ControlFile::parse(&[byte; FILE_SIZE_BYTES]).unwrap_err();
 
-    assert!(matches!(error, ControlFileError::UnknownVersion { .. }));
+    assert!(matches!(error, ControlFileError::Unrecognised { .. }));
 }
 
 #[rstest]

@@ -29,6 +29,16 @@ pub(super) fn refuse_what_is_not_ours(diagnosis: &Diagnosis) -> Result<(), Refus
                 "install postgresql-{found}, or move the data with pg_upgrade or a dump. Nothing was changed."
             ),
         ),
+        ClusterCondition::UnknownVersion { major, control, catalog } => (
+            format!(
+                "'{path}' is of {}, which this pgbox does not know (pg_control version {control}, catalog version {catalog})",
+                major.map_or_else(
+                    || "a version of PostgreSQL".to_owned(),
+                    |major| format!("PostgreSQL {major}")
+                )
+            ),
+            "use a newer pgbox; the server itself can be started without pgbox. Nothing was changed.".into(),
+        ),
         ClusterCondition::NotPostgres { examples } => (
             format!("'{path}' is not a data directory of PostgreSQL: it holds {}", examples.join(", ")),
             "set PGDATA to an empty directory, or to the cluster. Nothing was changed.".into(),
