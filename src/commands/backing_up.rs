@@ -3,7 +3,7 @@
 use super::arguments::is_given;
 use super::verifying::verified_of;
 use anyhow::Context;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use clap::ArgMatches;
 use pgbox::cluster::inspect::backed_up_to;
 use pgbox::cluster::session::ServerAddress;
@@ -16,6 +16,7 @@ use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
 use pgbox::format;
 use pgbox::plan::archive::WalRemoval;
+use pgbox::plan::order::from_the_future;
 use pgbox::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, Condition, Verdict};
 use pgbox::repository::{Repository, SweepReport};
 use pgbox::sys::{ReadRoot, WriteRoot};
@@ -71,10 +72,11 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
     tell_other_repository(tools, &repository, ui);
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
+    tell_clock(&repository, options.time, ui)?;
     let outcome = backup::create(&mut client, &data, &repository, options, tools.progress)?;
     let status = tell_outcome(&outcome, ui)?;
-    if matches!(outcome, CreateOutcome::Created(_)) {
-        let cleaned = clean_up(tools, &repository).context("remove old backups")?;
+    if let CreateOutcome::Created(made) = &outcome {
+        let cleaned = clean_up(tools, &repository, Some(made.name)).context("remove old backups")?;
         for name in &cleaned.backups {
             ui.info(&format!("removed {name}, which retention lets go"));
         }
@@ -82,6 +84,19 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
         tell_swept(&cleaned.swept, ui);
     }
     Ok(status)
+}
+
+/// Warns of backups from the future, whose names and times are wrong, or else the clock is wrong now.
+fn tell_clock(repository: &Repository, now: DateTime<Utc>, ui: &Ui) -> anyhow::Result<()> {
+    let backups = repository.backups().context("list the backups")?;
+    for backup in from_the_future(&backups, now) {
+        ui.warn(&format!(
+            "{} was made at a time that is still to come: a clock was wrong then, or is now",
+            backup.name
+        ));
+        ui.hint("backups are ordered by their WAL and not by their time; check the clock of this machine");
+    }
+    Ok(())
 }
 
 /// An empty directory where a disk is not mounted becomes a repository like any other.
@@ -290,7 +305,7 @@ pub(super) fn cleanup(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow:
     if is_given(arguments, "dry-run") {
         return Ok(status);
     }
-    let cleaned = clean_up(tools, repository)?;
+    let cleaned = clean_up(tools, repository, None)?;
     ui.info(&format!("removed {}", format::counted(cleaned.backups.len(), "backup")));
     cleaned.wal.iter().for_each(|removal| ui.info(&format!("removed {}", words_of(removal))));
     tell_swept(&cleaned.swept, ui);

@@ -14,6 +14,14 @@ use anyhow::Context;
 
 /// Decides which backups stay, and changes nothing.
 pub fn plan_cleanup(tools: &Tools, repository: &Repository) -> anyhow::Result<RetentionPlan> {
+    plan_cleanup_after(tools, repository, None)
+}
+
+fn plan_cleanup_after(
+    tools: &Tools,
+    repository: &Repository,
+    just_made: Option<BackupName>,
+) -> anyhow::Result<RetentionPlan> {
     let backups = repository.backups().context("list the backups")?;
     let max_backups = usize::try_from(tools.settings.max_backups)?;
     let periods = KeptPeriods {
@@ -21,7 +29,7 @@ pub fn plan_cleanup(tools: &Tools, repository: &Repository) -> anyhow::Result<Re
         weekly: usize::try_from(tools.settings.keep_weekly)?,
         monthly: usize::try_from(tools.settings.keep_monthly)?,
     };
-    let policy = RetentionPolicy { max_backups, periods, restored_from: restored_from(tools) };
+    let policy = RetentionPolicy { max_backups, periods, restored_from: restored_from(tools), just_made };
     let current = current_system(tools);
     let mut plan = retention(&backups, &policy, current);
     keep_what_is_half_restored(tools, &mut plan)?;
@@ -71,13 +79,17 @@ pub struct Cleaned {
     pub swept: SweepReport,
 }
 
-/// Removes what a plan lets go, as far as it is still so, and sweeps the packs.
+/// Removes what a plan lets go, as far as it is still so, and sweeps the packs. The backup that was just made stays.
 ///
 /// # Errors
 /// Killed or failed at any point, no backup that is listed has lost anything, nor WAL that it needs.
-pub fn clean_up(tools: &Tools, repository: &Repository) -> anyhow::Result<Cleaned> {
+pub fn clean_up(
+    tools: &Tools,
+    repository: &Repository,
+    just_made: Option<BackupName>,
+) -> anyhow::Result<Cleaned> {
     let lock = repository.lock_exclusively("removing old backups").context("lock the repository")?;
-    let plan = plan_cleanup(tools, repository)?;
+    let plan = plan_cleanup_after(tools, repository, just_made)?;
     let removals = plan.removals();
     for name in &removals {
         repository.remove(&lock, *name).with_context(|| format!("remove {name}"))?;

@@ -3,6 +3,7 @@
 use super::Check;
 use crate::error::hint_of;
 use crate::execute::Tools;
+use crate::plan::order::from_the_future;
 use crate::plan::{BackupKind, BackupSummary, Verification};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +19,22 @@ pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) 
         && let Ok(backups) = repository.backups()
     {
         checks.push(verification(&backups, now));
+        checks.extend(clock(&backups, now));
     }
+}
+
+/// Backups from the future: the clock was ahead when they were made, or is behind now.
+fn clock(backups: &[BackupSummary], now: DateTime<Utc>) -> Option<Check> {
+    let ahead: Vec<String> = from_the_future(backups, now).map(|backup| backup.name.to_string()).collect();
+    if ahead.is_empty() {
+        return None;
+    }
+    let summary = format!(
+        "made at a time that is still to come: {}; they are ordered by their WAL, not by their time",
+        ahead.join(", ")
+    );
+    let remedy = "set the clock of this machine right; if it is right, it was not when they were made";
+    Some(Check::warning("backup-clock", summary, remedy))
 }
 
 /// Whether the key that backups are encrypted with is for everybody to read. That it does not open them, `backup-age`

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::backups::{BackupKind, BackupSummary};
+use super::order::sort_newest_first;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
 use crate::pg::{SystemIdentifier, TimelineId};
@@ -152,8 +153,10 @@ impl WalRetention<'_> {
 
     /// Whether the newest good backup of the cluster needs a file to reach the present.
     fn is_lifeline(&self, cluster: SystemIdentifier, file: &Archived) -> bool {
-        let good = self.kept.iter().filter(|backup| is_of(backup, cluster) && backup.is_good());
-        good.max_by_key(|backup| backup.age_key()).is_none_or(|newest| follows(newest, file))
+        let is_good = |backup: &&&BackupSummary| is_of(backup, cluster) && backup.is_good();
+        let mut good: Vec<&BackupSummary> = self.kept.iter().filter(is_good).copied().collect();
+        sort_newest_first(&mut good);
+        good.first().is_none_or(|newest| follows(newest, file))
     }
 }
 

@@ -219,8 +219,6 @@ pub struct BackupSummary {
     pub stop_lsn: Option<Lsn>,
     /// Where the last checkpoint record of its control file begins.
     pub checkpoint_lsn: Option<Lsn>,
-    /// The redo point of that checkpoint.
-    pub redo_lsn: Option<Lsn>,
     /// The size of the cluster's WAL segments.
     pub wal_segment_size_bytes: Option<u32>,
     /// The size of all its files.
@@ -270,7 +268,6 @@ impl BackupSummary {
             start_lsn: None,
             stop_lsn: None,
             checkpoint_lsn: None,
-            redo_lsn: None,
             wal_segment_size_bytes: None,
             size_bytes: 0,
             stored_bytes: 0,
@@ -317,11 +314,6 @@ impl BackupSummary {
     /// Whether it can be read, damaged pages or not.
     pub fn is_complete(&self) -> bool {
         self.condition == Condition::Complete
-    }
-
-    /// What backups are ordered by: the time at which they were begun, then the name.
-    pub fn age_key(&self) -> (DateTime<Utc>, BackupName) {
-        (self.created_at, self.name)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::backups::{BackupKind, BackupSummary, Condition};
 use super::diagnosis::{ClusterCondition, Diagnosis, Presence};
+use super::order::order_keys;
 use super::recovery::{
     Action, Belief, Circumstances, Effect, Plan, Refusal, Replacement, Replay, Source, Step,
 };
@@ -68,7 +69,8 @@ fn refuse_damaged(backup: &BackupSummary, backups: &[BackupSummary]) -> Result<(
     };
     let good: Vec<&BackupSummary> =
         newest_first(backups, None).into_iter().filter(|other| is_of_same(other)).collect();
-    let older = good.iter().find(|other| other.age_key() < backup.age_key());
+    let keys = order_keys(backups);
+    let older = good.iter().find(|other| keys.get(&other.name) < keys.get(&backup.name));
     let hint = match older.or(good.first()) {
         Some(other) => format!("{} is good: restore that one. Nothing was changed.", other.name),
         None => "no other backup of this cluster is good. Nothing was changed.".to_owned(),

@@ -5,10 +5,13 @@
 //! was lost and made anew) leave one by one as new ones come, the newest good one never. What a person pinned stays, and
 //! takes no other's place; so does the newest good one that was verified.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use super::archive::WalRemoval;
 use super::backups::{BackupKind, BackupName, BackupSummary, Pin};
+use super::order::{OrderKey, order_keys, sort_newest_first};
 use super::periods::KeptPeriods;
 use crate::pg::SystemIdentifier;
 
@@ -21,6 +24,8 @@ pub struct RetentionPolicy {
     pub periods: KeptPeriods,
     /// The backup that the present cluster was restored from: whoever chose it may want it again.
     pub restored_from: Option<BackupName>,
+    /// The backup after which this cleanup comes; it stays, whatever its time and its place say.
+    pub just_made: Option<BackupName>,
 }
 
 /// What becomes of one backup.
@@ -71,7 +76,7 @@ pub fn retention(
     current_system: Option<SystemIdentifier>,
 ) -> RetentionPlan {
     let mut newest_first: Vec<&BackupSummary> = backups.iter().collect();
-    newest_first.sort_by_key(|backup| std::cmp::Reverse(backup.age_key()));
+    sort_newest_first(&mut newest_first);
     let newest_complete = newest_first
         .iter()
         .find(|backup| is_restore_point(backup))
@@ -80,6 +85,8 @@ pub fn retention(
         limit: policy.max_backups.max(1),
         periods: policy.periods,
         restored_from: policy.restored_from,
+        just_made: policy.just_made,
+        keys: order_keys(backups),
         current: current_system.or(newest_complete),
         newest_first,
     };
@@ -95,6 +102,8 @@ struct Decider<'a> {
     limit: usize,
     periods: KeptPeriods,
     restored_from: Option<BackupName>,
+    just_made: Option<BackupName>,
+    keys: HashMap<BackupName, OrderKey>,
     current: Option<SystemIdentifier>,
     newest_first: Vec<&'a BackupSummary>,
 }
@@ -109,6 +118,7 @@ impl Decider<'_> {
             _ if self.restored_from == Some(backup.name) => {
                 (Verdict::Keep, "what the present cluster was restored from".to_owned())
             }
+            _ if self.just_made == Some(backup.name) => (Verdict::Keep, "made just now".to_owned()),
             BackupKind::Backup if backup.system_identifier == self.current => self.decide_current(backup),
             BackupKind::Backup => self.decide_foreign(backup),
             BackupKind::Damaged | BackupKind::Replaced => self.decide_quarantined(backup),
@@ -185,7 +195,7 @@ impl Decider<'_> {
 
     /// The place of a backup among those that `counts` selects, the newest being number 1.
     fn rank(&self, backup: &BackupSummary, counts: impl Fn(&BackupSummary) -> bool) -> usize {
-        let is_newer = |other: &BackupSummary| other.age_key() > backup.age_key() && other.pin.is_none();
+        let is_newer = |other: &BackupSummary| self.is_newer(other, backup) && other.pin.is_none();
         self.newest_first.iter().filter(|other| counts(other) && is_newer(other)).count() + 1
     }
 
@@ -200,8 +210,12 @@ impl Decider<'_> {
             && self.newest_first.iter().any(|other| {
                 is_restore_point(other)
                     && is_good_of(other, backup.system_identifier)
-                    && other.age_key() > backup.age_key()
+                    && self.is_newer(other, backup)
             })
+    }
+
+    fn is_newer(&self, one: &BackupSummary, other: &BackupSummary) -> bool {
+        self.keys.get(&one.name) > self.keys.get(&other.name)
     }
 }
 
@@ -283,7 +297,7 @@ mod tests {
     #[test]
     fn what_the_present_cluster_was_restored_from_stays_however_old_it_is() {
         let backups: Vec<_> = (1..=5).map(|day| backup("data", day, CURRENT, Health::Good)).collect();
-        let oldest = backups.iter().min_by_key(|backup| backup.age_key()).unwrap().name;
+        let oldest = backups.iter().min_by_key(|backup| backup.created_at).unwrap().name;
         let policy =
             RetentionPolicy { max_backups: 2, restored_from: Some(oldest), ..RetentionPolicy::default() };
         assert!(!retention(&backups, &policy, Some(CURRENT)).removals().contains(&oldest));
@@ -367,7 +381,7 @@ mod tests {
     fn any_policy() -> impl Strategy<Value = RetentionPolicy> {
         (0_usize..9, 0_usize..9, 0_usize..5, 0_usize..3).prop_map(|(max_backups, daily, weekly, monthly)| {
             let periods = KeptPeriods { daily, weekly, monthly };
-            RetentionPolicy { max_backups, periods, restored_from: None }
+            RetentionPolicy { max_backups, periods, restored_from: None, just_made: None }
         })
     }
 
@@ -383,7 +397,7 @@ mod tests {
         let mut backups = days("data", 1..=20, CURRENT);
         backups.push(backup("data", 21, CURRENT, Health::DamagedPages));
         let periods = KeptPeriods { daily: 3, weekly: 4, monthly: 1 };
-        let policy = RetentionPolicy { max_backups: 1, periods, restored_from: None };
+        let policy = RetentionPolicy { max_backups: 1, periods, restored_from: None, just_made: None };
 
         let plan = retention(&backups, &policy, Some(CURRENT));
 
@@ -433,16 +447,16 @@ mod tests {
             prop_assert_eq!(plan.decisions.len(), backups.len());
             prop_assert!(plan.decisions.iter().all(|decision| !decision.reason.is_empty()));
             prop_assert!(backups.iter().filter(|backup| !backup.is_complete()).all(|backup| is_kept(&backup)));
-            let newest = backups.iter().max_by_key(|backup| backup.age_key());
+            let newest = backups.iter().max_by_key(|backup| backup.created_at);
             prop_assert!(newest.is_none_or(|newest| is_kept(&newest)));
             for system in [OLD, CURRENT, SystemIdentifier(3)] {
                 let good = backups.iter().filter(|b| is_restore_point(b) && is_good_of(b, Some(system)));
-                let newest_good = good.max_by_key(|backup| backup.age_key());
+                let newest_good = good.max_by_key(|backup| backup.created_at);
                 prop_assert!(newest_good.is_none_or(|newest| is_kept(&newest)));
             }
             let is_current = |backup: &&BackupSummary| is_restore_point(backup) && is_good_of(backup, Some(CURRENT));
             let verified = backups.iter().filter(is_current).filter(|backup| backup.is_verified());
-            prop_assert!(verified.max_by_key(|backup| backup.age_key()).is_none_or(|newest| is_kept(&newest)));
+            prop_assert!(verified.max_by_key(|backup| backup.created_at).is_none_or(|newest| is_kept(&newest)));
             prop_assert!(backups.iter().filter(|backup| backup.pin.is_some()).all(|backup| is_kept(&backup)));
         }
 

@@ -3,6 +3,7 @@
 use super::archive::ArchiveView;
 use super::backups::{BackupKind, BackupName, BackupSummary, Condition};
 use super::diagnosis::{ClusterIdentity, Diagnosis};
+use super::order::sort_newest_first;
 use super::recovery::{Circumstances, Replay, Source};
 use super::timelines::History;
 use crate::pg::timeline_history::Ancestor;
@@ -35,8 +36,8 @@ pub fn newest_first<'a>(
         .collect();
     let is_of_history =
         |backup: &BackupSummary| identity.is_none_or(|identity| is_on_branch(backup, identity));
-    usable
-        .sort_by_key(|backup| std::cmp::Reverse((is_of_history(backup), backup.is_good(), backup.age_key())));
+    sort_newest_first(&mut usable);
+    usable.sort_by_key(|backup| std::cmp::Reverse((is_of_history(backup), backup.is_good())));
     usable
 }
 

@@ -57,6 +57,7 @@ pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, Tabl
 pub use wal::{ArchivedFile, Archiving, WalArchive};
 pub use writer::BackupWriter;
 
+use crate::plan::order::sort_newest_first;
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition, Pin, Verification};
 use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of};
 use document::{DOCUMENT_FILE, DocumentError};
@@ -173,7 +174,7 @@ impl Repository {
             }
             summaries.push(summary);
         }
-        summaries.sort_by_key(|summary| std::cmp::Reverse(summary.age_key()));
+        sort_newest_first(&mut summaries);
         Ok(summaries)
     }
 
@@ -233,7 +234,7 @@ impl Repository {
         for name in self.backup_directories()? {
             summaries.extend(self.summarise(name)?);
         }
-        summaries.sort_by_key(|summary| std::cmp::Reverse(summary.age_key()));
+        sort_newest_first(&mut summaries);
         Ok(summaries)
     }
 

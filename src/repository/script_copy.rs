@@ -70,7 +70,6 @@ fn describe(root: &ReadRoot, directory: &str, summary: &mut BackupSummary) -> Re
     summary.system_identifier = Some(control.system_identifier);
     summary.timeline = Some(control.timeline);
     summary.checkpoint_lsn = Some(control.checkpoint);
-    summary.redo_lsn = Some(control.redo);
     summary.wal_segment_size_bytes = Some(control.wal_segment_size);
     if !control.state.is_clean() {
         let note = "a script copied it while the server was running, so that it may not be consistent";

@@ -105,7 +105,7 @@ fn a_summary_tells_what_the_control_file_and_the_label_do() {
     let control = std::fs::read(server.data().join("global/pg_control")).unwrap();
     let control = ControlFile::parse(&control).unwrap();
     assert_eq!(summary.system_identifier, Some(control.system_identifier));
-    assert_eq!(summary.redo_lsn, Some(control.redo));
+    assert_eq!(summary.checkpoint_lsn, Some(control.checkpoint));
     assert_eq!(repository.find(summary.name).unwrap(), summary);
     let reader = repository.reader(summary.name).unwrap();
     let label = reader.read_file("backup_label", 4096).unwrap().unwrap();

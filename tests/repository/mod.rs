@@ -1,6 +1,7 @@
 //! Backups of a real server, damaged by real means, and restored into servers that real tools judge.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
+mod clock;
 mod concurrent;
 mod damage;
 mod delta;

@@ -94,7 +94,8 @@ impl Inspection<'_> {
         let files = DataFiles::of(self.root, &FileTree::read(self.root, Some(&control), Threads::All));
         for finding in self.findings.iter_mut().filter(|finding| is_lost(finding)) {
             let relation = files.locator_of(&finding.place);
-            finding.untouched_since = relation.and_then(|relation| touches.leaves_alone_since(relation));
+            finding.untouched_since =
+                relation.and_then(|relation| touches.leaves_hints_alone_since(relation, &control));
             if ["relation-file-missing", "relation-file-torn", "index-entry-without-row"]
                 .contains(&finding.code)
                 && let Some(created) = relation.and_then(|relation| touches.created_at(relation))

@@ -152,7 +152,6 @@ fn describe(directory: &ReadRoot, name: BackupName) -> BackupSummary {
         summary.major_version = Some(control.major_version());
         summary.timeline = Some(control.timeline);
         summary.checkpoint_lsn = Some(control.checkpoint);
-        summary.redo_lsn = Some(control.redo);
         summary.wal_segment_size_bytes = Some(control.wal_segment_size);
     }
     summary

@@ -37,7 +37,7 @@ use crate::cluster::inspect::{backed_up_to, relation_names};
 use crate::cluster::wal_gap;
 use crate::error::{Failure, Kind};
 use crate::pg::Lsn;
-use crate::pg::control_file::ControlFile;
+use crate::pg::control_file::{CONTROL_FILE, ControlFile};
 use crate::pg::page::PageRules;
 use crate::pg::wal::WalRange;
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, DamagedPage};
@@ -115,7 +115,7 @@ pub fn create(
     let control = read_control_file(data)?;
     ensure_same_storage(data, &control, start_lsn)?;
 
-    let listed_at_ns = Utc::now().timestamp_nanos_opt().unwrap_or_default();
+    let listed_at_ns = time_before_listing_ns(data)?;
     let listing = Listing::read(data, Rules::Hot).context("list the data directory")?;
     // A gap in the archive is closed by a backup alone, whether anything changed or not.
     let has_gap = !matches!(wal_gap::read(data.path()), Ok(None));
@@ -185,6 +185,7 @@ impl HotJob<'_> {
         self.progress.end();
         let Copied { mut entries, mut damaged_pages, reused_bytes, .. } = copied?;
 
+        step_point("the files copied, and not the control file");
         let (control_entry, last_control) = copying::copy_control_file(self.data, self.writer)?;
         step_point("the files copied");
         let Stopped { stop_lsn, files } = session.stop()?;
@@ -207,7 +208,6 @@ impl HotJob<'_> {
             start_lsn: Some(start_lsn),
             stop_lsn: Some(stop_lsn),
             checkpoint_lsn: Some(last_control.checkpoint),
-            redo_lsn: Some(last_control.redo),
             wal_segment_size_bytes: Some(self.control.wal_segment_size),
             reused_bytes,
             damaged_pages,
@@ -264,6 +264,15 @@ pub(super) fn worker_pool(wanted: Option<NonZeroUsize>) -> anyhow::Result<Thread
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = wanted.map_or(cores, |wanted| wanted.get().min(cores));
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("start worker threads")
+}
+
+/// Returns a time that is not after the listing which follows, nanoseconds since the epoch: that of the checkpoint just
+/// made, by the clock that gives the files their times, where our own clock is ahead of it. A time of the future would let
+/// a file that changes in the meantime pass for unchanged.
+fn time_before_listing_ns(data: &ReadRoot) -> anyhow::Result<i64> {
+    let now = Utc::now().timestamp_nanos_opt().unwrap_or_default();
+    let written = data.facts(CONTROL_FILE).context("look at the control file")?;
+    Ok(written.map_or(now, |facts| facts.modified_ns.min(now)))
 }
 
 fn read_control_file(data: &ReadRoot) -> anyhow::Result<ControlFile> {

@@ -220,7 +220,6 @@ impl Identity {
             start_lsn: Some(self.label.start_wal_location),
             stop_lsn: Some(facts.stop_lsn),
             checkpoint_lsn: Some(self.control.checkpoint),
-            redo_lsn: Some(self.control.redo),
             wal_segment_size_bytes: Some(self.control.wal_segment_size),
             damaged_pages: facts.damaged_pages,
             ..BackupSummary::unknown(name, BackupFormat::Chunked)

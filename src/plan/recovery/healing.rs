@@ -3,6 +3,10 @@
 //! The proof is the inspection's: the WAL from before the backup to its end is whole, and no record of it is about the
 //! relation. Then the backup's copy of its files is what they must be now, and the rest of the cluster stays as it is.
 //! Where that is not proven, the whole cluster is restored beside, and replays what was written since.
+//!
+//! A hot backup copies a file at any time after its start, so a copy is only known to be as new as the redo point of the
+//! start checkpoint. PostgreSQL replays from there for the same reason (xlogrecovery.c, `read_backup_label()`). The
+//! control file is copied last, and its redo point may be newer than the files: it proves nothing here.
 
 use super::repairs::{irreparable, look_again_step, not_as_it_is, repair_steps};
 use super::step::{Action, Effect, Plan, Step};
@@ -49,7 +53,7 @@ pub(super) fn heal(diagnosis: &Diagnosis, needed: &[Needed], circumstances: &Cir
     Some(plan)
 }
 
-/// The newest good backup on the present timeline that began no earlier than the WAL that is known.
+/// Returns the newest good backup on the present timeline whose start is not before the last record about what is healed.
 fn backup_since<'a>(
     since: Lsn,
     diagnosis: &Diagnosis,
@@ -60,6 +64,6 @@ fn backup_since<'a>(
         backup.is_good()
             && backup.timeline.is_some()
             && backup.timeline == diagnosis.identity.timeline
-            && backup.redo_lsn.is_some_and(|redo| redo >= since)
+            && backup.start_lsn.is_some_and(|start| start >= since)
     })
 }

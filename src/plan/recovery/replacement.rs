@@ -6,6 +6,7 @@ use super::step::{Action, Effect, PassedOver, Plan, Refusal, Replacement, Source
 use super::{Circumstances, Needed, passed_over, plan, start_step};
 use crate::plan::backups::{BackupKind, BackupSummary};
 use crate::plan::diagnosis::{Diagnosis, Finding, Remedy};
+use crate::plan::order::order_keys;
 use crate::plan::policy::RecoveryPolicy;
 use crate::plan::selection::{free_name, newest_first, source_of, unreadable};
 
@@ -26,8 +27,10 @@ pub(super) fn replace(
     }
     let sources = sources(diagnosis, &usable, circumstances);
     let mut remarks = vec![loss(usable.first().copied(), sources.first(), needed)];
-    let is_newer =
-        |other: &BackupSummary| usable.first().is_some_and(|chosen| other.created_at > chosen.created_at);
+    let keys = order_keys(circumstances.backups);
+    let is_newer = |other: &BackupSummary| {
+        usable.first().is_some_and(|chosen| keys.get(&other.name) > keys.get(&chosen.name))
+    };
     remarks.extend(unreadable.iter().filter(|(other, _)| is_newer(other)).map(|(other, reason)| {
         format!("{} is newer, and is passed over because it cannot be used: {reason}", other.name)
     }));

@@ -98,22 +98,22 @@ fn untouched_since(lsn: u64) -> Diagnosis {
 
 #[test]
 fn a_relation_is_healed_alone_where_the_wal_since_the_backup_has_nothing_about_it() {
-    let with_redo = |lsn: u64| BackupSummary { redo_lsn: Some(Lsn(lsn)), ..backup(1, 1, 3) };
+    let begun_at = |lsn: u64| BackupSummary { start_lsn: Some(Lsn(lsn)), ..backup(1, 1, 3) };
     let heals =
         |plan: &Plan| plan.steps.iter().any(|step| matches!(step.action, Action::HealFromBackup { .. }));
 
-    let proven = decide(&untouched_since(0x0200_0028), &[with_redo(0x0200_0028)]).unwrap();
+    let proven = decide(&untouched_since(0x0200_0028), &[begun_at(0x0200_0028)]).unwrap();
     assert!(heals(&proven) && sources(&proven).is_empty(), "{proven:?}");
 
     // The WAL of between the backup and what is known may have been about it.
-    let unproven = decide(&untouched_since(0x0200_0028), &[with_redo(0x0200_0027)]).unwrap();
+    let unproven = decide(&untouched_since(0x0200_0028), &[begun_at(0x0200_0027)]).unwrap();
     assert!(!heals(&unproven) && !sources(&unproven).is_empty(), "{unproven:?}");
 
     let mut one_of_two = untouched_since(0x0200_0028);
     one_of_two
         .findings
         .push(Finding { place: "global/1262".into(), ..finding(Severity::Error, Remedy::Replace) });
-    assert!(!heals(&decide(&one_of_two, &[with_redo(0x0200_0028)]).unwrap()));
+    assert!(!heals(&decide(&one_of_two, &[begun_at(0x0200_0028)]).unwrap()));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! the redo point on brings it whole; and no permanent block may be older than the last record that touched it.
 
 use super::WalDirectory;
-use crate::pg::control_file::WalLevel;
+use crate::pg::control_file::{ControlFile, WalLevel};
 use crate::pg::layout::Fork;
 use crate::pg::wal::{BlockReference, Checkpoint, RelationLocator, WalEvent, WalFault, WalRecord};
 use crate::pg::{BlockNumber, Lsn, MajorVersion, Oid};
@@ -90,7 +90,9 @@ pub(crate) struct WalTouches {
     pub(crate) is_complete: bool,
     /// What forbids to replay the stretch over files that are newer than its beginning.
     pub(crate) obstacles: Vec<ReplayObstacle>,
-    /// Where the last record about each relation ends.
+    /// Where the last record that changed parameters of the server ends, such as `wal_log_hints`.
+    parameters_changed: Lsn,
+    /// Where the last record about each relation ends, the making of its forks included.
     relations: HashMap<RelationLocator, Lsn>,
     /// Where the record of making each relation's main fork begins.
     created: HashMap<RelationLocator, Lsn>,
@@ -145,6 +147,7 @@ impl WalTouches {
             fault: WalFault::SegmentMissing(from),
             is_complete: true,
             obstacles: Vec::new(),
+            parameters_changed: Lsn::INVALID,
             relations: HashMap::new(),
             created: HashMap::new(),
             forks: HashMap::new(),
@@ -166,6 +169,22 @@ impl WalTouches {
         let obstacles = self.obstacles.iter().map(ReplayObstacle::lsn);
         let last = truncations.chain(events).chain(obstacles).max();
         self.is_complete.then(|| last.map_or(self.from, |last| last.max(self.from)))
+    }
+
+    /// The same where changes of hint bits must be in the WAL, too: with checksums they are, else only while
+    /// `wal_log_hints` is on, which takes a restart and is logged (bufmgr.c, `MarkBufferDirtyHint()`; xlog.c,
+    /// `XLogReportParameters()`).
+    pub(crate) fn leaves_hints_alone_since(
+        &self,
+        relation: RelationLocator,
+        control: &ControlFile,
+    ) -> Option<Lsn> {
+        let since = self.leaves_alone_since(relation)?;
+        match (control.has_checksums(), control.wal_log_hints) {
+            (true, _) => Some(since),
+            (false, true) => Some(since.max(self.parameters_changed)),
+            (false, false) => None,
+        }
     }
 
     /// Whether the stretch removes a relation, or its database.
@@ -257,8 +276,11 @@ impl WalTouches {
     fn add_event(&mut self, record: &WalRecord<'_>, event: WalEvent) {
         let at = record.start;
         match event {
-            WalEvent::RelationCreated { relation, fork: Fork::Main } => {
-                self.created.insert(relation, at);
+            WalEvent::RelationCreated { relation, fork } => {
+                self.relations.insert(relation, record.end);
+                if fork == Fork::Main {
+                    self.created.insert(relation, at);
+                }
             }
             WalEvent::RelationsDropped(relations) => {
                 self.gone.relations.extend(relations.into_iter().map(|relation| (relation, record.end)));
@@ -279,8 +301,11 @@ impl WalTouches {
             WalEvent::FullPageWrites { enabled: false } => {
                 self.obstacles.push(ReplayObstacle::FullPageWritesOff(at));
             }
-            WalEvent::ParameterChange(parameters) if parameters.wal_level == WalLevel::Minimal => {
-                self.obstacles.push(ReplayObstacle::WalLevelMinimal(at));
+            WalEvent::ParameterChange(parameters) => {
+                self.parameters_changed = record.end;
+                if parameters.wal_level == WalLevel::Minimal {
+                    self.obstacles.push(ReplayObstacle::WalLevelMinimal(at));
+                }
             }
             WalEvent::Checkpoint(checkpoint) => self.add_checkpoint(record, &checkpoint),
             _ => {}
