@@ -4,5 +4,6 @@
 
 mod faults;
 mod interruption;
+mod killed;
 mod lifecycle;
 mod recovery;

@@ -203,6 +203,12 @@ impl Container {
         succeed(&["stop", &self.id]);
     }
 
+    /// `docker stop` with a grace period of its own, in whole seconds.
+    #[track_caller]
+    pub(crate) fn stop_within(&self, grace_period: Duration) {
+        succeed(&["stop", "--time", &grace_period.as_secs().to_string(), &self.id]);
+    }
+
     /// `docker kill`: no warning.
     #[track_caller]
     pub(crate) fn kill(&self) {
