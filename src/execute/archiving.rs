@@ -47,6 +47,16 @@ pub(super) fn server_settings(
     }
 }
 
+/// Returns the arguments with which a server in single-user mode notes the segments that it fills as waiting for the
+/// archive; none where pgbox does not archive this cluster. It has no archiver, so that nothing leaves it.
+pub(super) fn single_user_settings(tools: &Tools, data_directory: &Path) -> &'static [&'static str] {
+    let is_archived = || -> Result<(), String> {
+        let root = ReadRoot::open(data_directory).map_err(|error| error.to_string())?;
+        decide_settings(tools, &root, &OwnSettings::read(&root)?).map(|_| ())
+    };
+    if tools.settings.wal_archive && is_archived().is_ok() { &["-c", "archive_mode=on"] } else { &[] }
+}
+
 fn decide_settings(
     tools: &Tools,
     root: &ReadRoot,

@@ -4,7 +4,7 @@
 //! in the background would be taken for the one that serves, and nobody could reach it.
 
 use super::private_server::{PrivateServer, PrivateStart};
-use super::single_user::run_single_user;
+use super::single_user::{KEEP_ALL_WAL, run_single_user};
 use super::{Tools, start_failure};
 use crate::cluster::{control_file, seal};
 use crate::error::{Failure, Kind};
@@ -49,7 +49,13 @@ pub(super) fn recover_copy(tools: &Tools, root: &WriteRoot, copy: &Path) -> anyh
         data_directory: copy.to_path_buf(),
         log_file: tools.log_file(),
         // What it does must not reach an archive before it is in place.
-        settings: vec![("archive_mode", "off".to_owned()), ("autovacuum", "off".to_owned())],
+        settings: vec![
+            ("archive_mode", "off".to_owned()),
+            ("autovacuum", "off".to_owned()),
+            // A server that does not archive removes also WAL that waits for the archive (xlogarchive.c,
+            // `XLogArchiveCheckDone()`).
+            ("wal_keep_size", KEEP_ALL_WAL.to_owned()),
+        ],
     };
     tools.progress.begin("replaying the WAL on a copy", None);
     let started = PrivateServer::start(tools, root, start);

@@ -6,14 +6,17 @@ use super::configuration::sound_configuration;
 use super::healing::heal_from_backup;
 use super::single_user::run_single_user;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, follow};
-use crate::cluster::seal;
 use crate::cluster::session::quote_identifier;
+use crate::cluster::wal_gap::{self, WalGap};
+use crate::cluster::{control_file, seal};
 use crate::error::{Failure, Kind};
-use crate::pg::wal;
+use crate::pg::Lsn;
+use crate::pg::wal::{self, WalFileName};
 use crate::plan::recovery::Action;
 use crate::plan::{FileContent, RelationName};
 use crate::sys::{EntryKind, OWN_DIRECTORY, Tool, WriteRoot, step_point};
 use anyhow::Context;
+use chrono::Utc;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -134,6 +137,7 @@ fn reset_wal(root: &WriteRoot, tools: &Tools) -> anyhow::Result<String> {
     root.create_directories("pg_wal/archive_status", 0o700).context("make the WAL directory")?;
     let kept = keep_wal(root).context("keep what is left of the WAL")?;
     step_point("WAL kept");
+    note_gap(root).context("note that the archive will lack the WAL that is lost")?;
     Tool::new(tools.installation.program("pg_resetwal"))
         .argument("-D")
         .argument(root.path())
@@ -147,6 +151,23 @@ fn reset_wal(root: &WriteRoot, tools: &Tools) -> anyhow::Result<String> {
             "began a new WAL after the last checkpoint; what was left of the old one is in '{ASIDE_DIRECTORY}/pg_wal'"
         ),
     })
+}
+
+/// Notes, before the new WAL is begun, that no archive will have all that comes before it: `pg_resetwal` goes on behind the
+/// last segment that is there, and forgets which of them waited (`pg_resetwal.c`, `FindEndOfXLOG()` and
+/// `KillExistingArchiveStatus()`).
+fn note_gap(root: &WriteRoot) -> anyhow::Result<()> {
+    let control = control_file::read(root).context("read the control file")?;
+    let size = control.wal_segment_size;
+    let needed = WalFileName::containing(control.checkpoint, control.timeline, size)?;
+    let names = follow(root, "pg_wal")?.names(".")?;
+    let there = names.iter().filter_map(|name| WalFileName::parse(name, size).ok());
+    let last = there.map(|segment| segment.segment_number).fold(needed.segment_number, u64::max);
+    let end = needed.numbered(last).next().map_or(Lsn::INVALID, WalFileName::start_lsn);
+    let former = wal_gap::read(root.path()).unwrap_or_default();
+    let reason = "the WAL after the last checkpoint was lost, and a new one was begun";
+    let gap = WalGap::with(former, &needed.to_string(), end, reason, Utc::now());
+    Ok(wal_gap::note(root.path(), &gap)?)
 }
 
 fn keep_wal(root: &WriteRoot) -> anyhow::Result<usize> {

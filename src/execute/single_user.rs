@@ -2,10 +2,16 @@
 //!
 //! It recovers the cluster first, as any start does, and with `-P` uses no system index, so that it works where
 //! even the index by which databases are found is gone (PostgreSQL: `-P` in postgres(1)).
+//!
+//! It has no archiver. Where the cluster is archived by pgbox, it notes the segments that it fills as waiting, for the
+//! archiver of the next start.
 
-use super::Tools;
+use super::{Tools, archiving};
 use crate::sys::{ProcessError, Tool};
 use std::path::Path;
+
+/// The greatest `wal_keep_size`, in megabytes: no checkpoint removes WAL.
+pub(super) const KEEP_ALL_WAL: &str = "2147483647";
 
 /// Runs statements, each on a line of its own, in one database of a stopped cluster.
 ///
@@ -28,7 +34,7 @@ pub(super) fn run_single_user(
         // Its own log may be anywhere; what it says must come to us.
         .arguments(["-c", "exit_on_error=on", "-c", "log_destination=stderr", "-c", "logging_collector=off"])
         // Its checkpoint must not throw away WAL that a restore may yet need.
-        .arguments(["-c", "wal_keep_size=2147483647"])
+        .arguments(["-c", &format!("wal_keep_size={KEEP_ALL_WAL}")])
         // A setting of the user's for every session could stop the repair half-way.
         .arguments([
             "-c",
@@ -38,6 +44,7 @@ pub(super) fn run_single_user(
             "-c",
             "default_transaction_read_only=off",
         ])
+        .arguments(archiving::single_user_settings(tools, data_directory))
         .argument(database)
         .without_variable("PGPORT")
         .input(input)

@@ -1,5 +1,6 @@
 //! Starting the server of a claimed cluster, with retries, and verifying that it serves.
 
+use super::archive_queue::queue_unqueued;
 use super::{Tools, archiving, recovery_sync, shown_log, start_failure};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::own_settings::OwnSettings;
@@ -131,6 +132,12 @@ fn note_configuration(tools: &Tools, root: &WriteRoot, configuration: Option<Fin
 
 fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
     let own = OwnSettings::read(root);
+    let archiving = archiving::server_settings(tools, root, &own);
+    if !archiving.is_empty()
+        && let Err(error) = queue_unqueued(tools, root, start)
+    {
+        tools.progress.note(&format!("WAL that was written meanwhile may not reach the archive: {error:#}"));
+    }
     let options = StartOptions {
         installation: tools.installation.clone(),
         data_directory: root.path().to_path_buf(),
@@ -140,7 +147,7 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
         settings: start
             .settings()
             .into_iter()
-            .chain(archiving::server_settings(tools, root, &own))
+            .chain(archiving)
             .chain(recovery_sync::server_settings(tools.installation, &own))
             .collect(),
         accepts_standby: *start == Start::AsItIs,

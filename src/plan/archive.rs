@@ -6,7 +6,7 @@ use super::backups::{BackupKind, BackupSummary};
 use super::order::sort_newest_first;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
-use crate::pg::{SystemIdentifier, TimelineId};
+use crate::pg::{Lsn, SystemIdentifier, TimelineId};
 
 /// The archived WAL of one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +46,21 @@ pub fn queue_verdict(waiting_bytes: u64, limit_bytes: u64, available_bytes: u64)
     } else {
         QueueVerdict::Wait
     }
+}
+
+/// Returns the segments that end at `end` or before, and that the server has noted neither as waiting for the archive nor
+/// as archived. `statuses` are the names in `archive_status`.
+pub fn unqueued_before(end: Lsn, segments: &[WalFileName], statuses: &[String]) -> Vec<WalFileName> {
+    let is_whole = |segment: &WalFileName| segment.next().is_some_and(|next| next.start_lsn() <= end);
+    let is_unknown = |segment: &WalFileName| !has_status(&segment.to_string(), statuses);
+    segments.iter().filter(|segment| is_whole(segment) && is_unknown(segment)).copied().collect()
+}
+
+/// Says whether the server has noted a file of `pg_wal` as waiting for the archive or as archived (xlogarchive.c,
+/// `XLogArchiveIsReadyOrDone()`).
+pub fn has_status(name: &str, statuses: &[String]) -> bool {
+    let is_of_file = |status: &&str| matches!(status.strip_prefix(name), Some(".ready" | ".done"));
+    statuses.iter().map(String::as_str).any(|status| is_of_file(&status))
 }
 
 /// The first segment that is missing after a backup, though a later one was archived: what comes after it cannot be

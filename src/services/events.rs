@@ -23,6 +23,8 @@ pub struct View {
     pub is_stopped: bool,
     /// A command, such as a restore, is at work on the data directory.
     pub is_operated: bool,
+    /// WAL is in no archive, so that moments after it can only be reached from a newer backup.
+    pub has_wal_gap: bool,
 }
 
 /// A child of the supervisor.

@@ -6,6 +6,7 @@
 use super::directory::{self, POSTGRESQL, Service, Services};
 use super::events::{Action, Child, Configuration, Event, Level, Order, Seen, StartFailure, View};
 use super::supervisor::Supervisor;
+use crate::cluster::wal_gap;
 use crate::pg::postmaster_pid::PostmasterPid;
 use crate::settings::Settings;
 use crate::sys::{self, OperationLock, ReadRoot, Signal, Supervised};
@@ -266,6 +267,7 @@ impl Runner<'_> {
             is_stopped: sys::has_stop_marker(data_directory),
             // What cannot be looked at yet, such as a directory that is not there, nobody works on.
             is_operated: OperationLock::is_held(data_directory).unwrap_or(false),
+            has_wal_gap: matches!(wal_gap::read(data_directory), Ok(Some(_))),
         }));
     }
 }

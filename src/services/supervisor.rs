@@ -343,7 +343,11 @@ impl Supervisor {
             let seal = self.seal_when_stopped(view.server);
             return if self.is_server_alive { vec![Action::SignalServer(signal)] } else { seal };
         }
+        let was_running = self.is_server_running();
         let mut actions = self.keep(|keeper| keeper.looked(view, now));
+        if self.is_server_running() && !was_running && view.has_wal_gap {
+            self.want_backup();
+        }
         if !self.is_init_running() {
             actions.extend(self.server_is_settled(now));
         }
@@ -369,6 +373,14 @@ impl Supervisor {
     fn sealing_is_over(&mut self) -> Vec<Action> {
         self.sealing = Sealing::NotDue;
         Vec::new()
+    }
+
+    /// Has a backup made at once, because a repair left a hole in the archive that only a backup closes. It is tried once
+    /// for each start, and again when a backup is due.
+    fn want_backup(&mut self) {
+        if !matches!(self.backup, Backup::Running(_)) {
+            self.backup = Backup::Wanted;
+        }
     }
 
     fn backup_ended(&mut self, how: Ended, now: Instant) -> Vec<Action> {

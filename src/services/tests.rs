@@ -6,7 +6,7 @@ use crate::sys::{Ended, Signal};
 use std::time::{Duration, Instant};
 
 const ALIVE: View = View { server: Seen::Alive, ..GONE };
-const GONE: View = View { server: Seen::Gone, is_stopped: false, is_operated: false };
+const GONE: View = View { server: Seen::Gone, is_stopped: false, is_operated: false, has_wal_gap: false };
 const LEFT_BEHIND: View = View { server: Seen::LeftBehind, ..GONE };
 const STOPPED: View = View { is_stopped: true, ..GONE };
 const OPERATED: View = View { is_operated: true, ..GONE };
@@ -442,6 +442,27 @@ fn a_backup_that_failed_is_told_and_tried_again_sooner() {
     let actions = scene.all(Event::Ended(Child::Backup, Ended::Status(1)));
     assert_eq!(said(&actions, Level::Warning), Some("the backup ended with status 1"));
     assert_eq!(scene.after(15 * 60), [Action::Start(Child::Backup)]);
+}
+
+#[rstest::rstest]
+#[case::of_every_day(Some(Duration::from_hours(24)))]
+#[case::of_none(None)]
+fn a_hole_that_a_restart_left_in_the_archive_is_closed_by_a_backup_at_once(
+    #[case] backup_interval: Option<Duration>,
+) {
+    let with_gap = View { has_wal_gap: true, ..ALIVE };
+    let mut scene = Scene::up(Configuration { backup_interval, ..configuration() });
+    scene.event(Event::Ended(Child::Backup, DONE));
+    // Not while it runs: then the archive was out of reach, and a backup is no likelier to reach it.
+    assert_eq!(scene.event(Event::Looked(with_gap)), []);
+    scene.event(Event::Looked(GONE));
+    assert_eq!(scene.after(1), [Action::Start(Child::Init)]);
+    scene.event(Event::Ended(Child::Init, DONE));
+
+    assert_eq!(scene.event(Event::Looked(with_gap)), [Action::Start(Child::Backup)]);
+
+    scene.event(Event::Ended(Child::Backup, Ended::Status(1)));
+    assert_eq!(scene.event(Event::Looked(with_gap)), [], "one that fails is not tried without a pause");
 }
 
 #[test]

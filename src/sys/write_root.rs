@@ -193,6 +193,24 @@ impl WriteRoot {
         self.directory.create_directories(path.as_ref(), mode)
     }
 
+    /// Notes files of `pg_wal` as waiting for the archive, as the server does (xlogarchive.c, `XLogArchiveNotify()`). A
+    /// link to another disk is followed.
+    pub fn queue_for_archive(&self, names: &[String]) -> io::Result<()> {
+        let linked = self.reader.read_link("pg_wal").map(|target| self.path().join(target));
+        let wal = match linked {
+            Ok(target) => Directory::open(&target)?,
+            Err(_) => self.directory.subdirectory(Path::new("pg_wal"))?,
+        };
+        let statuses = wal.subdirectory(Path::new("archive_status"))?;
+        for name in names {
+            match statuses.create_file(Path::new(&format!("{name}.ready")), 0o600) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        statuses.sync_directory(Path::new("."))
+    }
+
     /// Moves an entry within the directory; a file that has the new name is replaced. Not yet durable: the
     /// caller syncs both directories.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {

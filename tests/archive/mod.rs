@@ -1,5 +1,6 @@
 //! WAL is archived beside the backups, and never at the server's expense.
 
+mod private;
 mod queue;
 mod recovery;
 mod setting;

@@ -40,6 +40,7 @@ use crate::pg::Lsn;
 use crate::pg::control_file::{CONTROL_FILE, ControlFile};
 use crate::pg::page::PageRules;
 use crate::pg::wal::WalRange;
+use crate::plan::archive::first_missing;
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, DamagedPage};
 use crate::progress::Progress;
 use crate::repository::{BackupWriter, Baseline, Repository, TableEntry, TableHeader};
@@ -121,6 +122,7 @@ pub fn create(
     let has_gap = !matches!(wal_gap::read(data.path()), Ok(None));
     if !options.force
         && !has_gap
+        && !newest.as_ref().is_some_and(|newest| has_hole_after(repository, newest.summary(), progress))
         && let (Some(newest), Some(former)) = (&newest, &former)
         && pool.install(|| unchanged::is_unchanged(former, &listing, &control))?
     {
@@ -145,6 +147,20 @@ pub fn create(
         wal_gap::close(data.path(), start_lsn).context("note that the gap in the WAL archive is closed")?;
     }
     Ok(CreateOutcome::Created(summary))
+}
+
+/// Whether WAL is missing in the archive after a backup, so that from there on only a newer backup is of use. Somebody may
+/// have run the server without the archive, and no note tells of that.
+fn has_hole_after(repository: &Repository, backup: &BackupSummary, progress: &dyn Progress) -> bool {
+    let known = backup.system_identifier.zip(backup.wal_segment_size_bytes);
+    let Some((cluster, size)) = known else { return false };
+    match repository.wal_archive(cluster).view(size) {
+        Ok(view) => first_missing(backup, &view).is_some(),
+        Err(error) => {
+            progress.note(&format!("could not look for holes in the WAL archive: {error}"));
+            false
+        }
+    }
 }
 
 /// Notes in the data directory where its backups are, so that a repository that is not mounted is missed.

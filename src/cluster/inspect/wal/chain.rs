@@ -180,6 +180,11 @@ impl Inspection<'_> {
     }
 }
 
+/// Returns where the last valid record ends, from one on; `None` where there is none.
+pub(crate) fn find_end(wal: &WalDirectory, from: Lsn) -> Option<Lsn> {
+    read_to_end(wal, from).0
+}
+
 /// Reads all records from one on, and says where the last ends and why there is no other.
 pub(super) fn read_to_end(wal: &WalDirectory, from: Lsn) -> (Option<Lsn>, WalFault) {
     let mut reader = wal.reader_at(from);

@@ -118,6 +118,11 @@ impl WalDirectory {
         self.route.get(&(lsn.0 / u64::from(self.geometry.segment_size_bytes))).copied()
     }
 
+    /// Returns the segments of the route whose files are of full size, in order.
+    pub(crate) fn whole_segments(&self) -> Vec<WalFileName> {
+        self.route.values().filter(|segment| self.segments.contains(segment)).copied().collect()
+    }
+
     /// The newest segment of the route.
     pub(crate) fn newest(&self) -> Option<WalFileName> {
         self.route.values().next_back().copied()

@@ -10,6 +10,7 @@ mod files;
 mod touches;
 
 pub(super) use chain::WalState;
+pub(crate) use chain::find_end;
 pub(crate) use checkpoints::{
     FoundCheckpoint, MapHistory, find_checkpoint_at, find_checkpoints, map_history,
 };
