@@ -11,6 +11,7 @@ pub mod own_settings;
 pub mod readiness;
 pub mod seal;
 pub mod server;
+mod server_sockets;
 pub mod session;
 pub mod setup;
 pub(crate) mod tree;

@@ -1,6 +1,8 @@
 //! Starting and stopping a server.
 
 use super::binaries::Installation;
+use super::server_sockets;
+pub use super::server_sockets::SocketInUse;
 use super::session::ServerAddress;
 use crate::pg::postmaster_pid::{PostmasterPid, ServerStatus};
 use crate::progress::Progress;
@@ -54,6 +56,9 @@ pub enum StartError {
     /// Something else has the port.
     #[error("port {0} is in use by something else")]
     PortInUse(u16),
+    /// A socket that it wants is in use, or may be, or could not be cleared.
+    #[error(transparent)]
+    SocketInUse(#[from] SocketInUse),
     /// It ended before it was ready.
     #[error("the server ended ({status}) before it was ready")]
     Ended {
@@ -105,7 +110,7 @@ pub fn start(
     options: &StartOptions,
     progress: &dyn Progress,
 ) -> Result<RunningServer, StartError> {
-    let port = choose_port(options)?;
+    let port = choose_port_and_sockets(options, progress)?;
     let log_begins_at = log_size(&options.log_file);
     let watch = ChangeWatch::new(&options.data_directory)?;
     let mut process = ServerProcess::start(&server_spec(options, port), root)?;
@@ -146,6 +151,23 @@ fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
         program: options.installation.program("postgres"),
         arguments,
         log_file: options.log_file.clone(),
+    }
+}
+
+/// How many ports are tried where any will do and the sockets of some are in use.
+const MOST_PORTS: usize = 8;
+
+/// Chooses the port, and clears its sockets of what outlived another server.
+fn choose_port_and_sockets(options: &StartOptions, progress: &dyn Progress) -> Result<u16, StartError> {
+    let directories = server_sockets::directories_in_force(options);
+    let mut tried = 1;
+    loop {
+        let port = choose_port(options)?;
+        match server_sockets::clear(&directories, port, progress) {
+            Ok(()) => return Ok(port),
+            Err(_) if options.port == 0 && tried < MOST_PORTS => tried += 1,
+            Err(in_use) => return Err(in_use.into()),
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub mod takeover;
 pub mod verify;
 
 use crate::cluster::binaries::Installation;
-use crate::cluster::server::StartError;
+use crate::cluster::server::{SocketInUse, StartError};
 use crate::error::{Failure, Kind, hint_of_cause};
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
@@ -115,6 +115,7 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
         StartError::PortInUse(port) => {
             format!("stop what listens on port {port}, or choose another with PGPORT (0: any that is free)")
         }
+        StartError::SocketInUse(in_use) => hint_of_socket(in_use),
         StartError::NoProgress { .. } => "raise STARTUP_TIMEOUT if the machine is very slow".to_owned(),
         StartError::Process(_) | StartError::Io(_) => {
             return anyhow::Error::new(error).context(action.to_owned());
@@ -129,6 +130,18 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
     };
     let message = format!("could not {action}: {error}{}", shown_log(error.log()));
     Failure::new(kind, message).hint(hint).into()
+}
+
+fn hint_of_socket(in_use: &SocketInUse) -> String {
+    match in_use {
+        SocketInUse::Held { .. } => {
+            "stop that server, or choose another port with PGPORT (0: any that is free). Nothing was changed."
+        }
+        SocketInUse::Stuck { .. } => {
+            "remove that lock file, or let the server's user write in its directory. Nothing was changed."
+        }
+    }
+    .to_owned()
 }
 
 /// The last lines of the server's log, as the end of a message.

@@ -13,6 +13,7 @@ pub mod restore;
 pub mod restore_outline;
 pub mod retention;
 pub mod selection;
+pub mod socket_lock;
 #[cfg(test)]
 mod tests;
 pub mod timelines;

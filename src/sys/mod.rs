@@ -28,6 +28,7 @@ mod process;
 mod read_root;
 mod scratch;
 mod server_process;
+mod socket;
 mod space;
 mod step_point;
 mod store_root;
@@ -58,6 +59,7 @@ pub use scratch::{read_scratch, scratch_file};
 pub use server_process::{
     ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,
 };
+pub use socket::{Listening, LockOwner, SocketDirectory, listening, socket_path};
 pub use space::{DiskSpace, disk_space};
 pub use step_point::step_point;
 pub use store_root::StoreRoot;

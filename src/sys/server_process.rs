@@ -125,21 +125,56 @@ fn is_zombie(pid: i32) -> bool {
         .unwrap_or(false)
 }
 
+/// What a process is, as far as it can be seen from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ProcessKind {
+    /// There is none of that number.
+    Gone,
+    /// It is one of PostgreSQL's server processes, or may be.
+    Postgres,
+    /// It is another program, by its name.
+    Other(String),
+    /// It may not be looked at.
+    Hidden,
+}
+
+/// Returns what a process is, by its name and its program.
+///
+/// The kernel's name of a process is that of its program: a server's title does not change it (ps_status.c). A wrapper
+/// such as an emulator shows as another program; then the name counts.
+pub(super) fn process_kind(pid: i32) -> ProcessKind {
+    // Whole names: `init-postgresql` is one of ours.
+    const NAMES: [&str; 3] = ["postgres", "postmaster", "edb-postgres"];
+    if !is_alive(pid) {
+        return ProcessKind::Gone;
+    }
+    let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/comm")) else { return ProcessKind::Hidden };
+    let name = name.trim_end().to_owned();
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if NAMES.iter().any(|known| name == *known || program == *known) {
+        return ProcessKind::Postgres;
+    }
+    ProcessKind::Other(name)
+}
+
 /// Whether a live process is a PostgreSQL server of this data directory.
 ///
-/// A postmaster's working directory is its data directory (miscinit.c, `ChangeToDataDir()`). Where that may
-/// not be looked at, a process of that name counts: refusing is the safe mistake.
+/// A postmaster's working directory is its data directory (miscinit.c, `ChangeToDataDir()`). Another program may have
+/// its working directory there, too, and after a container is started again its number may be the dead server's. Where
+/// the process may not be looked at, one of that name counts: refusing is the safe mistake.
 pub fn is_postmaster_of(pid: i32, data_directory: &Path) -> bool {
-    if !is_alive(pid) || u32::try_from(pid) == Ok(std::process::id()) {
+    if u32::try_from(pid) == Ok(std::process::id()) {
+        return false;
+    }
+    let kind = process_kind(pid);
+    if !matches!(kind, ProcessKind::Postgres | ProcessKind::Hidden) {
         return false;
     }
     let home = std::fs::metadata(format!("/proc/{pid}/cwd"));
     match (home, std::fs::metadata(data_directory)) {
         (Ok(home), Ok(data)) => home.dev() == data.dev() && home.ino() == data.ino(),
-        (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            matches!(name.trim(), "postgres" | "postmaster")
-        }
+        (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => kind == ProcessKind::Postgres,
         _ => false,
     }
 }

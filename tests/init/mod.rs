@@ -9,3 +9,4 @@ mod recovery;
 mod refusals;
 mod restore;
 mod seal;
+mod sockets;
