@@ -6,6 +6,7 @@ pub mod control_file;
 pub mod history;
 pub mod initdb;
 pub mod inspect;
+pub mod last_failure;
 pub mod own_archiving;
 pub mod own_settings;
 pub mod readiness;

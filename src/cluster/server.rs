@@ -48,6 +48,8 @@ pub struct RunningServer {
     pub process: ServerProcess,
     /// Where it listens.
     pub address: ServerAddress,
+    /// Where in its log this start begins.
+    pub log_begins_at: u64,
 }
 
 /// Why a server did not come up. None is left running then.
@@ -64,7 +66,7 @@ pub enum StartError {
     Ended {
         /// How.
         status: ExitStatus,
-        /// What it wrote to its log, the last lines.
+        /// What it wrote to its log.
         log: Vec<String>,
     },
     /// It neither became ready nor made any progress.
@@ -72,7 +74,7 @@ pub enum StartError {
     NoProgress {
         /// For how long.
         patience: Duration,
-        /// What it wrote to its log, the last lines.
+        /// What it wrote to its log.
         log: Vec<String>,
     },
     /// It could not be started at all.
@@ -86,6 +88,12 @@ pub enum StartError {
 impl StartError {
     /// The last lines of the server's log, where it wrote any.
     pub fn log(&self) -> &[String] {
+        let log = self.whole_log();
+        log.get(log.len().saturating_sub(SHOWN_LOG_LINES)..).unwrap_or_default()
+    }
+
+    /// What the server wrote to its log during this one start.
+    pub fn whole_log(&self) -> &[String] {
         match self {
             Self::Ended { log, .. } | Self::NoProgress { log, .. } => log,
             _ => &[],
@@ -116,15 +124,14 @@ pub fn start(
     let mut process = ServerProcess::start(&server_spec(options, port), root)?;
     let waited = wait_until_ready(&mut process, &watch, options, progress);
     match waited {
-        Ok(address) => Ok(RunningServer { process, address }),
-        Err(NotReady::Ended(status)) => Err(StartError::Ended {
-            status,
-            log: log_tail(&options.log_file, log_begins_at, SHOWN_LOG_LINES),
-        }),
+        Ok(address) => Ok(RunningServer { process, address, log_begins_at }),
+        Err(NotReady::Ended(status)) => {
+            Err(StartError::Ended { status, log: log_of(options, log_begins_at) })
+        }
         Err(NotReady::Stuck) => {
             let _ = process.signal(Signal::QUIT);
             process.wait()?;
-            let log = log_tail(&options.log_file, log_begins_at, SHOWN_LOG_LINES);
+            let log = log_of(options, log_begins_at);
             Err(StartError::NoProgress { patience: options.patience, log })
         }
         Err(NotReady::Io(error)) => {
@@ -254,13 +261,32 @@ fn tell_recovery(before: &Activity, now: &Activity, progress: &dyn Progress) {
     }
 }
 
+/// What a server wrote to its log during one start, and to the files of its own collector, which takes over half-way.
+fn log_of(options: &StartOptions, log_begins_at: u64) -> Vec<String> {
+    let mut log = log_since(&options.log_file, log_begins_at);
+    if log.iter().any(|line| line.contains("logging collector")) {
+        log.extend(log_of_collector(&options.data_directory));
+    }
+    log
+}
+
+/// What the logging collector wrote since the server started last (syslogger.c, `update_metainfo_datafile()`).
+fn log_of_collector(data_directory: &Path) -> Vec<String> {
+    let current = ReadRoot::open(data_directory).and_then(|root| root.read_text("current_logfiles", 4096));
+    let text = current.ok().flatten().unwrap_or_default();
+    let Some(file) = text.lines().find_map(|line| line.strip_prefix("stderr ")) else { return Vec::new() };
+    let lines = log_since(&data_directory.join(file), 0);
+    let begin = lines.iter().rposition(|line| line.contains("starting PostgreSQL"));
+    begin.and_then(|begin| lines.get(begin..)).unwrap_or_default().to_vec()
+}
+
 /// How long a log is; 0 when there is none yet.
-pub fn log_size(path: &Path) -> u64 {
+fn log_size(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |facts| facts.len())
 }
 
-/// The last lines that were appended to a log since `offset`.
-pub fn log_tail(path: &Path, offset: u64, lines: usize) -> Vec<String> {
+/// The lines that were appended to a log since `offset`, the last of them where they are many.
+pub fn log_since(path: &Path, offset: u64) -> Vec<String> {
     const LIMIT_BYTES: u64 = 64 * 1024;
     let read = || -> io::Result<String> {
         let mut file = File::open(path)?;
@@ -270,9 +296,7 @@ pub fn log_tail(path: &Path, offset: u64, lines: usize) -> Vec<String> {
         file.take(LIMIT_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let text = read().unwrap_or_default();
-    let all: Vec<&str> = text.lines().collect();
-    all.iter().skip(all.len().saturating_sub(lines)).map(|line| (*line).to_owned()).collect()
+    read().unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// How a server was stopped.

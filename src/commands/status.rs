@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use pgbox::cluster::history::{self, Event};
+use pgbox::cluster::last_failure::LastFailure;
 use pgbox::cluster::session::ServerAddress;
 use pgbox::execute::Tools;
 use pgbox::execute::start::superuser_login;
@@ -35,7 +36,7 @@ struct Status<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Server {
-    Stopped { by_hand: bool },
+    Stopped { by_hand: bool, last_failure: Option<LastFailure> },
     Running { pid: i32, port: Option<u16>, figures: Option<Figures> },
 }
 
@@ -100,7 +101,8 @@ pub(super) fn acknowledge(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
 fn server(tools: &Tools) -> anyhow::Result<Server> {
     let path = &tools.settings.data_directory;
     let Some(pid) = running_server(tools)? else {
-        return Ok(Server::Stopped { by_hand: has_stop_marker(path) });
+        let last_failure = LastFailure::read(path);
+        return Ok(Server::Stopped { by_hand: has_stop_marker(path), last_failure });
     };
     let address = ServerAddress::read(&ReadRoot::open(path)?);
     let figures = address.as_ref().and_then(|address| figures(tools, address));
@@ -148,8 +150,15 @@ fn lines(status: &Status) -> Vec<String> {
 
 fn server_line(server: &Server, version: &str) -> String {
     match server {
-        Server::Stopped { by_hand: true } => "stopped by hand; `maintenance start` starts it".to_owned(),
-        Server::Stopped { by_hand: false } => "not running; `maintenance start` starts it".to_owned(),
+        Server::Stopped { last_failure: Some(failure), .. } => {
+            format!(
+                "not running; the last start failed ({}): {}",
+                format::time(failure.time),
+                failure.message
+            )
+        }
+        Server::Stopped { by_hand: true, .. } => "stopped by hand; `maintenance start` starts it".to_owned(),
+        Server::Stopped { by_hand: false, .. } => "not running; `maintenance start` starts it".to_owned(),
         Server::Running { pid, port, figures } => {
             let port = port.map_or_else(|| "no port yet".to_owned(), |port| format!("port {port}"));
             let figures = figures.as_ref().map(figures_line).unwrap_or_default();

@@ -2,8 +2,10 @@
 
 use super::Tools;
 use super::ensure::{Ensured, diagnose_to, is_worth_a_word};
+use super::failed_start::{is_outside_the_data, report_of, with_log_shown};
 use crate::cluster::inspect::Depth;
 use crate::plan::recovery::{Step, Tried};
+use crate::plan::start_failure::{Cause, StartFailure};
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Severity};
 
 /// What the rounds of one attempt have come to so far.
@@ -15,6 +17,8 @@ pub(super) struct Attempt {
     /// What is known already of the directory, for the first round.
     known: Option<Diagnosis>,
     failed_start: Option<anyhow::Error>,
+    /// Whether a start failed before.
+    has_failed: bool,
     /// Whether anything was repaired since a start failed.
     repaired_since: bool,
     /// The findings that were told.
@@ -41,20 +45,26 @@ impl Attempt {
         self.judge(diagnosis)
     }
 
-    /// After a start that failed, a diagnosis must say why. Where it does not, and nothing was repaired before, the
-    /// cause is not the data: a port, memory, a setting; then nothing is replaced on account of it.
+    /// After a start that failed, a diagnosis must say why. Where it does not, nothing is replaced on account of it: a
+    /// server that does not start is no proof of damage. Only a file of the cluster that the server itself refused,
+    /// after a repair had made it what it is, is one.
     fn judge(&mut self, mut diagnosis: Diagnosis) -> anyhow::Result<Diagnosis> {
-        let says_why = diagnosis.findings.iter().any(|finding| finding.severity != Severity::Notice);
-        if says_why || self.failed_start.is_none() {
+        let says_why = |finding: &Finding| {
+            let is_final = self.tried.start && finding.severity == Severity::Warning;
+            finding.severity == Severity::Error || finding.asks_for_repair() || is_final
+        };
+        if diagnosis.findings.iter().any(says_why) {
             return Ok(diagnosis);
         }
         let Some(error) = self.failed_start.take() else { return Ok(diagnosis) };
         if self.tried.repairs.is_empty() {
             return Err(error.context("no damage was found in the data directory, which is as it was"));
         }
-        let error = format!("{error:#}");
-        let evidence = format!("repaired, it does not serve: {}", error.lines().next().unwrap_or_default());
-        diagnosis.findings.push(Finding::new("server-does-not-start", Severity::Error, ".", evidence));
+        let Some(StartFailure { cause: Cause::Data { place }, words }) = report_of(&error) else {
+            return Err(error.context("no damage is left in the data directory"));
+        };
+        let evidence = format!("repaired, the server refuses it: {}", words.as_deref().unwrap_or_default());
+        diagnosis.findings.push(Finding::new("refused-by-server", Severity::Error, place, evidence));
         diagnosis.condition = ClusterCondition::Damaged;
         Ok(diagnosis)
     }
@@ -82,17 +92,25 @@ impl Attempt {
         }
     }
 
-    /// Lets the next round look at everything. A failure after which nothing was repaired ends the attempt.
+    /// Lets the next round look at everything. A failure whose cause is known and is not the data ends the attempt, and
+    /// so does one after which nothing was repaired.
+    ///
+    /// What replay might have put right counts as damage only after the server refused the data themselves: where it
+    /// did not come as far as that, nothing was replayed.
     pub(super) fn note_failed_start(&mut self, error: anyhow::Error, tools: &Tools) -> anyhow::Result<()> {
-        if self.tried.start && !self.repaired_since {
+        let is_over = self.has_failed && !self.repaired_since;
+        if is_over || is_outside_the_data(&error) {
             return Err(error);
         }
+        self.has_failed = true;
         self.repaired_since = false;
         tools.progress.note(&format!("{error:#}"));
         tools.progress.note("looking for damage in every page, since the server did not start");
-        self.tried.start = true;
+        let report = report_of(&error);
+        self.tried.start = report.is_some_and(|report| matches!(report.cause, Cause::Data { .. }));
+        self.tried.words = report.and_then(|report| report.words.clone());
         self.depth = Depth::Deep;
-        self.failed_start = Some(error);
+        self.failed_start = Some(with_log_shown(error));
         Ok(())
     }
 

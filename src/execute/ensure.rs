@@ -14,6 +14,7 @@ use super::takeover;
 use super::{Backups, Tools};
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::Depth;
+use crate::cluster::last_failure::LastFailure;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
@@ -248,11 +249,25 @@ fn bring_up(
     _operation: &OperationLock,
 ) -> anyhow::Result<Ensured> {
     let ensured = go_round(tools, activity, &mut attempt);
-    if ensured.is_err() {
+    if let Err(error) = &ensured {
+        note_failure(tools, error);
         // What was done is done, whatever came after it.
         attempt.done.iter().for_each(|done| tools.progress.note(done));
     }
     ensured
+}
+
+/// Notes a failure for who looks at a server that does not run. One that somebody else uses may run all the same, and a
+/// directory that was refused stays as it is: an inspection finds the reason again.
+fn note_failure(tools: &Tools, error: &anyhow::Error) {
+    if matches!(kind_of(error), Kind::Busy | Kind::Refused) {
+        return;
+    }
+    let message = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+    let failure = LastFailure { time: Utc::now(), message };
+    if let Err(error) = failure.note(&tools.settings.data_directory) {
+        tools.progress.note(&format!("the failure could not be noted: {error}"));
+    }
 }
 
 fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Result<Ensured> {
@@ -376,6 +391,7 @@ pub(super) fn carry_out(
     let Some(server) = &outcome.server else {
         return Ok(Carried::LookAgain(outcome.done));
     };
+    LastFailure::clear(path).context("clear the note of a failed start")?;
     let pid = i32::try_from(server.process.pid()).context("read the server's process id")?;
     let address = server.address.clone();
     Ok(Carried::Serving(Box::new(Ensured { address, pid, outcome: Some(outcome), remarks })))

@@ -8,6 +8,7 @@ pub mod cleanup;
 mod configuration;
 pub mod ensure;
 pub mod export;
+mod failed_start;
 mod from_backup;
 mod healing;
 pub mod import;
@@ -37,8 +38,9 @@ pub mod stop;
 pub mod takeover;
 pub mod verify;
 
+pub(crate) use failed_start::start_failure;
+
 use crate::cluster::binaries::Installation;
-use crate::cluster::server::{SocketInUse, StartError};
 use crate::error::{Failure, Kind, hint_of_cause};
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
@@ -107,47 +109,4 @@ impl Tools<'_> {
     pub fn log_file(&self) -> PathBuf {
         self.settings.log_directory.join("postgresql.log")
     }
-}
-
-/// A failed start as a person reads it, with the last lines of the server's log and what to do.
-pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
-    let hint = match &error {
-        StartError::PortInUse(port) => {
-            format!("stop what listens on port {port}, or choose another with PGPORT (0: any that is free)")
-        }
-        StartError::SocketInUse(in_use) => hint_of_socket(in_use),
-        StartError::NoProgress { .. } => "raise STARTUP_TIMEOUT if the machine is very slow".to_owned(),
-        StartError::Process(_) | StartError::Io(_) => {
-            return anyhow::Error::new(error).context(action.to_owned());
-        }
-        StartError::Ended { .. } => {
-            "see the server's log above for the cause; `maintenance health` tells more".to_owned()
-        }
-    };
-    let kind = match error {
-        StartError::Ended { .. } | StartError::NoProgress { .. } => Kind::ServerFailed,
-        _ => Kind::Failed,
-    };
-    let message = format!("could not {action}: {error}{}", shown_log(error.log()));
-    Failure::new(kind, message).hint(hint).into()
-}
-
-fn hint_of_socket(in_use: &SocketInUse) -> String {
-    match in_use {
-        SocketInUse::Held { .. } => {
-            "stop that server, or choose another port with PGPORT (0: any that is free). Nothing was changed."
-        }
-        SocketInUse::Stuck { .. } => {
-            "remove that lock file, or let the server's user write in its directory. Nothing was changed."
-        }
-    }
-    .to_owned()
-}
-
-/// The last lines of the server's log, as the end of a message.
-fn shown_log(lines: &[String]) -> String {
-    if lines.is_empty() {
-        return String::new();
-    }
-    format!("\nthe last lines of the server's log:\n    {}", lines.join("\n    "))
 }

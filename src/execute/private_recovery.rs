@@ -3,9 +3,10 @@
 //! In place it is a server in single-user mode, which ends with its input, so also when we are killed: one that went on
 //! in the background would be taken for the one that serves, and nobody could reach it.
 
+use super::Tools;
+use super::failed_start::{replay_failure, start_failure};
 use super::private_server::{PrivateServer, PrivateStart};
 use super::single_user::run_single_user;
-use super::{Tools, start_failure};
 use crate::cluster::{control_file, seal};
 use crate::error::{Failure, Kind};
 use crate::pg::control_file::{CONTROL_FILE, ClusterState};
@@ -34,9 +35,7 @@ pub(super) fn recover_in_place(tools: &Tools, root: &WriteRoot) -> anyhow::Resul
             Err(Failure::new(Kind::ServerFailed, "the server replayed the WAL and did not stop cleanly")
                 .into())
         }
-        Err(error) => {
-            Err(Failure::new(Kind::ServerFailed, format!("could not replay the WAL: {error}")).into())
-        }
+        Err(error) => Err(replay_failure(&error)),
     }
 }
 

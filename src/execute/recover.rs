@@ -1,6 +1,7 @@
 //! Carries out a recovery plan: repairs in place, replacements with their way back, and the start.
 
 use super::Tools;
+use super::failed_start::{is_outside_the_data, report_of};
 use super::from_backup::build_from_backup;
 use super::initialise::build_fresh;
 use super::private_recovery::recover_in_place;
@@ -161,6 +162,7 @@ impl Recovery<'_> {
 
     fn replace(&mut self, replacement: &Replacement) -> anyhow::Result<()> {
         let mut last_error: Option<(&Source, anyhow::Error)> = None;
+        let mut former_words = replacement.failed_with.clone();
         for source in &replacement.sources {
             if let Some((former, error)) = last_error.take() {
                 self.tools.progress.note(&format!("{} could not be used: {error:#}", describe(former)));
@@ -172,13 +174,22 @@ impl Recovery<'_> {
                 }
                 // The former cluster is not back in place: another source would be built on sand.
                 Err(error) if self.root.facts(JOURNAL_FILE)?.is_some() => return Err(error),
-                // What failed for want of room, leave or a program says nothing about the source, and may pass: a worse
-                // one is no answer to it.
+                // What failed for want of room, leave, a program, or anything else outside the data says nothing about
+                // the source, and may pass: a worse one is no answer to it.
                 Err(error) if is_for_a_person(&error) => {
                     last_error = Some((source, error));
                     break;
                 }
-                Err(error) => last_error = Some((source, error)),
+                Err(error) if former_words.is_some() && words_of(&error) == former_words => {
+                    let error =
+                        error.context("it fails as the former one did, so the data are not the cause");
+                    last_error = Some((source, error));
+                    break;
+                }
+                Err(error) => {
+                    former_words = words_of(&error).or(former_words);
+                    last_error = Some((source, error));
+                }
             }
         }
         // The former cluster may be started now, and needs the space.
@@ -313,6 +324,12 @@ fn is_for_a_person(error: &anyhow::Error) -> bool {
     matches!(kind_of(error), Kind::Refused | Kind::ProgramMissing)
         || error.chain().filter_map(|cause| cause.downcast_ref()).any(is_of_machine)
         || error.chain().any(is_of_repository_out_of_reach)
+        || is_outside_the_data(error)
+}
+
+/// What the server said, where an error is about one that did not start.
+fn words_of(error: &anyhow::Error) -> Option<String> {
+    report_of(error)?.words.clone()
 }
 
 /// The repository was there when the plan was made. What reads of the cluster besides is less than what is in it.

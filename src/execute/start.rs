@@ -1,15 +1,16 @@
 //! Starting the server of a claimed cluster, with retries, and verifying that it serves.
 
-use super::{Tools, archiving, recovery_sync, shown_log, start_failure};
+use super::failed_start::{does_not_serve, report, start_failure};
+use super::{Tools, archiving, recovery_sync};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::own_settings::OwnSettings;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::seal;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::session::Login;
-use crate::error::{Failure, Kind};
 use crate::pg::TimelineId;
 use crate::plan::recovery_target::RecoveryTarget;
+use crate::plan::start_failure::Cause;
 use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -87,13 +88,12 @@ impl Start {
     }
 }
 
-/// Starts the server, up to `START_RETRIES` times with `RETRY_DELAY` between, and verifies it by two
-/// connections. It holds the lock of `root` from then on.
+/// Starts the server and verifies it by two connections. Where the cause of a failure may pass by itself, it is tried up
+/// to `START_RETRIES` times with `RETRY_DELAY` between. It holds the lock of `root` from then on.
 ///
 /// # Errors
 /// The last attempt's, with the last lines of the server's log. No server is left running.
 pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
-    let log_begins_at = server::log_size(&tools.log_file());
     // Before, and not after: a server that is killed before its first checkpoint leaves the control file as it was.
     seal::remove(root).context("remove the seal of the last stop")?;
     let configuration = Fingerprint::take(root, tools.installation);
@@ -114,9 +114,8 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyho
     if let Err(error) = seal::write(root) {
         tools.progress.note(&format!("the stopped cluster was not sealed: {error}"));
     }
-    let log = server::log_tail(&tools.log_file(), log_begins_at, server::SHOWN_LOG_LINES);
-    let message = format!("the server started, but does not serve: {error}{}", shown_log(&log));
-    Err(Failure::new(Kind::ServerFailed, message).into())
+    let log = server::log_since(&tools.log_file(), server.log_begins_at);
+    Err(does_not_serve(&error.to_string(), &log))
 }
 
 /// Notes that the configuration is good, so that the next inspection need not try it.
@@ -154,13 +153,22 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
             Err(error @ StartError::Process(_)) => return Err(start_failure(error, "start the server")),
             Err(error) => error,
         };
-        if attempt >= tools.settings.start_retries {
+        if attempt >= attempts_worth(&report(&error).cause, tools.settings.start_retries) {
             return Err(start_failure(error, "start the server"));
         }
         tools.progress.note(&format!("attempt {attempt} to start the server failed: {error}"));
-        // The pause that START_RETRIES and RETRY_DELAY promise: what held the port or the memory may let go.
+        // The pause that START_RETRIES and RETRY_DELAY promise: what held the port or the memory may let go of it.
         std::thread::sleep(tools.settings.retry_delay);
         attempt += 1;
+    }
+}
+
+/// How often a start is tried: as often as is asked for where the cause may pass by itself, twice where it is not known.
+fn attempts_worth(cause: &Cause, wanted: u32) -> u32 {
+    match cause {
+        cause if cause.may_pass() => wanted,
+        Cause::Unknown => wanted.min(2),
+        _ => 1,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Tools;
 use crate::cluster::inspect::running_server as running_in;
+use crate::cluster::last_failure::LastFailure;
 use crate::cluster::seal;
 use crate::cluster::server::{self, Stopped};
 use crate::error::{Failure, Kind};
@@ -34,6 +35,7 @@ pub fn stop_for_good(tools: &Tools) -> anyhow::Result<Option<Stopped>> {
     let path = &tools.settings.data_directory;
     let Some(pid) = running_server(tools)? else { return Ok(None) };
     set_stop_marker(path).with_context(|| format!("note in '{}' that it is stopped", path.display()))?;
+    LastFailure::clear(path).context("clear the note of a failed start")?;
     let stopped = stop_process(tools, pid)?;
     // Somebody at work here is about to start it, and would find the cluster claimed.
     if let Ok(operation) = OperationLock::take(path, "sealing the cluster") {

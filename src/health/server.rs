@@ -1,13 +1,16 @@
 //! Whether a server runs and serves, and what keeps it busy.
 
 use super::Check;
+use crate::cluster::last_failure::LastFailure;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::session::{ServerAddress, describe};
 use crate::execute::Tools;
 use crate::execute::start::superuser_login;
-use crate::plan::{Diagnosis, Presence};
+use crate::format;
+use crate::plan::{Diagnosis, Finding, Presence};
 use crate::sys::{ReadRoot, has_stop_marker};
 use postgres::Client;
+use std::path::Path;
 
 /// A query that runs longer than this is worth a look.
 const LONG_QUERY_MINUTES: i32 = 5;
@@ -33,17 +36,8 @@ pub(super) fn check(
             checks.push(Check::issue("running", summary, remedy));
             return None;
         }
-        Ok(Presence::Free) if has_stop_marker(path) => {
-            checks.push(Check::issue(
-                "running",
-                "the server was stopped by hand",
-                "`maintenance start` starts it",
-            ));
-            return None;
-        }
         Ok(Presence::Free) => {
-            let remedy = "`maintenance start` starts it; if it cannot, it says why";
-            checks.push(Check::issue("running", "no server runs", remedy));
+            checks.push(not_running(path, diagnosis.as_ref().ok()));
             return None;
         }
         Err(error) => {
@@ -56,6 +50,24 @@ pub(super) fn check(
         }
     }
     readiness(tools, checks)
+}
+
+/// Why no server runs, as far as that was noted. A start that failed after a person stopped the server is the later.
+fn not_running(data_directory: &Path, diagnosis: Option<&Diagnosis>) -> Check {
+    let needs_a_person = |finding: &&Finding| finding.remedy.needs_a_person();
+    let refused = diagnosis.and_then(|diagnosis| diagnosis.findings.iter().find(needs_a_person));
+    if let Some(finding) = refused {
+        let summary = format!("no server can be started: {}", finding.summary());
+        return Check::issue("running", summary, finding.remedy.to_string());
+    }
+    if let Some(LastFailure { time, message }) = LastFailure::read(data_directory) {
+        let summary = format!("the last start failed ({}): {message}", format::time(time));
+        return Check::issue("running", summary, "put that right; `maintenance start` tries again");
+    }
+    if has_stop_marker(data_directory) {
+        return Check::issue("running", "the server was stopped by hand", "`maintenance start` starts it");
+    }
+    Check::issue("running", "no server runs", "`maintenance start` starts it; if it cannot, it says why")
 }
 
 fn readiness(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {

@@ -44,7 +44,7 @@ pub(super) fn replace_by(
     let aside = (!is_empty).then(|| free_name(BackupKind::Replaced, diagnosis, circumstances));
     let source = Source::Backup { name: backup.name, replay };
     steps.push(Step {
-        action: Action::Replace(Replacement { sources: vec![source], aside }),
+        action: Action::Replace(Replacement { sources: vec![source], aside, failed_with: None }),
         reason: "it was asked for".to_owned(),
         effect: if is_empty { Effect::Adds } else { Effect::Replaces },
     });

@@ -140,7 +140,7 @@ pub(super) enum ProcessKind {
 
 /// Returns what a process is, by its name and its program.
 ///
-/// The kernel's name of a process is that of its program: a server's title does not change it (ps_status.c). A wrapper
+/// The kernel's name of a process is that of its program: a server's title does not change it (`ps_status.c`). A wrapper
 /// such as an emulator shows as another program; then the name counts.
 pub(super) fn process_kind(pid: i32) -> ProcessKind {
     // Whole names: `init-postgresql` is one of ours.

@@ -10,3 +10,4 @@ mod refusals;
 mod restore;
 mod seal;
 mod sockets;
+mod start_failures;

@@ -151,7 +151,7 @@ fn finish_replacement(diagnosis: &Diagnosis, journal: &Journal) -> Plan {
 }
 
 fn begin_first(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
-    let replacement = Replacement { sources: vec![Source::Fresh], aside: None };
+    let replacement = Replacement { sources: vec![Source::Fresh], aside: None, failed_with: None };
     let step = Step {
         action: Action::Replace(replacement),
         reason: "there is no cluster yet".into(),
@@ -169,7 +169,7 @@ fn begin_first(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
 
 fn begin_again(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
     let aside = free_name(BackupKind::Damaged, diagnosis, circumstances);
-    let replacement = Replacement { sources: vec![Source::Fresh], aside: Some(aside) };
+    let replacement = Replacement { sources: vec![Source::Fresh], aside: Some(aside), failed_with: None };
     let step = Step {
         action: Action::Replace(replacement),
         reason: "an initdb was cut short in it, before there was any row".into(),

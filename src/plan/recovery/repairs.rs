@@ -12,8 +12,10 @@ pub struct Tried {
     /// The findings, by code and place, whose repair in place was carried out. One that is still found, or found
     /// again, needs more than that.
     pub repairs: Vec<(&'static str, String)>,
-    /// Whether the server was started and did not come up: what replay might have put right, it has not.
+    /// Whether the server was started and refused the data: what replay might have put right, it has not.
     pub start: bool,
+    /// What the server said when it did not start.
+    pub words: Option<String>,
 }
 
 impl Tried {

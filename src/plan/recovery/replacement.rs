@@ -119,7 +119,11 @@ fn replace_step(
         named.push(format!("and {} more", findings.len() - NAMED_FINDINGS));
     }
     Step {
-        action: Action::Replace(Replacement { sources, aside: Some(aside) }),
+        action: Action::Replace(Replacement {
+            sources,
+            aside: Some(aside),
+            failed_with: circumstances.tried.words.clone(),
+        }),
         reason: named.join("; "),
         effect: Effect::Replaces,
     }

@@ -156,6 +156,10 @@ pub struct Replacement {
     pub sources: Vec<Source>,
     /// The name under which the present one is kept; `None` when there is none.
     pub aside: Option<BackupName>,
+    /// What the server said when the present one did not start: one in its place that fails with the same words says
+    /// that the data are not the cause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_with: Option<String>,
 }
 
 /// A backup to change the present files into.
