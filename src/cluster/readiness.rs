@@ -1,6 +1,7 @@
 //! Whether a server really serves.
 
-use super::session::{Login, ServerAddress, SessionError, describe};
+use super::session::{Login, Obstacle, ServerAddress, SessionError, describe};
+use crate::plan::server_answer::AnswerMeaning;
 
 /// Why a server that runs does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,8 @@ pub enum ReadinessError {
 impl ReadinessError {
     /// Whether the server works, and only does not let us in.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Connection { answer, .. } if answer.is_refusal())
+        let refusal = Obstacle::Answer(AnswerMeaning::Refusal);
+        matches!(self, Self::Connection { answer, .. } if answer.obstacle() == refusal)
     }
 }
 

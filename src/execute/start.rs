@@ -6,7 +6,7 @@ use crate::cluster::own_settings::OwnSettings;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::seal;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
-use crate::cluster::session::Login;
+use crate::cluster::session::{Login, Preamble, Purpose};
 use crate::error::{Failure, Kind};
 use crate::pg::TimelineId;
 use crate::plan::recovery_target::RecoveryTarget;
@@ -15,17 +15,32 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where PostgreSQL as Debian builds it keeps its sockets.
 const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
+/// How long a server that serves may take to let us in.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Who to connect as: the superuser that was asked for, else the usual one, else whoever made the cluster.
 pub fn superuser_login(tools: &Tools) -> Login {
+    login_for(tools, Purpose::Serving)
+}
+
+/// The same, for a session with another purpose than to ask the server that serves.
+pub(super) fn login_for(tools: &Tools, purpose: Purpose) -> Login {
     let mut users = vec![tools.settings.superuser.clone(), "postgres".to_owned()];
     users.extend(effective_identity().name);
     users.dedup();
     let databases = ["postgres", "template1", &tools.settings.database].map(str::to_owned).to_vec();
-    Login { users, password: tools.settings.superuser_password.reveal().to_owned(), databases }
+    Login {
+        users,
+        password: tools.settings.superuser_password.reveal().to_owned(),
+        databases,
+        preamble: Preamble::new(tools.installation.version, purpose),
+        patience: (purpose == Purpose::Serving).then_some(LOGIN_PATIENCE),
+    }
 }
 
 /// What a server is started for.
@@ -81,6 +96,9 @@ impl Start {
             ("recovery_target_timeline", timeline),
             ("recovery_target_action", "promote".to_owned()),
             ("hot_standby", "off".to_owned()),
+            // Of whoever set up the recovery of another server: what they do is not for a cluster that we restored.
+            ("archive_cleanup_command", String::new()),
+            ("recovery_end_command", String::new()),
         ];
         settings.extend(target.settings());
         settings
