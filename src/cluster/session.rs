@@ -10,6 +10,7 @@ pub use preamble::{Preamble, Purpose};
 pub use programs::ProgramLogin;
 
 use self::preamble::Rights;
+use super::inspect::open_databases;
 use crate::pg::postmaster_pid::PostmasterPid;
 use crate::plan::server_answer::{AnswerMeaning, ServerAnswer};
 use crate::sys::ReadRoot;
@@ -40,6 +41,8 @@ pub struct Login {
     pub password: String,
     /// Databases to try in turn: any of them may have been dropped, or closed.
     pub databases: Vec<String>,
+    /// The data directory of the server, whose catalog names more databases where none of those is open.
+    pub data_directory: Option<PathBuf>,
     /// The settings of the session.
     pub preamble: Preamble,
     /// How long the server may take to let us in; `None` is for as long as it takes.
@@ -48,11 +51,12 @@ pub struct Login {
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { users, databases, preamble, patience, password: _ } = self;
+        let Self { users, databases, data_directory, preamble, patience, password: _ } = self;
         formatter
             .debug_struct("Login")
             .field("users", users)
             .field("databases", databases)
+            .field("data_directory", data_directory)
             .field("preamble", preamble)
             .field("patience", patience)
             .finish_non_exhaustive()
@@ -133,7 +137,18 @@ impl SessionError {
     }
 }
 
+impl Login {
+    /// The open databases of the cluster besides those that are known.
+    fn other_databases(&self) -> Vec<String> {
+        let root = self.data_directory.as_ref().and_then(|directory| ReadRoot::open(directory).ok());
+        let mut databases = root.as_ref().map(open_databases).unwrap_or_default();
+        databases.retain(|database| !self.databases.contains(database));
+        databases
+    }
+}
+
 /// What to try after an answer.
+#[derive(PartialEq, Eq)]
 enum Next {
     /// The next user. A name that does not exist is refused as a wrong password where one is asked for (auth.c,
     /// `auth_failed()`).
@@ -183,8 +198,19 @@ impl ServerAddress {
     /// # Errors
     /// The first answer that says more than that a database is not there.
     pub fn connect(&self, login: &Login) -> Result<Client, SessionError> {
+        let error = match self.connect_to(&login.databases, login) {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        if Next::after(&error) != Next::Database {
+            return Err(error);
+        }
+        self.connect_to(&login.other_databases(), login).map_err(|_| error)
+    }
+
+    fn connect_to(&self, databases: &[String], login: &Login) -> Result<Client, SessionError> {
         let mut answers = Vec::new();
-        'databases: for database in &login.databases {
+        'databases: for database in databases {
             for user in &login.users {
                 let error = match self.open(login, user, database) {
                     Ok(client) => return Ok(client),

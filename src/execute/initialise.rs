@@ -91,6 +91,7 @@ fn set_up(tools: &Tools, address: &ServerAddress) -> anyhow::Result<()> {
         users: vec![settings.superuser.clone()],
         password: settings.superuser_password.reveal().to_owned(),
         databases: vec!["postgres".into()],
+        data_directory: None,
         preamble: Preamble::new(tools.installation.version, Purpose::Serving),
         patience: None,
     };

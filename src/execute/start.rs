@@ -3,7 +3,7 @@
 use super::{Tools, archiving, recovery_sync, shown_log, start_failure};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::own_settings::OwnSettings;
-use crate::cluster::readiness::verify_by_two_connections;
+use crate::cluster::readiness::{ReadinessError, Standing, verify_by_two_connections};
 use crate::cluster::seal;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::session::{Login, Preamble, Purpose};
@@ -15,13 +15,10 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::Instant;
 
 /// Where PostgreSQL as Debian builds it keeps its sockets.
 const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
-
-/// How long a server that serves may take to let us in.
-const LOGIN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who to connect as: the superuser that was asked for, else the usual one, else whoever made the cluster.
 pub fn superuser_login(tools: &Tools) -> Login {
@@ -38,8 +35,9 @@ pub(super) fn login_for(tools: &Tools, purpose: Purpose) -> Login {
         users,
         password: tools.settings.superuser_password.reveal().to_owned(),
         databases,
+        data_directory: (purpose == Purpose::Serving).then(|| tools.settings.data_directory.clone()),
         preamble: Preamble::new(tools.installation.version, purpose),
-        patience: (purpose == Purpose::Serving).then_some(LOGIN_PATIENCE),
+        patience: (purpose == Purpose::Serving).then_some(tools.settings.startup_timeout),
     }
 }
 
@@ -116,25 +114,46 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyho
     seal::remove(root).context("remove the seal of the last stop")?;
     let configuration = Fingerprint::take(root, tools.installation);
     let mut server = start_with_retries(tools, root, start)?;
-    let Err(error) = verify_by_two_connections(&server.address, &superuser_login(tools)) else {
+    let Err(error) = verify(tools, &mut server) else {
         note_configuration(tools, root, configuration);
         return Ok(server);
     };
-    // Its `pg_hba.conf` keeps us out. To stop it for that would keep everybody out.
-    if error.is_refusal() {
-        tools
-            .progress
-            .note(&format!("the server runs, and could not be verified, since it lets us not in: {error}"));
+    // What keeps us out may let others in, and to stop it would keep everybody out.
+    if error.standing() != Standing::Suspect && server.process.try_wait()?.is_none() {
+        tools.progress.note(&unverified(&error));
+        tools.progress.note(error.advice());
         return Ok(server);
     }
-    server.process.signal(crate::sys::Signal::INT)?;
-    server.process.wait()?;
+    if server.process.try_wait()?.is_none() {
+        server.process.signal(crate::sys::Signal::INT)?;
+        server.process.wait()?;
+    }
     if let Err(error) = seal::write(root) {
         tools.progress.note(&format!("the stopped cluster was not sealed: {error}"));
     }
     let log = server::log_tail(&tools.log_file(), log_begins_at, server::SHOWN_LOG_LINES);
     let message = format!("the server started, but does not serve: {error}{}", shown_log(&log));
     Err(Failure::new(Kind::ServerFailed, message).into())
+}
+
+/// Verifies a server that was just started. One whose process crashed begins again by itself, and is waited for.
+fn verify(tools: &Tools, server: &mut RunningServer) -> Result<(), ReadinessError> {
+    let deadline = Instant::now() + tools.settings.startup_timeout;
+    loop {
+        match verify_by_two_connections(&server.address, &superuser_login(tools)) {
+            Err(error) if error.standing() == Standing::Passing && Instant::now() < deadline => {
+                if !matches!(server.process.try_wait(), Ok(None)) {
+                    return Err(error);
+                }
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What is said of a server that runs and did not serve us.
+pub(super) fn unverified(error: &ReadinessError) -> String {
+    format!("the server runs, but could not be verified, since it did not serve us: {error}")
 }
 
 /// Notes that the configuration is good, so that the next inspection need not try it.

@@ -1,6 +1,7 @@
-//! Settings that an owner made for their own sessions change nothing of what pgbox does.
+//! Settings that an owner made for their own sessions, and logins that are refused: neither changes what pgbox does.
 
 mod proofs;
+mod refused;
 mod rescued;
 mod settings;
 

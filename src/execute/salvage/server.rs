@@ -52,6 +52,7 @@ impl SalvageServer {
             users: vec![user.to_owned()],
             password: String::new(),
             databases: vec![database.to_owned()],
+            data_directory: None,
             preamble: self.preamble.clone(),
             patience: None,
         };
