@@ -22,6 +22,7 @@ mod lost_files;
 mod readme;
 mod repository;
 mod salvage;
+mod sessions;
 mod structure;
 mod supervisor;
 mod support;

@@ -89,3 +89,32 @@ fn only_sys_holds_directory_handles() {
         outside.filter(|path| std::fs::read_to_string(path).unwrap().contains("cap_std")).collect();
     assert!(holders.is_empty(), "{holders:#?}");
 }
+
+/// Where sessions with a server are made, and where client programs are run.
+const SESSIONS: &str = "src/cluster/session";
+/// Scripts of users connect as docker-library has it.
+const SCRIPTS: &str = "src/execute/init_scripts.rs";
+
+#[test]
+fn sessions_and_client_programs_are_made_in_one_place() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let programs =
+        ["clusterdb", "pg_amcheck", "pg_dump", "pg_dumpall", "pg_restore", "psql", "reindexdb", "vacuumdb"];
+    let marks: Vec<String> = ["NoTls".to_owned(), "Config::new()".to_owned(), "PGOPTIONS".to_owned()]
+        .into_iter()
+        .chain(programs.map(|program| format!("installation.program(\"{program}\")")))
+        .chain(programs.map(|program| format!("Tool::new(\"{program}\")")))
+        .collect();
+    let outside = sources("src").into_iter().filter(|path| {
+        !path.starts_with(root.join(SESSIONS))
+            && *path != root.join(format!("{SESSIONS}.rs"))
+            && *path != root.join(SCRIPTS)
+    });
+    let makes_one = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        let code = |line: &&str| !line.trim_start().starts_with("//");
+        text.lines().filter(code).any(|line| marks.iter().any(|mark| line.contains(mark)))
+    };
+    let makers: Vec<PathBuf> = outside.filter(makes_one).collect();
+    assert!(makers.is_empty(), "{makers:#?}");
+}

@@ -1,10 +1,24 @@
-//! SQL sessions with a server on this machine.
+//! SQL sessions with a server on this machine: the one place that makes them, and that runs client programs.
+//!
+//! Each begins with the settings of its [`Preamble`], so that none that the owner made for sessions of their own changes
+//! what pgbox does.
 
+mod preamble;
+mod programs;
+
+pub use preamble::{Preamble, Purpose};
+pub use programs::ProgramLogin;
+
+use self::preamble::Rights;
+use super::inspect::open_databases;
 use crate::pg::postmaster_pid::PostmasterPid;
+use crate::plan::server_answer::{AnswerMeaning, ServerAnswer};
 use crate::sys::ReadRoot;
 use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
+use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// Where a running server listens, by its own pid file.
@@ -25,17 +39,26 @@ pub struct Login {
     pub users: Vec<String>,
     /// The password, for a `pg_hba.conf` that asks for one even on the Unix socket.
     pub password: String,
-    /// Databases to try in turn: any of them may have been dropped.
+    /// Databases to try in turn: any of them may have been dropped, or closed.
     pub databases: Vec<String>,
+    /// The data directory of the server, whose catalog names more databases where none of those is open.
+    pub data_directory: Option<PathBuf>,
+    /// The settings of the session.
+    pub preamble: Preamble,
+    /// How long the server may take to let us in; `None` is for as long as it takes.
+    pub patience: Option<Duration>,
 }
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { users, databases, password: _ } = self;
+        let Self { users, databases, data_directory, preamble, patience, password: _ } = self;
         formatter
             .debug_struct("Login")
             .field("users", users)
             .field("databases", databases)
+            .field("data_directory", data_directory)
+            .field("preamble", preamble)
+            .field("patience", patience)
             .finish_non_exhaustive()
     }
 }
@@ -49,6 +72,9 @@ pub enum SessionError {
     /// The server did not take the connection.
     #[error("could not connect to the server: {}", describe(.0))]
     Connect(postgres::Error),
+    /// The server took the connection, and nothing came of it.
+    #[error("could not connect to the server: it gave no answer for {} s", .0.as_secs())]
+    NoAnswer(Duration),
 }
 
 /// The message of the server's own error where there is one; the driver's text hides it.
@@ -62,29 +88,89 @@ pub fn describe(error: &postgres::Error) -> String {
     }
 }
 
+/// What kept a session from being, or ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The server said so itself.
+    Answer(AnswerMeaning),
+    /// The server ended the connection without a word, as when its process crashes.
+    Closed,
+    /// The server could not be reached, or never answered.
+    Unreachable,
+}
+
+/// What an error of a session comes from.
+pub fn obstacle(error: &postgres::Error) -> Obstacle {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    if let Some(answer) = error.as_db_error() {
+        let answer = ServerAnswer { code: answer.code().code(), source_file: answer.file() };
+        return Obstacle::Answer(answer.meaning());
+    }
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.map(io::Error::kind) {
+        Some(BrokenPipe | ConnectionReset | UnexpectedEof) => Obstacle::Closed,
+        Some(_) => Obstacle::Unreachable,
+        None if error.is_closed() => Obstacle::Closed,
+        // It asks for a proof of who we are that the driver has not.
+        None => Obstacle::Answer(AnswerMeaning::Refusal),
+    }
+}
+
 impl SessionError {
-    /// Whether the server looked at who we are, and would not have us: it works, and keeps to its `pg_hba.conf`.
-    pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Connect(error) if is_refusal(error))
+    /// What kept the session from being.
+    pub fn obstacle(&self) -> Obstacle {
+        match self {
+            Self::NoAddress | Self::NoAnswer(_) => Obstacle::Unreachable,
+            Self::Connect(error) => obstacle(error),
+        }
     }
 
     /// Whether the server is on its way up, or ends all sessions because one of its processes crashed: a moment later
     /// it may take the connection (postmaster.c, `canAcceptConnections()`; postgres.c, `quickdie()`).
     pub fn is_passing(&self) -> bool {
-        let states = [SqlState::CANNOT_CONNECT_NOW, SqlState::CRASH_SHUTDOWN];
-        matches!(self, Self::Connect(error) if error.code().is_some_and(|code| states.contains(code)))
+        self.obstacle() == Obstacle::Answer(AnswerMeaning::Passing)
     }
 
     /// Whether the session ended before it began, without a word of the server.
     pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Connect(error) if error.is_closed())
+        self.obstacle() == Obstacle::Closed
     }
 }
 
-/// A name that does not exist is refused as a wrong password where one is asked for (auth.c, `auth_failed()`).
-fn is_refusal(error: &postgres::Error) -> bool {
-    let refusals = [SqlState::INVALID_AUTHORIZATION_SPECIFICATION, SqlState::INVALID_PASSWORD];
-    error.code().is_some_and(|code| refusals.contains(code))
+impl Login {
+    /// The open databases of the cluster besides those that are known.
+    fn other_databases(&self) -> Vec<String> {
+        let root = self.data_directory.as_ref().and_then(|directory| ReadRoot::open(directory).ok());
+        let mut databases = root.as_ref().map(open_databases).unwrap_or_default();
+        databases.retain(|database| !self.databases.contains(database));
+        databases
+    }
+}
+
+/// What to try after an answer.
+#[derive(PartialEq, Eq)]
+enum Next {
+    /// The next user. A name that does not exist is refused as a wrong password where one is asked for (auth.c,
+    /// `auth_failed()`).
+    User,
+    /// The next database: what is wrong may be this one's.
+    Database,
+    /// Nothing: no other login would fare better.
+    Nothing,
+}
+
+impl Next {
+    fn after(error: &SessionError) -> Self {
+        use AnswerMeaning::{
+            Cut, Damage, Environment, Full, Internal, NoDatabase, Other, Passing, Refusal, Value,
+        };
+        let Obstacle::Answer(meaning) = error.obstacle() else { return Self::Nothing };
+        match meaning {
+            Refusal => Self::User,
+            NoDatabase | Environment | Cut | Internal | Other | Value => Self::Database,
+            Damage | Full | Passing => Self::Nothing,
+        }
+    }
 }
 
 impl ServerAddress {
@@ -110,36 +196,63 @@ impl ServerAddress {
     /// Opens a session, through the Unix socket where there is one.
     ///
     /// # Errors
-    /// [`SessionError::Connect`] with the answer to the last user name tried.
+    /// The first answer that says more than that a database is not there.
     pub fn connect(&self, login: &Login) -> Result<Client, SessionError> {
-        let mut answer = SessionError::NoAddress;
-        for database in &login.databases {
+        let error = match self.connect_to(&login.databases, login) {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        if Next::after(&error) != Next::Database {
+            return Err(error);
+        }
+        self.connect_to(&login.other_databases(), login).map_err(|_| error)
+    }
+
+    fn connect_to(&self, databases: &[String], login: &Login) -> Result<Client, SessionError> {
+        let mut answers = Vec::new();
+        'databases: for database in databases {
             for user in &login.users {
-                let error = match self.configuration(login, user, database).connect(NoTls) {
+                let error = match self.open(login, user, database) {
                     Ok(client) => return Ok(client),
                     Err(error) => error,
                 };
-                let is_refused = is_refusal(&error);
-                let is_no_database = error.code() == Some(&SqlState::INVALID_CATALOG_NAME);
-                answer = SessionError::Connect(error);
-                if is_no_database {
-                    break;
-                }
-                if !is_refused {
-                    return Err(answer);
+                let next = Next::after(&error);
+                answers.push(error);
+                match next {
+                    Next::User => {}
+                    Next::Database => continue 'databases,
+                    Next::Nothing => return Err(answers.pop().unwrap_or(SessionError::NoAddress)),
                 }
             }
         }
-        Err(answer)
+        let is_telling =
+            |error: &SessionError| error.obstacle() != Obstacle::Answer(AnswerMeaning::NoDatabase);
+        let most_telling = answers.iter().position(is_telling).unwrap_or_default();
+        Err(answers.into_iter().nth(most_telling).unwrap_or(SessionError::NoAddress))
     }
 
-    fn configuration(&self, login: &Login, user: &str, database: &str) -> Config {
+    /// Opens a session with all settings of its preamble, or, for a user who may not set all of them, with the others.
+    fn open(&self, login: &Login, user: &str, database: &str) -> Result<Client, SessionError> {
+        let open = |rights| {
+            let options = login.preamble.options(rights);
+            within(login.patience, self.configuration(login, user, database, &options))
+        };
+        match open(Rights::Superuser) {
+            Err(SessionError::Connect(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                open(Rights::Ordinary)
+            }
+            result => result,
+        }
+    }
+
+    fn configuration(&self, login: &Login, user: &str, database: &str, options: &str) -> Config {
         let mut configuration = Config::new();
         configuration
             .user(user)
             .password(&login.password)
             .dbname(database)
             .port(self.port)
+            .options(options)
             .application_name("pgbox");
         configuration.connect_timeout(Duration::from_secs(10));
         match (&self.socket_directory, &self.listen_address) {
@@ -149,6 +262,19 @@ impl ServerAddress {
         };
         configuration
     }
+}
+
+/// Connects, and gives up when that takes too long.
+///
+/// The driver's own limit ends with the connection of the socket; a login that waits for a lock on a catalog, which a
+/// prepared transaction may hold, waits without end. The thread that waits is left behind then.
+fn within(patience: Option<Duration>, configuration: Config) -> Result<Client, SessionError> {
+    let connect = move || configuration.connect(NoTls).map_err(SessionError::Connect);
+    let Some(patience) = patience else { return connect() };
+    let (sender, receiver) = mpsc::channel();
+    // Nobody may be there any more to be told.
+    std::thread::spawn(move || sender.send(connect()).is_ok());
+    receiver.recv_timeout(patience).unwrap_or(Err(SessionError::NoAnswer(patience)))
 }
 
 /// Quotes a name for use in SQL.

@@ -8,14 +8,14 @@ use super::attempt::Attempt;
 use super::recover::{self, Outcome};
 use super::release::wait_for_release;
 use super::salvage;
-use super::start::superuser_login;
+use super::start::{superuser_login, unverified};
 use super::stop::stop_meanwhile;
 use super::takeover;
 use super::{Backups, Tools};
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::Depth;
 use crate::cluster::last_failure::LastFailure;
-use crate::cluster::readiness::verify_by_two_connections;
+use crate::cluster::readiness::{Standing, verify_by_two_connections};
 use crate::cluster::session::ServerAddress;
 use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind, kind_of};
@@ -450,8 +450,8 @@ pub fn wait_for_running(tools: &Tools, pid: i32) -> anyhow::Result<Option<Ensure
             None => "it has not written its address yet".to_owned(),
             Some(address) => match verify_by_two_connections(&address, &superuser_login(tools)) {
                 Ok(()) => return Ok(Some(Ensured { address, pid, outcome: None, remarks: Vec::new() })),
-                Err(error) if error.is_refusal() => {
-                    let remarks = vec![format!("the server could not be verified: {error}")];
+                Err(error) if error.standing() == Standing::RefusesUs => {
+                    let remarks = vec![unverified(&error), error.advice().to_owned()];
                     return Ok(Some(Ensured { address, pid, outcome: None, remarks }));
                 }
                 Err(error) => error.to_string(),

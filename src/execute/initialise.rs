@@ -8,7 +8,7 @@ use super::init_scripts::run_init_scripts;
 use super::private_server::{PrivateServer, PrivateStart};
 use super::staging::{STAGING, clear_staging};
 use crate::cluster::initdb::{InitdbOptions, initdb};
-use crate::cluster::session::{Login, ServerAddress};
+use crate::cluster::session::{Login, Preamble, Purpose, ServerAddress};
 use crate::cluster::setup::{Role, ensure_database, ensure_role};
 use crate::sys::WriteRoot;
 use anyhow::Context;
@@ -91,6 +91,9 @@ fn set_up(tools: &Tools, address: &ServerAddress) -> anyhow::Result<()> {
         users: vec![settings.superuser.clone()],
         password: settings.superuser_password.reveal().to_owned(),
         databases: vec!["postgres".into()],
+        data_directory: None,
+        preamble: Preamble::new(tools.installation.version, Purpose::Serving),
+        patience: None,
     };
     let mut client = address.connect(&login)?;
     let superuser = Role { name: &settings.superuser, password: settings.superuser_password.reveal() };

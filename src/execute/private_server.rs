@@ -33,10 +33,14 @@ pub(super) struct PrivateStart {
     pub(super) settings: Vec<(&'static str, String)>,
 }
 
+/// Commands that the cluster's owner set for another server's recovery: none of them is run on account of ours, and all
+/// WAL that is needed is in `pg_wal`.
+const FOREIGN_COMMANDS: [(&str, &str); 3] =
+    [("archive_cleanup_command", ""), ("recovery_end_command", ""), ("restore_command", "false")];
+
 /// Settings with which a copy of a cluster is recovered and looked at: nothing leaves it, nothing of the original's comes
 /// in its way. It syncs nothing: who keeps the copy syncs it as a whole.
-const ISOLATION: [(&str, &str); 11] = [
-    ("archive_cleanup_command", ""),
+const ISOLATION: [(&str, &str); 9] = [
     ("autovacuum", "off"),
     ("external_pid_file", ""),
     ("fsync", "off"),
@@ -45,7 +49,6 @@ const ISOLATION: [(&str, &str); 11] = [
     ("max_logical_replication_workers", "0"),
     ("max_wal_senders", "0"),
     ("max_worker_processes", "0"),
-    ("recovery_end_command", ""),
     ("ssl", "off"),
 ];
 
@@ -61,7 +64,9 @@ impl PrivateServer {
     /// Those of [`server::start`].
     pub(super) fn start(tools: &Tools, root: &WriteRoot, start: PrivateStart) -> Result<Self, StartError> {
         let socket = PrivateDirectory::new()?;
-        let mut settings = start.settings;
+        let mut settings: Vec<(&'static str, String)> =
+            FOREIGN_COMMANDS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        settings.extend(start.settings);
         // A configuration file may name another directory, which must not be the one that is served.
         settings.push(("data_directory", start.data_directory.display().to_string()));
         // What a private server writes is of no history that anybody will want to go back to.

@@ -12,6 +12,22 @@ use std::path::Path;
 
 /// The greatest `wal_keep_size`, in megabytes: no checkpoint removes WAL.
 pub(super) const KEEP_ALL_WAL: &str = "2147483647";
+/// What its owner set for every session could stop a repair half-way, and what they set for the recovery of another
+/// server is not to be run on account of this one. Settings of roles and databases do not hold here, and no event trigger
+/// runs (postinit.c, `process_settings()`; event_trigger.c).
+const SETTINGS: [&str; 11] = [
+    "archive_cleanup_command=",
+    "default_tablespace=",
+    "default_transaction_isolation=read committed",
+    "default_transaction_read_only=off",
+    "local_preload_libraries=",
+    "lock_timeout=0",
+    "recovery_end_command=",
+    "session_preload_libraries=",
+    "standard_conforming_strings=on",
+    "statement_timeout=0",
+    "transform_null_equals=off",
+];
 
 /// Runs statements, each on a line of its own, in one database of a stopped cluster.
 ///
@@ -35,15 +51,7 @@ pub(super) fn run_single_user(
         .arguments(["-c", "exit_on_error=on", "-c", "log_destination=stderr", "-c", "logging_collector=off"])
         // Its checkpoint must not throw away WAL that a restore may yet need.
         .arguments(["-c", &format!("wal_keep_size={KEEP_ALL_WAL}")])
-        // A setting of the user's for every session could stop the repair half-way.
-        .arguments([
-            "-c",
-            "statement_timeout=0",
-            "-c",
-            "lock_timeout=0",
-            "-c",
-            "default_transaction_read_only=off",
-        ])
+        .arguments(SETTINGS.iter().flat_map(|setting| ["-c", *setting]))
         .arguments(archiving::single_user_settings(tools, data_directory))
         .argument(database)
         .without_variable("PGPORT")

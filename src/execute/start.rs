@@ -5,10 +5,10 @@ use super::failed_start::{does_not_serve, report, start_failure};
 use super::{Tools, archiving, recovery_sync};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::own_settings::OwnSettings;
-use crate::cluster::readiness::verify_by_two_connections;
+use crate::cluster::readiness::{ReadinessError, Standing, verify_by_two_connections};
 use crate::cluster::seal;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
-use crate::cluster::session::Login;
+use crate::cluster::session::{Login, Preamble, Purpose};
 use crate::pg::TimelineId;
 use crate::plan::recovery_target::RecoveryTarget;
 use crate::plan::start_failure::Cause;
@@ -17,17 +17,30 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Where PostgreSQL as Debian builds it keeps its sockets.
 const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
 /// Who to connect as: the superuser that was asked for, else the usual one, else whoever made the cluster.
 pub fn superuser_login(tools: &Tools) -> Login {
+    login_for(tools, Purpose::Serving)
+}
+
+/// The same, for a session with another purpose than to ask the server that serves.
+pub(super) fn login_for(tools: &Tools, purpose: Purpose) -> Login {
     let mut users = vec![tools.settings.superuser.clone(), "postgres".to_owned()];
     users.extend(effective_identity().name);
     users.dedup();
     let databases = ["postgres", "template1", &tools.settings.database].map(str::to_owned).to_vec();
-    Login { users, password: tools.settings.superuser_password.reveal().to_owned(), databases }
+    Login {
+        users,
+        password: tools.settings.superuser_password.reveal().to_owned(),
+        databases,
+        data_directory: (purpose == Purpose::Serving).then(|| tools.settings.data_directory.clone()),
+        preamble: Preamble::new(tools.installation.version, purpose),
+        patience: (purpose == Purpose::Serving).then_some(tools.settings.startup_timeout),
+    }
 }
 
 /// What a server is started for.
@@ -83,6 +96,9 @@ impl Start {
             ("recovery_target_timeline", timeline),
             ("recovery_target_action", "promote".to_owned()),
             ("hot_standby", "off".to_owned()),
+            // Of whoever set up the recovery of another server: what they do is not for a cluster that we restored.
+            ("archive_cleanup_command", String::new()),
+            ("recovery_end_command", String::new()),
         ];
         settings.extend(target.settings());
         settings
@@ -99,24 +115,45 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyho
     seal::remove(root).context("remove the seal of the last stop")?;
     let configuration = Fingerprint::take(root, tools.installation);
     let mut server = start_with_retries(tools, root, start)?;
-    let Err(error) = verify_by_two_connections(&server.address, &superuser_login(tools)) else {
+    let Err(error) = verify(tools, &mut server) else {
         note_configuration(tools, root, configuration);
         return Ok(server);
     };
-    // Its `pg_hba.conf` keeps us out. To stop it for that would keep everybody out.
-    if error.is_refusal() {
-        tools
-            .progress
-            .note(&format!("the server runs, and could not be verified, since it lets us not in: {error}"));
+    // What keeps us out may let others in, and to stop it would keep everybody out.
+    if error.standing() != Standing::Suspect && server.process.try_wait()?.is_none() {
+        tools.progress.note(&unverified(&error));
+        tools.progress.note(error.advice());
         return Ok(server);
     }
-    server.process.signal(crate::sys::Signal::INT)?;
-    server.process.wait()?;
+    if server.process.try_wait()?.is_none() {
+        server.process.signal(crate::sys::Signal::INT)?;
+        server.process.wait()?;
+    }
     if let Err(error) = seal::write(root) {
         tools.progress.note(&format!("the stopped cluster was not sealed: {error}"));
     }
     let log = server::log_since(&tools.log_file(), server.log_begins_at);
     Err(does_not_serve(&error.to_string(), &log))
+}
+
+/// Verifies a server that was just started. One whose process crashed begins again by itself, and is waited for.
+fn verify(tools: &Tools, server: &mut RunningServer) -> Result<(), ReadinessError> {
+    let deadline = Instant::now() + tools.settings.startup_timeout;
+    loop {
+        match verify_by_two_connections(&server.address, &superuser_login(tools)) {
+            Err(error) if error.standing() == Standing::Passing && Instant::now() < deadline => {
+                if !matches!(server.process.try_wait(), Ok(None)) {
+                    return Err(error);
+                }
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What is said of a server that runs and did not serve us.
+pub(super) fn unverified(error: &ReadinessError) -> String {
+    format!("the server runs, but could not be verified, since it did not serve us: {error}")
 }
 
 /// Notes that the configuration is good, so that the next inspection need not try it.

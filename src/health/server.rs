@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::cluster::last_failure::LastFailure;
-use crate::cluster::readiness::verify_by_two_connections;
+use crate::cluster::readiness::{Standing, verify_by_two_connections};
 use crate::cluster::session::{ServerAddress, describe};
 use crate::execute::Tools;
 use crate::execute::start::superuser_login;
@@ -82,7 +82,16 @@ fn readiness(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
         return None;
     };
     if let Err(error) = verify_by_two_connections(&address, &login) {
-        checks.push(Check::issue("readiness", error.to_string(), "see the server's log"));
+        checks.push(match error.standing() {
+            // It may serve everybody else: whoever restarts what is not well must not restart it.
+            Standing::RefusesUs => {
+                let summary = format!("the server answers, and did not serve us: {error}");
+                Check::warning("readiness", summary, error.advice())
+            }
+            Standing::Passing | Standing::Unknown | Standing::Suspect => {
+                Check::issue("readiness", error.to_string(), "see the server's log")
+            }
+        });
         return None;
     }
     checks.push(Check::ok("readiness", format!("two connections to port {} were served", address.port)));

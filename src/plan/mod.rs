@@ -14,6 +14,7 @@ pub mod restore;
 pub mod restore_outline;
 pub mod retention;
 pub mod selection;
+pub mod server_answer;
 pub mod socket_lock;
 pub mod start_failure;
 #[cfg(test)]

@@ -27,7 +27,7 @@ mod user_files;
 pub(crate) mod wal;
 
 pub(crate) use files::follow;
-pub use naming::relation_names;
+pub use naming::{open_databases, relation_names};
 pub(crate) use presence::running_server;
 
 use super::binaries::Installation;

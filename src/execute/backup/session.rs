@@ -3,30 +3,23 @@
 use anyhow::Context;
 use postgres::Client;
 
+use crate::cluster::session::{Preamble, Purpose};
 use crate::error::{Failure, Kind};
-use crate::pg::Lsn;
 use crate::pg::control_file::ControlFile;
+use crate::pg::{Lsn, MajorVersion};
 use crate::repository::TablePath;
 
 /// The first version with `pg_backup_start()`; before, it was `pg_start_backup()`.
 const FIRST_WITH_BACKUP_START: i32 = 150_000;
-/// The first version with `idle_session_timeout`.
-const FIRST_WITH_IDLE_SESSION_TIMEOUT: i32 = 140_000;
 
 /// Makes a session fit for a backup, and sees that the server is the one whose control file was read.
 ///
 /// Timeouts that a person set for ordinary sessions would end the backup halfway.
 pub(super) fn prepare(client: &mut Client, control: &ControlFile) -> anyhow::Result<()> {
     let version = server_version(client)?;
-    let mut settings =
-        "SET search_path = pg_catalog; SET client_encoding = 'UTF8'; SET statement_timeout = 0; \
-                        SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-                        SET max_parallel_workers_per_gather = 0"
-            .to_owned();
-    if version >= FIRST_WITH_IDLE_SESSION_TIMEOUT {
-        settings.push_str("; SET idle_session_timeout = 0");
-    }
-    client.batch_execute(&settings).context("prepare the session")?;
+    // Whoever uses this as a library opened the session their own way.
+    let preamble = Preamble::new(MajorVersion((version / 10_000).cast_unsigned()), Purpose::Serving);
+    client.batch_execute(&preamble.statements()).context("prepare the session")?;
     let row = client
         .query_one(
             "SELECT pg_is_in_recovery(), current_setting('wal_level'), system_identifier FROM pg_control_system()",

@@ -20,6 +20,18 @@ pub(super) struct Archive {
     database: String,
 }
 
+/// A database that is to be dumped.
+pub(super) struct Dumped<'a> {
+    /// The server.
+    pub(super) server: &'a SalvageServer,
+    /// Its name.
+    pub(super) name: &'a str,
+    /// Its encoding, which all that is dumped stays in.
+    pub(super) encoding: &'a str,
+    /// Whether the indexes of its catalogs may be used.
+    pub(super) are_indexes_sound: bool,
+}
+
 /// The sections of an archive, in the order in which they are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
@@ -41,19 +53,17 @@ impl Archive {
     ///
     /// # Errors
     /// When the definitions cannot be read.
-    pub(super) fn dump(
-        work: &Workplace,
-        server: &SalvageServer,
-        database: &str,
-        are_indexes_sound: bool,
-        salvaged: &mut Salvaged,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn dump(work: &Workplace, dumped: &Dumped, salvaged: &mut Salvaged) -> anyhow::Result<Self> {
+        let Dumped { server, name: database, encoding, are_indexes_sound } = *dumped;
         let path = work.scratch("database.dump");
+        let settings: &[_] = if are_indexes_sound { &[("ignore_system_indexes", "off")] } else { &[] };
         let dump = |with_large_objects: bool| {
             // What was written is of no use if this fails.
             let _ = work.discard(PathBuf::from(super::workplace::SALVAGE).join("database.dump"));
             let mut tool = server
-                .client_program(work.tools.installation.program("pg_dump"))
+                .program_login()
+                .program_with(work.tools.installation, "pg_dump", settings)
+                .variable("PGCLIENTENCODING", encoding)
                 .arguments([
                     "--format=custom",
                     "--compress=1",
@@ -62,9 +72,6 @@ impl Archive {
                 ])
                 .arguments(["--no-password", "--quote-all-identifiers", "--file"])
                 .argument(&path);
-            if are_indexes_sound {
-                tool = tool.variable("PGOPTIONS", "-c ignore_system_indexes=off");
-            }
             if !with_large_objects {
                 tool = tool.argument("--no-blobs");
             }
@@ -89,7 +96,8 @@ impl Archive {
         salvaged: &mut Salvaged,
     ) -> anyhow::Result<()> {
         let mut tool = server
-            .client_program(work.tools.installation.program("pg_restore"))
+            .program_login()
+            .program(work.tools.installation, "pg_restore")
             .arguments(["--no-password", "--verbose"]);
         // Only one that it is not connected to can be replaced.
         let other = if self.database == "postgres" { "template1" } else { "postgres" };

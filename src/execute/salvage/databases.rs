@@ -67,6 +67,12 @@ pub(super) fn failed(action: &str) -> impl Fn(postgres::Error) -> anyhow::Error 
     move |error| anyhow::anyhow!("could not {action}: {}", describe(&error))
 }
 
+/// The encoding of the database of a session, by its name.
+pub(super) fn server_encoding(client: &mut Client) -> anyhow::Result<String> {
+    let row = client.query_one("SELECT pg_catalog.current_setting('server_encoding')", &[]);
+    row.and_then(|row| row.try_get(0)).map_err(failed("ask for the encoding"))
+}
+
 /// What a client of the copy is told when a dump would wait for the locks of a transaction that nobody ends.
 fn prepared_transactions(client: &mut Client, salvaged: &mut Salvaged) -> Vec<String> {
     let rows = client.query("SELECT gid FROM pg_catalog.pg_prepared_xacts", &[]).unwrap_or_default();

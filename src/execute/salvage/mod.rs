@@ -31,7 +31,7 @@ use crate::error::{Failure, Kind};
 use crate::plan::Diagnosis;
 use crate::sys::WriteRoot;
 use anyhow::{Context, bail};
-use archive::{Archive, Section};
+use archive::{Archive, Dumped, Section};
 use databases::Database;
 use donor::Donor;
 use loss::one_line;
@@ -179,7 +179,9 @@ impl Salvage<'_> {
         let are_indexes_sound = databases::reindex_system(&mut client, name, &mut self.salvaged);
         tables::tell_bad_blocks(&mut client, name, self.pages, &mut self.salvaged)?;
         let tables = tables::list(&mut client, name)?;
-        let archive = Archive::dump(&self.work, self.from, name, are_indexes_sound, &mut self.salvaged)?;
+        let encoding = databases::server_encoding(&mut client)?;
+        let dumped = Dumped { server: self.from, name, encoding: &encoding, are_indexes_sound };
+        let archive = Archive::dump(&self.work, &dumped, &mut self.salvaged)?;
         let is_there = self.has(name)?;
         self.load(&archive, Section::Definitions { is_there })?;
         let mut target = match self.to.connect(name) {

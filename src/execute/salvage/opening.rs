@@ -6,7 +6,7 @@ use super::reset::reset;
 use super::server::SalvageServer;
 use super::workplace::Workplace;
 use crate::cluster::server::StartError;
-use crate::cluster::session::SessionError;
+use crate::cluster::session::{Purpose, SessionError};
 use crate::execute::private_server::PrivateStart;
 use crate::sys::effective_identity;
 use anyhow::{Context, bail};
@@ -104,7 +104,7 @@ fn start_with_or_without(
             log_file: work.scratch("server.log"),
             settings: with_libraries(libraries),
         };
-        SalvageServer::start(work, &work.tools.settings.superuser, start)
+        SalvageServer::start(work, &work.tools.settings.superuser, Purpose::Rescuing, start)
     };
     match start(libraries) {
         Err(StartError::Ended { .. }) if !libraries.is_empty() => {

@@ -1,11 +1,11 @@
 //! The new cluster in staging: made like the old one, and given its roles, tablespaces and configuration.
 
-use super::databases::Database;
+use super::databases::{Database, server_encoding};
 use super::loss::{Loss, Salvaged, one_line};
 use super::server::SalvageServer;
 use super::workplace::Workplace;
 use crate::cluster::initdb::{InitdbOptions, initdb};
-use crate::cluster::session::{describe, quote_identifier};
+use crate::cluster::session::{Purpose, describe, quote_identifier};
 use crate::cluster::setup::{Role, ensure_database, ensure_role};
 use crate::execute::initialise::{CONFIGURATION, HOST_ACCESS, append};
 use crate::execute::private_server::{PrivateServer, PrivateStart};
@@ -100,7 +100,7 @@ pub(super) fn start(
         log_file: work.tools.log_file(),
         settings,
     };
-    SalvageServer::start(work, superuser, start)
+    SalvageServer::start(work, superuser, Purpose::Loading, start)
         .map_err(|error| super::super::start_failure(error, "load what was salvaged into a new cluster"))
 }
 
@@ -113,8 +113,11 @@ pub(super) fn bring_shared(
     salvaged: &mut Salvaged,
 ) -> anyhow::Result<()> {
     let path = work.scratch("globals.sql");
+    let encoding = server_encoding(copy)?;
     let dumped = from
-        .client_program(work.tools.installation.program("pg_dumpall"))
+        .program_login()
+        .program(work.tools.installation, "pg_dumpall")
+        .variable("PGCLIENTENCODING", encoding)
         .arguments(["--globals-only", "--no-tablespaces", "--quote-all-identifiers", "--no-password"])
         .argument(format!("--database={}", database_of(copy)))
         .argument("--file")
@@ -142,7 +145,8 @@ fn load_globals(
     salvaged: &mut Salvaged,
 ) -> anyhow::Result<()> {
     let result = to
-        .client_program(work.tools.installation.program("psql"))
+        .program_login()
+        .program(work.tools.installation, "psql")
         .arguments(["--no-psqlrc", "--no-password", "--quiet", "--dbname=template1", "-f"])
         .argument(path)
         .run()

@@ -4,11 +4,11 @@
 //! Each COPY is all or nothing, so that nothing is ever there twice. The refused alternative, a dump to a file, takes
 //! room for all rows a third time, and one bad row takes its whole table with it when it is loaded.
 
-use super::databases::failed;
+use super::databases::{failed, server_encoding};
 use super::loss::{Loss, Salvaged, one_line};
 use super::server::SalvageServer;
 use super::tables::Table;
-use crate::cluster::session::describe;
+use crate::cluster::session::{describe, quote_literal};
 use crate::error::{Failure, Kind};
 use crate::pg::{BlockNumber, MajorVersion};
 use anyhow::Context;
@@ -27,6 +27,9 @@ pub(super) struct Stream<'a> {
     from: Session<'a>,
     to: Session<'a>,
     version: MajorVersion,
+    /// The encoding of the database, in which the rows go from one to the other: no byte of them is looked at on the
+    /// way, so that what is no text of that encoding comes over, too, and all bytes of a database of `SQL_ASCII`.
+    encoding: String,
 }
 
 /// A session that is opened again when the server crashed under it.
@@ -95,11 +98,10 @@ impl<'a> Stream<'a> {
         database: &'a str,
         version: MajorVersion,
     ) -> anyhow::Result<Self> {
-        Ok(Self {
-            from: Session::open(from, database, PREPARE_SOURCE).context("read the copy")?,
-            to: Session::open(to, database, PREPARE_TARGET).context("load the new cluster")?,
-            version,
-        })
+        let mut from = Session::open(from, database, PREPARE_SOURCE).context("read the copy")?;
+        let to = Session::open(to, database, PREPARE_TARGET).context("load the new cluster")?;
+        let encoding = server_encoding(&mut from.client).context("read the copy")?;
+        Ok(Self { from, to, version, encoding })
     }
 
     /// Brings a table's rows over, and sets down what is lost of them.
@@ -154,8 +156,10 @@ impl<'a> Stream<'a> {
         // A table may have no columns, and rows all the same.
         let list =
             if table.columns.is_empty() { String::new() } else { format!("({})", table.columns.join(", ")) };
-        let read = format!("COPY (SELECT {values} FROM ONLY {name} {condition}) TO STDOUT");
-        let write = format!("COPY {name} {list} FROM STDIN");
+        let encoding = quote_literal(&self.encoding);
+        let read =
+            format!("COPY (SELECT {values} FROM ONLY {name} {condition}) TO STDOUT (ENCODING {encoding})");
+        let write = format!("COPY {name} {list} FROM STDIN (ENCODING {encoding})");
         let (from, to) = (self.from.client()?, self.to.client()?);
         match stream(from, &read, to, &write) {
             // A table that had no room would count as lost, though it is not.

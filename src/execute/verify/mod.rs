@@ -4,6 +4,7 @@
 //! for all backups that are verified together. Other backups that need what was found damaged get their verdict, too:
 //! it would be no help to restore the one beside it. Nothing is written but verdicts.
 
+mod indexes;
 mod naming;
 mod proof;
 mod reading;

@@ -12,16 +12,18 @@ use std::time::Instant;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 
+use super::indexes;
 use super::reading::{self, Read};
 use crate::cluster::binaries;
 use crate::cluster::inspect::Depth;
 use crate::cluster::server::StartError;
 use crate::error::{Failure, Kind};
-use crate::execute::Tools;
 use crate::execute::private_server::{PrivateServer, PrivateStart, isolation};
 use crate::execute::release::wait_for_release;
 use crate::execute::restore_files::restore_files;
 use crate::execute::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
+use crate::execute::{Tools, start_failure};
+use crate::plan::server_answer::ServerAnswer;
 use crate::plan::{BackupName, BackupSummary, Proof, Severity};
 use crate::repository::Repository;
 use crate::sys::{OWN_DIRECTORY, OperationLock, WriteRoot, effective_identity, ensure_directory, step_point};
@@ -121,13 +123,28 @@ fn restore_and_read(
     tools.progress.end();
     match started {
         Ok(server) => read_all(tools, root, server, &mut proof)?,
-        Err(error @ (StartError::Ended { .. } | StartError::NoProgress { .. })) => {
+        Err(error) if is_about_backup(&error) => {
             let log = error.log().join(" / ");
             proof.failures.push(format!("it does not recover: {error}: {log}"));
         }
-        Err(error) => return Err(error).context("start a server on the copy"),
+        Err(error) => return Err(start_failure(error, "start a server on the copy")),
     }
     Ok(proof)
+}
+
+/// Whether a server did not start on the copy for what is in it. One that was killed, that took too long, or that the
+/// machine has no memory or no library for says nothing about the backup.
+fn is_about_backup(error: &StartError) -> bool {
+    matches!(error, StartError::Ended { .. })
+        && ServerAnswer::last_in_log(error.log()).is_some_and(ServerAnswer::is_about_data_at_start)
+}
+
+/// What is told where something kept the copy from being read, and nothing of it is known to be damaged.
+fn no_verdict(first: &str, count: usize) -> anyhow::Error {
+    let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+    let hint = "this says nothing about the backup, whose verdict stays as it was; mend what kept it from being read, \
+                and prove it again";
+    Failure::new(Kind::Failed, format!("could not read all of the copy: {first}{others}")).hint(hint).into()
 }
 
 fn start(tools: &Tools, root: &WriteRoot) -> Result<PrivateServer, StartError> {
@@ -154,6 +171,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ignore_checksum_failure", "off"),
     ("jit", "off"),
     ("lc_messages", "C"),
+    // So that the cause of a failed start has its code and its place.
+    ("log_error_verbosity", "verbose"),
     ("max_connections", "20"),
     ("shared_buffers", "64MB"),
     ("superuser_reserved_connections", "3"),
@@ -172,11 +191,14 @@ fn read_all(tools: &Tools, root: &WriteRoot, server: PrivateServer, proof: &mut 
     tools.progress.begin("reading every table", None);
     let read = reading::read_tables(tools, server.address());
     tools.progress.end();
-    let Read { database_count, table_count, row_count, failures, superuser } = read?;
+    let Read { database_count, table_count, row_count, failures, undecided } = read;
+    if let (true, Some(first)) = (failures.is_empty(), undecided.first()) {
+        return Err(no_verdict(first, undecided.len()));
+    }
     (proof.database_count, proof.table_count, proof.row_count) = (database_count, table_count, row_count);
     proof.failures.extend(failures);
     tools.progress.begin("checking every index", None);
-    proof.index_check = reading::check_indexes(tools, server.address(), &superuser);
+    proof.index_check = indexes::check_indexes(tools, server.address());
     tools.progress.end();
     let stopped = server.stop();
     if let Err(error) = stopped {
