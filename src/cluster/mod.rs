@@ -2,6 +2,7 @@
 
 pub mod binaries;
 pub mod configuration;
+pub mod configuration_files;
 pub mod control_file;
 pub mod history;
 pub mod initdb;
@@ -15,6 +16,7 @@ pub mod server;
 mod server_sockets;
 pub mod session;
 pub mod setup;
+mod start_progress;
 pub(crate) mod tree;
 pub mod wal_gap;
 

@@ -40,9 +40,8 @@ const FOREIGN_COMMANDS: [(&str, &str); 3] =
 
 /// Settings with which a copy of a cluster is recovered and looked at: nothing leaves it, nothing of the original's comes
 /// in its way. It syncs nothing: who keeps the copy syncs it as a whole.
-const ISOLATION: [(&str, &str); 9] = [
+const ISOLATION: [(&str, &str); 8] = [
     ("autovacuum", "off"),
-    ("external_pid_file", ""),
     ("fsync", "off"),
     ("log_destination", "stderr"),
     ("logging_collector", "off"),
@@ -67,8 +66,8 @@ impl PrivateServer {
         let mut settings: Vec<(&'static str, String)> =
             FOREIGN_COMMANDS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         settings.extend(start.settings);
-        // A configuration file may name another directory, which must not be the one that is served.
-        settings.push(("data_directory", start.data_directory.display().to_string()));
+        // That file is of the server that serves.
+        settings.push(("external_pid_file", String::new()));
         // What a private server writes is of no history that anybody will want to go back to.
         settings.push(("archive_mode", "off".to_owned()));
         let options = StartOptions {

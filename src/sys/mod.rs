@@ -36,7 +36,7 @@ mod supervise;
 mod wait;
 mod write_root;
 
-pub use activity::Activity;
+pub use activity::{Activity, ProcessActivity};
 pub use copy::{Copied, Unreadable};
 pub use directory::{Entry, EntryKind, FileFacts, Threads};
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};

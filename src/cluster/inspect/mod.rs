@@ -7,6 +7,7 @@
 pub(crate) mod catalog;
 mod collation;
 mod configuration;
+pub mod elsewhere;
 mod environment;
 mod files;
 mod identity;
@@ -281,6 +282,7 @@ impl Inspection<'_> {
         self.check_data(tree, wal.end, expectations.depth);
         self.consult_wal_of_lost();
         self.check_configuration(trial, expectations);
+        self.check_elsewhere(expectations);
         wal
     }
 
