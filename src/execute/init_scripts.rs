@@ -10,6 +10,7 @@ use crate::cluster::session::ServerAddress;
 use crate::sys::{ReadRoot, Tool, find_program};
 use anyhow::{Context, bail};
 use flate2::read::MultiGzDecoder;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -103,11 +104,20 @@ impl Runner<'_> {
         Ok(self.prepared(tool).run_visibly()?)
     }
 
+    /// The search path with PostgreSQL's programs at its end, as docker-library's image has it: scripts call `pg_ctl`.
+    fn search_path(&self) -> OsString {
+        let given = std::env::var_os("PATH").unwrap_or_default();
+        let programs = self.tools.installation.bin_directory.clone();
+        // A directory with a colon in its name cannot be in a search path.
+        std::env::join_paths(std::env::split_paths(&given).chain([programs])).unwrap_or(given)
+    }
+
     /// The environment that docker-library's scripts rely on; the server is reached by its socket alone.
     fn prepared(&self, tool: Tool) -> Tool {
         let settings = self.tools.settings;
         let socket = self.address.socket_directory.clone().unwrap_or_default();
-        tool.variable("PGHOST", socket)
+        tool.variable("PATH", self.search_path())
+            .variable("PGHOST", socket)
             .variable("PGPORT", self.address.port.to_string())
             .variable("PGUSER", &settings.superuser)
             .variable("PGDATABASE", &settings.database)

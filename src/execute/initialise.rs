@@ -6,10 +6,12 @@
 use super::Tools;
 use super::init_scripts::run_init_scripts;
 use super::private_server::{PrivateServer, PrivateStart};
-use super::staging::{STAGING, clear_staging};
+use super::staging::{STAGING, clear_staging, end_servers_in_staging, staged};
+use crate::cluster::control_file;
 use crate::cluster::initdb::{InitdbOptions, initdb};
 use crate::cluster::session::{Login, Preamble, Purpose, ServerAddress};
 use crate::cluster::setup::{Role, ensure_database, ensure_role};
+use crate::pg::control_file::{CONTROL_FILE, ClusterState};
 use crate::sys::WriteRoot;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -71,18 +73,38 @@ pub(super) fn append(root: &WriteRoot, name: &str, text: &str) -> anyhow::Result
 
 /// Starts a server that only this process can reach, and sets the cluster up through it.
 fn complete(tools: &Tools, root: &WriteRoot, staging: &Path) -> anyhow::Result<()> {
+    let server = start_staged(tools, root, staging)?;
+    let address = server.address();
+    let completed = set_up(tools, address).and_then(|()| run_init_scripts(tools, address, staging));
+    let stopped = server.stop();
+    // A script may have restarted it, or started another, which nobody but us would ever stop.
+    end_servers_in_staging(root)?;
+    completed?;
+    if is_shut_down(root)? {
+        return Ok(());
+    }
+    if let Err(error) = stopped {
+        tools.progress.note(&format!("{error:#}"));
+    }
+    tools.progress.note("a script left the server without a clean stop, which it gets now");
+    start_staged(tools, root, staging)?.stop()
+}
+
+fn start_staged(tools: &Tools, root: &WriteRoot, staging: &Path) -> anyhow::Result<PrivateServer> {
     let start = PrivateStart {
         data_directory: staging.to_path_buf(),
         log_file: tools.log_file(),
         settings: Vec::new(),
     };
-    let server = PrivateServer::start(tools, root, start)
-        .map_err(|error| super::start_failure(error, "set the new cluster up"))?;
-    let address = server.address();
-    let completed = set_up(tools, address).and_then(|()| run_init_scripts(tools, address, staging));
-    let stopped = server.stop();
-    completed?;
-    stopped
+    PrivateServer::start(tools, root, start)
+        .map_err(|error| super::start_failure(error, "set the new cluster up"))
+}
+
+/// Says whether the new cluster's last server stopped cleanly, by whomever it was started.
+fn is_shut_down(root: &WriteRoot) -> anyhow::Result<bool> {
+    let (_, control) =
+        control_file::read_at(root, staged(CONTROL_FILE)).context("read the new control file")?;
+    Ok(control.state == ClusterState::ShutDown && root.facts(staged("postmaster.pid"))?.is_none())
 }
 
 fn set_up(tools: &Tools, address: &ServerAddress) -> anyhow::Result<()> {

@@ -45,7 +45,7 @@ pub use kernel::kernel_version;
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
-pub use orphans::orphaned_server_processes;
+pub use orphans::{ServerProcessIn, orphaned_server_processes, server_processes_in};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use prepare::{

@@ -9,6 +9,7 @@ mod orphans;
 mod recovery;
 mod refusals;
 mod restore;
+mod scripts;
 mod seal;
 mod sockets;
 mod start_failures;
