@@ -252,6 +252,7 @@ fn inspect_cluster(
     Diagnosis {
         identity,
         findings,
+        wal_directory: root.read_link("pg_wal").ok(),
         wal_segments: wal.segments,
         wal_end: wal.end,
         backed_up_to: backed_up_to(root),

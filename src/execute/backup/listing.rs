@@ -13,7 +13,7 @@ use crate::execute::takeover::STAYING;
 use crate::pg::Oid;
 use crate::pg::layout::{BackupRule, Fork, RelationFile, backup_rule, has_data_pages};
 use crate::repository::TablePath;
-use crate::sys::{Entry, EntryKind, FileFacts, ReadRoot};
+use crate::sys::{Entry, EntryKind, FileFacts, ReadRoot, path_of, text_of};
 
 /// Deeper than any data directory; a link that leads to a directory above itself would be.
 const MAXIMUM_DEPTH: usize = 32;
@@ -182,8 +182,8 @@ impl Listing {
         let target =
             root.read_link(&found.source).with_context(|| format!("read the link '{}'", found.path))?;
         // A relative link is relative to the directory that it is in.
-        let resolved = root.path().join(&place.source).join(&target);
-        let target = target.to_string_lossy().into_owned();
+        let resolved = root.path().join(path_of(&place.source)).join(&target);
+        let target = text_of(target.as_os_str().as_encoded_bytes());
         match ReadRoot::open(&resolved) {
             Ok(directory) => {
                 let kind = match place.prefix.as_str() {
@@ -219,8 +219,9 @@ impl Listing {
         };
         let directory =
             ReadRoot::open(directory).with_context(|| format!("open '{}'", directory.display()))?;
-        let Some(facts) = directory.facts(name)? else { return Ok(()) };
-        let found = Found { root: self.roots.len(), source: PathBuf::from(name), path, facts };
+        let source = PathBuf::from(text_of(name.as_encoded_bytes()));
+        let Some(facts) = directory.facts(&source)? else { return Ok(()) };
+        let found = Found { root: self.roots.len(), source, path, facts };
         self.roots.push(directory);
         self.push(found, ItemKind::File)
     }
