@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// The port in the name of its socket; it listens on no other.
 pub(super) const PORT: u16 = 5432;
+/// Lets everybody in who reaches its socket, which is in a directory of our own.
+const ACCESS: &[u8] = b"local all all trust\n";
 /// How long a clean stop may take before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_mins(2);
 
@@ -65,6 +67,9 @@ impl PrivateServer {
         let socket = PrivateDirectory::new()?;
         let mut settings: Vec<(&'static str, String)> =
             FOREIGN_COMMANDS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        // What its own `pg_hba.conf` asks for, such as a password, is meant for those who come in from outside.
+        let access = socket.write("pg_hba.conf", ACCESS)?;
+        settings.push(("hba_file", access.display().to_string()));
         settings.extend(start.settings);
         // That file is of the server that serves.
         settings.push(("external_pid_file", String::new()));

@@ -20,7 +20,7 @@ use super::staging::STAGING;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::error::{Failure, Kind};
 use crate::plan::{BackupName, Journal, Phase};
-use crate::sys::{OWN_DIRECTORY, OwnDirectory, WriteRoot, step_point};
+use crate::sys::{NewWalRoot, OWN_DIRECTORY, OwnDirectory, WriteRoot, step_point};
 use anyhow::{Context, bail};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -89,6 +89,9 @@ fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
 /// a server that has served is never taken back.
 pub fn accept(data_directory: &Path) -> anyhow::Result<()> {
     let own = OwnDirectory::open(data_directory).context("open pgbox's own directory")?;
+    if let Ok(wal) = std::fs::read_link(data_directory.join("pg_wal")) {
+        NewWalRoot::release(&data_directory.join(wal)).context("keep the WAL of the new cluster")?;
+    }
     own.discard("journal.json").context("remove the journal")?;
     step_point("journal removed");
     own.sync().context("sync the journal's directory")?;
