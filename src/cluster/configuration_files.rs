@@ -30,7 +30,7 @@ pub struct Placed {
 #[derive(Debug, Default)]
 pub struct FileSettings {
     placed: HashMap<String, Placed>,
-    file_count: usize,
+    files: Vec<PathBuf>,
 }
 
 impl FileSettings {
@@ -41,16 +41,26 @@ impl FileSettings {
         settings
     }
 
+    /// Reads another file after what was read already.
+    pub fn read_also(&mut self, file: &Path) {
+        self.take_in_file(file, 0);
+    }
+
+    /// Returns every file that was taken in.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// Returns the line that counts for a parameter: the last one. The name is in lower case.
     pub fn get(&self, name: &str) -> Option<&Placed> {
         self.placed.get(name)
     }
 
     fn take_in_file(&mut self, file: &Path, level: usize) {
-        self.file_count += 1;
-        if level > MOST_LEVELS || self.file_count > MOST_FILES {
+        if level > MOST_LEVELS || self.files.len() >= MOST_FILES {
             return;
         }
+        self.files.push(file.to_path_buf());
         let Some(text) = read_text(file) else { return };
         for (index, line) in text.lines().enumerate() {
             let Some((name, value)) = assignment(line) else { continue };

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod last_failure;
 pub mod own_archiving;
 pub mod own_settings;
+pub mod ownership;
 pub mod readiness;
 pub mod seal;
 pub mod server;

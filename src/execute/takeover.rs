@@ -19,6 +19,7 @@
 use super::staging::STAGING;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::error::{Failure, Kind};
+use crate::pg::layout::{Use, use_of};
 use crate::plan::{BackupName, Journal, Phase};
 use crate::sys::{NewWalRoot, OWN_DIRECTORY, OwnDirectory, WriteRoot, step_point};
 use anyhow::{Context, bail};
@@ -148,14 +149,25 @@ fn move_entries(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> 
             continue;
         }
         let target = to.join(&entry.name);
-        root.rename(from.join(&entry.name), &target)
-            .map_err(|error| cannot_move(root, &entry.name, &error))?;
+        match root.rename(from.join(&entry.name), &target) {
+            Ok(()) => {}
+            Err(error) if stays(root, &entry.name, &target, &error) => continue,
+            Err(error) => return Err(cannot_move(root, &entry.name, &error)),
+        }
         if !std::mem::replace(&mut has_begun, true) {
             step_point("some entries moved");
         }
     }
     root.sync_directory(from).context("sync a directory")?;
     root.sync_directory(to).context("sync a directory")
+}
+
+/// Says whether an entry that could not be moved may stay where it is: somebody else's directory, which only its owner can
+/// move (rename(2)), and the copy of it that a backup has, which does not take its place. No server needs either there.
+fn stays(root: &WriteRoot, name: &str, target: &Path, error: &io::Error) -> bool {
+    let is_kept_from_us = error.kind() == io::ErrorKind::PermissionDenied;
+    let is_there_already = || matches!(root.facts(target), Ok(Some(_)));
+    use_of(name) == Use::Nothing && (is_kept_from_us || is_there_already())
 }
 
 fn cannot_move(root: &WriteRoot, name: &str, error: &io::Error) -> anyhow::Error {

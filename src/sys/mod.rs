@@ -53,8 +53,8 @@ pub use orphans::{ServerProcessIn, orphaned_server_processes, server_processes_i
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use prepare::{
-    OwnershipReport, ensure_directory, fix_ownership, is_runnable, is_writable_directory, misowned_entries,
-    set_owner,
+    OwnershipReport, ensure_directory, fix_ownership, give_entries, is_runnable, is_writable_directory,
+    misowned_entries, set_owner,
 };
 pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};

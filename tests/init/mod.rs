@@ -8,6 +8,7 @@ mod healing;
 mod interrupted;
 mod libraries;
 mod orphans;
+mod ownership;
 mod recovery;
 mod refusals;
 mod restore;

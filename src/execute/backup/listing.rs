@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 
 use crate::execute::takeover::STAYING;
 use crate::pg::Oid;
-use crate::pg::layout::{BackupRule, Fork, RelationFile, backup_rule, has_data_pages};
+use crate::pg::layout::{BackupRule, Fork, RelationFile, Use, backup_rule, has_data_pages, use_of};
 use crate::repository::TablePath;
 use crate::sys::{Entry, EntryKind, FileFacts, ReadRoot, path_of, text_of};
 
@@ -132,7 +132,7 @@ impl Listing {
             Ok(entries) => entries,
             // A database or relation directory that was dropped since its name was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound && place.depth > 0 => return Ok(()),
-            Err(error) if self.rules == Rules::Cold => {
+            Err(error) if self.rules == Rules::Cold || is_somebodys(&place.prefix, &error) => {
                 self.unreadable.push(format!("{}: {error}", place.prefix));
                 return Ok(());
             }
@@ -249,6 +249,12 @@ pub(in crate::execute) fn relation_of(item: &Item) -> Option<(&str, RelationFile
         return None;
     }
     Some((item.path.parent()?, RelationFile::parse(item.path.file_name())?))
+}
+
+/// Says whether what could not be opened is kept from the server's user on purpose, by somebody who put it into the data
+/// directory: the server does without it, and so does a backup.
+pub(super) fn is_somebodys(path: &str, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && use_of(path) == Use::Nothing
 }
 
 #[cfg(test)]
