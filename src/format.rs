@@ -1,6 +1,7 @@
 //! Figures as a person reads them.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use std::borrow::Cow;
 use std::time::Duration;
 
 const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -21,6 +22,21 @@ pub fn bytes(size_bytes: u64) -> String {
         }
     }
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+/// Returns a text for people. A byte of a file's name that is no text stands in it as the character U+EF00 and the byte
+/// (`sys::text_of`), which no font has, and reads `\xe9`.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    const FIRST: char = '\u{EF80}';
+    const LAST: char = '\u{EFFF}';
+    if !text.contains(|character| (FIRST..=LAST).contains(&character)) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |character: char| match character {
+        FIRST..=LAST => format!("\\x{:02x}", u32::from(character) & 0xFF),
+        other => other.to_string(),
+    };
+    Cow::Owned(text.chars().map(shown).collect())
 }
 
 /// A number with commas: `1,204`.
@@ -74,6 +90,12 @@ pub fn time(time: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_that_is_no_text_reads_as_a_number() {
+        assert_eq!(printable("caf\u{EFE9}.csv"), "caf\\xe9.csv");
+        assert_eq!(printable("café ☃"), "café ☃");
+    }
 
     #[test]
     fn sizes_have_one_decimal_and_the_right_unit() {

@@ -315,3 +315,24 @@ fn a_stop_in_the_middle_of_the_first_start_leaves_what_the_next_start_completes(
         assert_eq!(supervisor.status(), 0, "{}", supervisor.log());
     }
 }
+
+#[test]
+fn standard_output_is_the_commands_alone() {
+    // `docker run IMAGE echo hello` is used in scripts for what it prints.
+    let directory = directories(&[("init-loud", "echo a service says something")]);
+    let path = |name: &str| directory.path().join(name);
+    let output = Command::new(env!("CARGO_BIN_EXE_pgbox"))
+        .args(["start-services", "echo", "hello"])
+        .env("PGDATA", path("data"))
+        .env("BACKUP_DIR", path("backup"))
+        .env("LOG_DIR", path("logs"))
+        .env("SERVICES_DIR", path("services.d"))
+        .env("PGPORT", "0")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("a service says something"), "{told}");
+}

@@ -7,6 +7,7 @@ use crate::error::{Failure, Kind};
 use crate::pg::MajorVersion;
 use crate::sys::{ProcessError, Tool};
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,16 @@ impl Installation {
     /// What the server says of its version, such as `15.18 (Debian 15.18-0+deb12u1)`.
     pub fn full_version(&self) -> Result<String, ProcessError> {
         ask_version(&self.bin_directory)
+    }
+
+    /// Returns the arguments that have the server, with connections or without, serve that directory and no other.
+    ///
+    /// `-D` only says where `postgresql.conf` is; a `data_directory` in it would win, and the server would neither hold
+    /// our lock nor be seen by us. The command line wins over every file (guc.c, `SelectConfigFiles()`).
+    pub fn serving(data_directory: &Path) -> [OsString; 4] {
+        let mut pinned = OsString::from("data_directory=");
+        pinned.push(data_directory);
+        ["-D".into(), data_directory.into(), "-c".into(), pinned]
     }
 
     /// What a parameter is in the configuration of a cluster; nothing else of the cluster is read, and nothing written

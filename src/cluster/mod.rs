@@ -2,6 +2,7 @@
 
 pub mod binaries;
 pub mod configuration;
+pub mod configuration_files;
 pub mod control_file;
 pub mod history;
 pub mod initdb;
@@ -9,12 +10,14 @@ pub mod inspect;
 pub mod last_failure;
 pub mod own_archiving;
 pub mod own_settings;
+pub mod ownership;
 pub mod readiness;
 pub mod seal;
 pub mod server;
 mod server_sockets;
 pub mod session;
 pub mod setup;
+mod start_progress;
 pub(crate) mod tree;
 pub mod wal_gap;
 

@@ -4,6 +4,8 @@ use super::binaries::Installation;
 use super::server_sockets;
 pub use super::server_sockets::SocketInUse;
 use super::session::ServerAddress;
+use super::start_progress::{Signs, StartWait};
+use crate::pg::control_file::CONTROL_FILE;
 use crate::pg::postmaster_pid::{PostmasterPid, ServerStatus};
 use crate::progress::Progress;
 use crate::sys::{
@@ -37,7 +39,7 @@ pub struct StartOptions {
     pub log_file: PathBuf,
     /// Whether a server that is still in recovery, and would go on so, counts as ready.
     pub accepts_standby: bool,
-    /// How long it may show no sign of progress before it is ready.
+    /// How long its recovery may make no progress before it is ready.
     pub patience: Duration,
 }
 
@@ -105,9 +107,11 @@ impl StartError {
 pub const SHOWN_LOG_LINES: usize = 20;
 /// How often progress is sampled where no change is reported.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// More than a control file has (`pg_control.h`, `PG_CONTROL_FILE_SIZE`).
+const CONTROL_FILE_LIMIT_BYTES: u64 = 64 * 1024;
 
-/// Starts a server and waits until it is ready for connections, for as long as it makes progress: crash
-/// recovery may take hours, and hurrying it is how data is lost.
+/// Starts a server and waits until it is ready for connections, for as long as its recovery makes progress: that may
+/// take hours, and hurrying it is how data is lost.
 ///
 /// The server holds the lock of `root` for as long as it lives.
 ///
@@ -143,7 +147,7 @@ pub fn start(
 }
 
 fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
-    let mut arguments: Vec<OsString> = vec!["-D".into(), options.data_directory.clone().into()];
+    let mut arguments: Vec<OsString> = Installation::serving(&options.data_directory).into();
     arguments.extend(["-p".into(), port.to_string().into()]);
     arguments.extend(["-c".into(), format!("listen_addresses={}", options.listen_addresses).into()]);
     if let Some(directory) = &options.socket_directory {
@@ -211,9 +215,9 @@ fn wait_until_ready(
     progress: &dyn Progress,
 ) -> Result<ServerAddress, NotReady> {
     let root = ReadRoot::open(&options.data_directory)?;
-    let mut last_sign = Instant::now();
-    let mut last_seen = (0, Activity::default());
-    let mut next_sample = Instant::now() + Duration::from_secs(1);
+    let begin = Instant::now();
+    let mut wait = StartWait::new(options.patience);
+    let mut next_sample = begin + Duration::from_secs(1);
     loop {
         if let Some(status) = process.try_wait()? {
             return Err(NotReady::Ended(status));
@@ -223,14 +227,14 @@ fn wait_until_ready(
         }
         if Instant::now() >= next_sample {
             next_sample = Instant::now() + Duration::from_secs(1);
-            let seen = (log_size(&options.log_file), Activity::sample(process.pid()));
-            if seen != last_seen {
-                last_sign = Instant::now();
-                tell_recovery(&last_seen.1, &seen.1, progress);
+            let control_file = root.read_bounded(CONTROL_FILE, CONTROL_FILE_LIMIT_BYTES).unwrap_or_default();
+            let signs = Signs::of(&Activity::sample(process.pid()), control_file);
+            if let Some(segment) = wait.new_segment(&signs) {
+                progress.note(&format!("the server is replaying WAL segment {segment}"));
             }
-            last_seen = seen;
+            wait.observe(begin.elapsed(), signs);
         }
-        if last_sign.elapsed() >= options.patience {
+        if wait.is_over(begin.elapsed()) {
             return Err(NotReady::Stuck);
         }
         process.wait_for_change(watch, SAMPLE_INTERVAL)?;
@@ -247,18 +251,6 @@ fn ready_address(root: &ReadRoot, pid: u32, accepts_standby: bool) -> Option<Ser
     };
     let is_ours = u32::try_from(pid_file.pid).ok() == Some(pid);
     if is_ready && is_ours { ServerAddress::from_pid_file(&pid_file) } else { None }
-}
-
-/// Tells what the startup process is replaying, when that changed.
-fn tell_recovery(before: &Activity, now: &Activity, progress: &dyn Progress) {
-    let recovering =
-        |activity: &Activity| activity.titles.iter().find(|title| title.contains("recovering")).cloned();
-    if let Some(title) = recovering(now)
-        && recovering(before).as_ref() != Some(&title)
-    {
-        let segment = title.rsplit(' ').next().unwrap_or_default();
-        progress.note(&format!("the server is replaying WAL segment {segment}"));
-    }
 }
 
 /// What a server wrote to its log during one start, and to the files of its own collector, which takes over half-way.

@@ -17,7 +17,7 @@ use crate::sys::ReadRoot;
 use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -173,6 +173,16 @@ impl Next {
     }
 }
 
+/// The directory of the socket. The server notes it as its configuration has it, and is itself in its data directory; a
+/// name in the abstract namespace is no directory.
+fn socket_directory(pid_file: &PostmasterPid) -> Option<PathBuf> {
+    let noted = pid_file.socket_directory.as_deref()?;
+    if noted.is_empty() || noted.starts_with('@') {
+        return None;
+    }
+    Some(Path::new(pid_file.data_directory.as_deref().unwrap_or("/")).join(noted))
+}
+
 impl ServerAddress {
     /// Reads the address from the pid file of a data directory.
     pub fn read(root: &ReadRoot) -> Option<Self> {
@@ -183,11 +193,7 @@ impl ServerAddress {
     /// The address in a pid file, once the server has written it.
     pub fn from_pid_file(pid_file: &PostmasterPid) -> Option<Self> {
         Some(Self {
-            socket_directory: pid_file
-                .socket_directory
-                .clone()
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
+            socket_directory: socket_directory(pid_file),
             listen_address: pid_file.listen_address.clone().filter(|address| !address.is_empty()),
             port: pid_file.port?,
         })

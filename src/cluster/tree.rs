@@ -24,6 +24,13 @@ pub(crate) struct TreeDirectory {
     pub(crate) entries: Vec<Entry>,
 }
 
+impl TreeDirectory {
+    /// The path of one of its entries, below the data directory.
+    pub(crate) fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.path) }
+    }
+}
+
 /// The directories of a cluster. pgbox's own is left out.
 #[derive(Debug, Default)]
 pub(crate) struct FileTree {

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{ArgMatches, Command};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pgbox::cluster::inspect::Depth;
+use pgbox::cluster::ownership::Ownership;
 use pgbox::cluster::session::ServerAddress;
 use pgbox::cluster::setup::{Role, ensure_role};
 use pgbox::cluster::{Expectations, inspect};
@@ -18,7 +19,7 @@ use pgbox::execute::start::superuser_login;
 use pgbox::format;
 use pgbox::plan::{Presence, RecoveryPolicy, Remedy, Severity};
 use pgbox::settings::Settings;
-use pgbox::sys::{effective_identity, find_user, fix_ownership};
+use pgbox::sys::{effective_identity, find_user, give_entries};
 use pgbox::ui::Ui;
 use serde::Serialize;
 use std::path::Path;
@@ -105,8 +106,9 @@ fn give_cluster_to_its_user(settings: &Settings, ui: &Ui, is_dry_run: bool) -> a
     {
         return Ok(());
     }
-    let report =
-        fix_ownership(path, &owner).with_context(|| format!("give '{}' to {owner}", path.display()))?;
+    let ownership = Ownership::of(path, &owner);
+    let report = give_entries(path, &owner, |entry, facts| ownership.must_be_given(entry, facts))
+        .with_context(|| format!("give '{}' to {owner}", path.display()))?;
     ui.warn(&format!(
         "gave {} of the files and directories in '{}' to user {owner}",
         format::count(report.changed_count),

@@ -96,7 +96,9 @@ pub(crate) fn prepare_place(directory: &Path) -> anyhow::Result<()> {
 /// Makes the directories that are missing, as the user that we are.
 fn make_missing(settings: &Settings, ui: &Ui) {
     let Settings { data_directory, backup_directory, log_directory, .. } = settings;
-    for (directory, mode) in [(data_directory, 0o700), (log_directory, 0o750), (backup_directory, 0o700)] {
+    let wal = settings.initdb_waldir.iter().map(|directory| (directory, 0o700));
+    let others = [(data_directory, 0o700), (log_directory, 0o750), (backup_directory, 0o700)];
+    for (directory, mode) in others.into_iter().chain(wal) {
         if let Err(error) = sys::ensure_directory(directory, mode, None) {
             ui.warn(&format!("could not make '{}': {error}", directory.display()));
         }
@@ -113,6 +115,9 @@ fn prepare(settings: &Settings, ui: &Ui, owner: &Identity) {
     told(data_directory, prepare_data_directory(data_directory, owner));
     told(log_directory, prepare_log_directory(log_directory, owner));
     told(backup_directory, prepare_backup_directory(backup_directory, owner));
+    if let Some(directory) = &settings.initdb_waldir {
+        told(directory, prepare_data_directory(directory, owner));
+    }
     let socket_directory = Path::new(SOCKET_DIRECTORY);
     told(socket_directory, prepare_directory(socket_directory, 0o3775, owner));
 }

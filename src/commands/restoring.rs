@@ -11,6 +11,7 @@ use anyhow::Context;
 use chrono::Utc;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use pgbox::cluster::history;
+use pgbox::cluster::inspect::elsewhere::other_data_directory;
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::ensure::Ensured;
@@ -324,6 +325,9 @@ fn tell_elsewhere(tools: &Tools, asked: &Asked, into: &Path, ui: &Ui) -> anyhow:
         into.display()
     ));
     ui.info("its postgresql.auto.conf has archive_mode = off, so that it never mixes its WAL with that of the original");
+    if let Some(found) = other_data_directory(into) {
+        ui.warn(&format!("{}: take that line out before a server is started with it", found.evidence()));
+    }
     ui.hint(&format!("start it on a port of its own, as the directory's owner: {command}"));
     if ui.is_json() {
         let way = asked.prepared().map(|prepared| &prepared.way);

@@ -1,15 +1,17 @@
 //! The scripts of `/docker-entrypoint-initdb.d`, run once, on a cluster that is still in staging.
 //!
-//! The rules are docker-library's: in the order of their names, `*.sh` is run if it is executable and sourced
-//! by bash otherwise, `*.sql`, `*.sql.gz`, `*.sql.xz` and `*.sql.zst` go to psql with `ON_ERROR_STOP`, others
-//! are passed over. Unlike there, a script that fails leaves nothing behind that the next start takes for a
+//! The rules are docker-library's (`docker_process_init_files`): in the order in which bash lists them, which is that of the
+//! locale, and without those whose names begin with a dot, `*.sh` is run if it is executable and sourced by bash
+//! otherwise, `*.sql`, `*.sql.gz`, `*.sql.xz` and `*.sql.zst` go to psql with `ON_ERROR_STOP`, others are passed over. A
+//! sourced script finds the function `docker_process_sql` and the list `psql`, which many scripts use. Unlike there, a script that fails leaves nothing behind that the next start takes for a
 //! cluster, and an `exit 0` in a sourced script ends that script alone.
 
 use super::Tools;
 use crate::cluster::session::ServerAddress;
-use crate::sys::{ReadRoot, Tool, find_program};
+use crate::sys::{ReadRoot, Tool, find_program, is_runnable, path_of};
 use anyhow::{Context, bail};
 use flate2::read::MultiGzDecoder;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,18 @@ fn kind_of(name: &str) -> Script {
     }
 }
 
+/// What a sourced script may use: psql as the scripts of SQL have it, by both of its names.
+const PRELUDE: &str = r#"
+docker_process_sql() {
+    local options=(-v ON_ERROR_STOP=1 --no-password --no-psqlrc "--username=$POSTGRES_USER")
+    [ -z "$POSTGRES_DB" ] || options+=("--dbname=$POSTGRES_DB")
+    command psql "${options[@]}" "$@"
+}
+psql=(docker_process_sql)
+set -Eeo pipefail
+. "$0"
+"#;
+
 /// Runs all scripts on a server that nobody else can reach yet.
 ///
 /// # Errors
@@ -44,19 +58,36 @@ fn kind_of(name: &str) -> Script {
 pub(super) fn run_init_scripts(tools: &Tools, address: &ServerAddress, staging: &Path) -> anyhow::Result<()> {
     let directory = &tools.settings.init_scripts;
     let Ok(root) = ReadRoot::open(directory) else { return Ok(()) };
-    for entry in root.entries(".").with_context(|| format!("list '{}'", directory.display()))? {
-        let path = directory.join(&entry.name);
-        let kind = kind_of(&entry.name);
+    for name in names_in_order(&root).with_context(|| format!("list '{}'", directory.display()))? {
+        let path = directory.join(path_of(Path::new(&name)));
+        let kind = kind_of(&name);
         if kind == Script::Other {
             tools.progress.note(&format!("passed over '{}'", path.display()));
             continue;
         }
         tools.progress.note(&format!("running '{}'", path.display()));
-        let is_executable = entry.facts.mode & 0o111 != 0;
+        // Kubernetes mounts a file as a link, whose own mode says nothing.
+        let is_executable = is_runnable(&path);
         let runner = Runner { tools, address, staging };
         runner.run(kind, &path, is_executable).with_context(|| format!("run '{}'", path.display()))?;
     }
     Ok(())
+}
+
+/// Lists the names as bash's `*` does; in the order of their bytes, where there is no bash to ask.
+fn names_in_order(root: &ReadRoot) -> anyhow::Result<Vec<String>> {
+    let names = root.entries(".")?.into_iter().map(|entry| entry.name);
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+    let Some(bash) = find_program("bash").filter(|_| names.len() > 1) else { return Ok(names) };
+    let list = Tool::new(bash)
+        .arguments(["-c", "cd -- \"$0\" && printf '%s\\0' *"])
+        .argument(root.path())
+        .without_variable("BASH_ENV");
+    let listed = list.run()?.stdout;
+    let place = |name: &String| listed.split('\0').position(|other| other == name);
+    // One whose name is in another encoding is not found among them, and goes last.
+    names.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
+    Ok(names)
 }
 
 struct Runner<'a> {
@@ -71,7 +102,7 @@ impl Runner<'_> {
             Script::Shell if is_executable => self.prepared(Tool::new(path)).run_visibly()?,
             Script::Shell => {
                 let bash = find_program("bash").context("find bash to source it with")?;
-                let sourced = Tool::new(bash).arguments(["-c", "set -Eeo pipefail; . \"$0\""]).argument(path);
+                let sourced = Tool::new(bash).arguments(["-c", PRELUDE]).argument(path);
                 self.prepared(sourced).run_visibly()?;
             }
             Script::Sql => self.psql(Tool::new(self.psql_program()).argument("-f").argument(path))?,
@@ -103,11 +134,20 @@ impl Runner<'_> {
         Ok(self.prepared(tool).run_visibly()?)
     }
 
+    /// The search path with PostgreSQL's programs at its end, as docker-library's image has it: scripts call `pg_ctl`.
+    fn search_path(&self) -> OsString {
+        let given = std::env::var_os("PATH").unwrap_or_default();
+        let programs = self.tools.installation.bin_directory.clone();
+        // A directory with a colon in its name cannot be in a search path.
+        std::env::join_paths(std::env::split_paths(&given).chain([programs])).unwrap_or(given)
+    }
+
     /// The environment that docker-library's scripts rely on; the server is reached by its socket alone.
     fn prepared(&self, tool: Tool) -> Tool {
         let settings = self.tools.settings;
         let socket = self.address.socket_directory.clone().unwrap_or_default();
-        tool.variable("PGHOST", socket)
+        tool.variable("PATH", self.search_path())
+            .variable("PGHOST", socket)
             .variable("PGPORT", self.address.port.to_string())
             .variable("PGUSER", &settings.superuser)
             .variable("PGDATABASE", &settings.database)
@@ -115,6 +155,8 @@ impl Runner<'_> {
             .variable("POSTGRES_USER", &settings.superuser)
             .variable("POSTGRES_PASSWORD", settings.superuser_password.reveal())
             .variable("POSTGRES_DB", &settings.database)
+            // For a script that connects to another address than this socket, which asks nobody.
+            .variable("PGPASSWORD", settings.superuser_password.reveal())
             .without_variable("PGHOSTADDR")
     }
 }

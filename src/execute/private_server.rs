@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// The port in the name of its socket; it listens on no other.
 pub(super) const PORT: u16 = 5432;
+/// Lets everybody in who reaches its socket, which is in a directory of our own.
+const ACCESS: &[u8] = b"local all all trust\n";
 /// How long a clean stop may take before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_mins(2);
 
@@ -40,9 +42,8 @@ const FOREIGN_COMMANDS: [(&str, &str); 3] =
 
 /// Settings with which a copy of a cluster is recovered and looked at: nothing leaves it, nothing of the original's comes
 /// in its way. It syncs nothing: who keeps the copy syncs it as a whole.
-const ISOLATION: [(&str, &str); 9] = [
+const ISOLATION: [(&str, &str); 8] = [
     ("autovacuum", "off"),
-    ("external_pid_file", ""),
     ("fsync", "off"),
     ("log_destination", "stderr"),
     ("logging_collector", "off"),
@@ -66,9 +67,12 @@ impl PrivateServer {
         let socket = PrivateDirectory::new()?;
         let mut settings: Vec<(&'static str, String)> =
             FOREIGN_COMMANDS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        // What its own `pg_hba.conf` asks for, such as a password, is meant for those who come in from outside.
+        let access = socket.write("pg_hba.conf", ACCESS)?;
+        settings.push(("hba_file", access.display().to_string()));
         settings.extend(start.settings);
-        // A configuration file may name another directory, which must not be the one that is served.
-        settings.push(("data_directory", start.data_directory.display().to_string()));
+        // That file is of the server that serves.
+        settings.push(("external_pid_file", String::new()));
         // What a private server writes is of no history that anybody will want to go back to.
         settings.push(("archive_mode", "off".to_owned()));
         let options = StartOptions {

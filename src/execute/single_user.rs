@@ -7,6 +7,7 @@
 //! archiver of the next start.
 
 use super::{Tools, archiving};
+use crate::cluster::binaries::Installation;
 use crate::sys::{ProcessError, Tool};
 use std::path::Path;
 
@@ -45,8 +46,8 @@ pub(super) fn run_single_user(
     let mut input = statements.join("\n");
     input.push('\n');
     Tool::new(tools.installation.program("postgres"))
-        .arguments(["--single", "-P", "-D"])
-        .argument(data_directory)
+        .arguments(["--single", "-P"])
+        .arguments(Installation::serving(data_directory))
         // Its own log may be anywhere; what it says must come to us.
         .arguments(["-c", "exit_on_error=on", "-c", "log_destination=stderr", "-c", "logging_collector=off"])
         // Its checkpoint must not throw away WAL that a restore may yet need.

@@ -2,25 +2,76 @@
 
 use super::Tools;
 use crate::cluster::inspect::{self, Depth, Expectations};
+use crate::cluster::server;
 use crate::error::{Failure, Kind};
 use crate::format::bytes;
 use crate::plan::Diagnosis;
-use crate::sys::{WriteRoot, disk_space, effective_identity};
-use anyhow::Context;
+use crate::sys::{
+    ServerProcessIn, Signal, WriteRoot, disk_space, effective_identity, server_processes_in, signal_server,
+    wait_until_gone,
+};
+use anyhow::{Context, bail};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where a cluster is built, below the data directory.
 pub(super) const STAGING: &str = ".pgbox/new";
+/// How long a server that was left in it may take for a fast shutdown.
+const STOP_PATIENCE: Duration = Duration::from_mins(2);
+/// How long a process that outlived its server may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// How many processes are ended at the most, so that something that starts new ones is noticed.
+const MOST_SERVERS: usize = 100;
 
 /// Where staging has what the data directory has at `path`.
 pub(super) fn staged(path: impl AsRef<Path>) -> PathBuf {
     Path::new(STAGING).join(path)
 }
 
-/// Empties the staging directory and makes it anew. Whatever was in it was never in place.
+/// Empties the staging directory and makes it again. What was in it was never in place.
+///
+/// A server that a script of a killed command left in it is stopped first: it would go on without its files.
 pub(super) fn clear_staging(root: &WriteRoot) -> anyhow::Result<()> {
+    end_servers_in_staging(root)?;
     root.discard(STAGING).context("clear the staging directory")?;
     root.create_directory(STAGING, 0o700).context("make the staging directory")
+}
+
+/// Stops every server that works in the staging directory, whoever started it.
+///
+/// The caller has stopped its own. A script of a person's may have restarted that one (`pg_ctl restart`): the new one has
+/// no lock and no parent that we know of, and would go on in a directory that is about to be moved.
+///
+/// # Errors
+/// When one does not end. Then nothing of staging may be moved or removed.
+pub(super) fn end_servers_in_staging(root: &WriteRoot) -> anyhow::Result<()> {
+    let staging = root.path().join(STAGING);
+    let list = || match server_processes_in(&staging) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        result => result.context("look for a server in the staging directory"),
+    };
+    for _ in 0..MOST_SERVERS {
+        let processes = list()?;
+        let Some(first) = processes.iter().find(|process| process.is_postmaster).or(processes.first()) else {
+            return Ok(());
+        };
+        end(*first).context("stop a server that a script left in the staging directory")?;
+    }
+    bail!("servers are started again and again in '{}'", staging.display())
+}
+
+/// Stops a server; a process that outlived one gets what a postmaster sends to it (postmaster.c, `HandleChildCrash()`).
+fn end(process: ServerProcessIn) -> io::Result<()> {
+    if process.is_postmaster {
+        return server::stop(process.pid, STOP_PATIENCE).map(|_| ());
+    }
+    for signal in [Signal::QUIT, Signal::KILL] {
+        if !signal_server(process.pid, signal)? || wait_until_gone(process.pid, END_PATIENCE)? {
+            return Ok(());
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {} did not end", process.pid)))
 }
 
 /// The same inspection that a cluster in place gets, but for its configuration, which is in place already or was

@@ -19,8 +19,9 @@
 use super::staging::STAGING;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::error::{Failure, Kind};
+use crate::pg::layout::{Use, use_of};
 use crate::plan::{BackupName, Journal, Phase};
-use crate::sys::{OWN_DIRECTORY, OwnDirectory, WriteRoot, step_point};
+use crate::sys::{NewWalRoot, OWN_DIRECTORY, OwnDirectory, WriteRoot, step_point};
 use anyhow::{Context, bail};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -89,6 +90,9 @@ fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
 /// a server that has served is never taken back.
 pub fn accept(data_directory: &Path) -> anyhow::Result<()> {
     let own = OwnDirectory::open(data_directory).context("open pgbox's own directory")?;
+    if let Ok(wal) = std::fs::read_link(data_directory.join("pg_wal")) {
+        NewWalRoot::release(&data_directory.join(wal)).context("keep the WAL of the new cluster")?;
+    }
     own.discard("journal.json").context("remove the journal")?;
     step_point("journal removed");
     own.sync().context("sync the journal's directory")?;
@@ -145,14 +149,25 @@ fn move_entries(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> 
             continue;
         }
         let target = to.join(&entry.name);
-        root.rename(from.join(&entry.name), &target)
-            .map_err(|error| cannot_move(root, &entry.name, &error))?;
+        match root.rename(from.join(&entry.name), &target) {
+            Ok(()) => {}
+            Err(error) if stays(root, &entry.name, &target, &error) => continue,
+            Err(error) => return Err(cannot_move(root, &entry.name, &error)),
+        }
         if !std::mem::replace(&mut has_begun, true) {
             step_point("some entries moved");
         }
     }
     root.sync_directory(from).context("sync a directory")?;
     root.sync_directory(to).context("sync a directory")
+}
+
+/// Says whether an entry that could not be moved may stay where it is: somebody else's directory, which only its owner can
+/// move (rename(2)), and the copy of it that a backup has, which does not take its place. No server needs either there.
+fn stays(root: &WriteRoot, name: &str, target: &Path, error: &io::Error) -> bool {
+    let is_kept_from_us = error.kind() == io::ErrorKind::PermissionDenied;
+    let is_there_already = || matches!(root.facts(target), Ok(Some(_)));
+    use_of(name) == Use::Nothing && (is_kept_from_us || is_there_already())
 }
 
 fn cannot_move(root: &WriteRoot, name: &str, error: &io::Error) -> anyhow::Error {

@@ -105,8 +105,8 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 /// One file of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestFile {
-    /// Its path below the data directory.
-    pub path: String,
+    /// Its path below the data directory, as bytes.
+    pub path: Vec<u8>,
     /// Its length.
     pub size_bytes: u64,
     /// How it was summed up, and the sum in hexadecimal; `None` where none was wanted.
@@ -140,8 +140,8 @@ pub enum BackupManifestError {
     /// A checksum is of a kind that is not known here.
     #[error("backup_manifest has checksums of the kind {0:?}, which is not known")]
     UnknownAlgorithm(String),
-    /// A name in it is not valid UTF-8.
-    #[error("backup_manifest has a name that is not valid UTF-8: {0}")]
+    /// A file in it has no name, or one that is not written as bytes are.
+    #[error("backup_manifest has a file without a name: '{0}'")]
     Name(String),
 }
 
@@ -196,7 +196,8 @@ impl BackupManifest {
 impl DocumentFile {
     fn checked(self) -> Result<ManifestFile, BackupManifestError> {
         let encoded = self.encoded_path.unwrap_or_default();
-        let path = self.path.ok_or(BackupManifestError::Name(encoded))?;
+        let path = self.path.map(String::into_bytes).or_else(|| from_hexadecimal(&encoded));
+        let path = path.ok_or(BackupManifestError::Name(encoded))?;
         let checksum = match (self.algorithm, self.checksum) {
             (Some(name), Some(checksum)) => {
                 let algorithm = ChecksumAlgorithm::from_name(&name);
@@ -206,6 +207,12 @@ impl DocumentFile {
         };
         Ok(ManifestFile { path, size_bytes: self.size_bytes, checksum })
     }
+}
+
+fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+    let bytes = digits.map(|pair| u8::from_str_radix(pair.filter(|pair| pair.len() == 2)?, 16).ok());
+    bytes.collect::<Option<Vec<u8>>>().filter(|bytes| !bytes.is_empty())
 }
 
 /// Writes a manifest of version 1, which `pg_verifybackup` of 13 and later reads.
@@ -223,23 +230,27 @@ impl Default for ManifestWriter {
 }
 
 impl ManifestWriter {
-    /// Adds a file with its CRC. `modified` is a time as `2026-11-21 12:00:00 GMT`.
+    /// Adds a file with its CRC. A path that is not UTF-8 is written in hexadecimal (backup_manifest.c,
+    /// `AddFileToBackupManifest()`). `modified` is a time as `2026-11-21 12:00:00 GMT`.
     ///
     /// # Errors
     /// If the path cannot be written as JSON.
     pub fn add(
         &mut self,
-        path: &str,
+        path: &[u8],
         size_bytes: u64,
         modified: &str,
         crc: &str,
     ) -> Result<(), serde_json::Error> {
-        let path = serde_json::to_string(path)?;
+        let path = match std::str::from_utf8(path) {
+            Ok(path) => format!("\"Path\": {}", serde_json::to_string(path)?),
+            Err(_) => format!("\"Encoded-Path\": \"{}\"", hexadecimal(path)),
+        };
         self.text.push_str(self.separator);
         self.separator = ",\n";
         let _ = write!(
             self.text,
-            "{{ \"Path\": {path}, \"Size\": {size_bytes}, \"Last-Modified\": \"{modified}\", \
+            "{{ {path}, \"Size\": {size_bytes}, \"Last-Modified\": \"{modified}\", \
              \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{crc}\" }}"
         );
         Ok(())
@@ -269,8 +280,8 @@ mod tests {
 
     fn manifest() -> String {
         let mut writer = ManifestWriter::default();
-        writer.add("backup_label", 9, "2026-11-21 12:00:00 GMT", "839206e3").unwrap();
-        writer.add("base/a \"b\"", 0, "2026-11-21 12:00:00 GMT", "00000000").unwrap();
+        writer.add(b"backup_label", 9, "2026-11-21 12:00:00 GMT", "839206e3").unwrap();
+        writer.add(b"base/a \"b\"", 0, "2026-11-21 12:00:00 GMT", "00000000").unwrap();
         writer.finish(Some((TimelineId(1), Lsn(0x0200_0028), Lsn(0x0200_0100))))
     }
 
@@ -279,8 +290,18 @@ mod tests {
         let parsed = BackupManifest::parse(manifest().as_bytes()).unwrap();
 
         assert_eq!(parsed.files.len(), 2);
-        assert_eq!(parsed.files[1].path, "base/a \"b\"");
+        assert_eq!(parsed.files[1].path, b"base/a \"b\"");
         assert_eq!(parsed.files[0].checksum, Some((ChecksumAlgorithm::Crc32c, "839206e3".to_owned())));
+    }
+
+    #[test]
+    fn a_path_in_another_encoding_survives_the_text() {
+        let mut writer = ManifestWriter::default();
+        writer.add(b"caf\xe9.csv", 4, "2026-11-21 12:00:00 GMT", "839206e3").unwrap();
+        let text = writer.finish(None);
+
+        assert!(text.contains("\"Encoded-Path\": \"636166e92e637376\""), "{text}");
+        assert_eq!(BackupManifest::parse(text.as_bytes()).unwrap().files[0].path, b"caf\xe9.csv");
     }
 
     #[test]

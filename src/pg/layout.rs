@@ -11,7 +11,7 @@ mod recognition;
 mod relation_file;
 
 pub use backup::{BackupRule, backup_rule};
-pub use directories::{recreatable_empty_directories, required_directories};
+pub use directories::{Use, recreatable_empty_directories, required_directories, use_of};
 pub use place::has_data_pages;
 pub use recognition::{NAMES_ALLOWED_IN_EMPTY_DIRECTORY, is_effectively_empty, looks_like_postgres};
 pub use relation_file::{Fork, RelationFile, is_temporary_relation};

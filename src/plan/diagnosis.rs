@@ -25,6 +25,8 @@ pub struct Diagnosis {
     pub journal: Option<Journal>,
     /// What was set aside earlier and is not in the repository yet.
     pub set_aside: Vec<BackupName>,
+    /// Where `pg_wal` leads to, where it is a link to a disk of its own.
+    pub wal_directory: Option<PathBuf>,
     /// Whole segments in `pg_wal` that belong to this cluster, in order.
     pub wal_segments: Vec<WalFileName>,
     /// Where the last valid WAL record ends, up to which recovery would replay; `None` if that is not known.
@@ -323,6 +325,7 @@ impl Diagnosis {
             findings: Vec::new(),
             journal: None,
             set_aside: Vec::new(),
+            wal_directory: None,
             wal_segments: Vec::new(),
             wal_end: None,
             backed_up_to: None,

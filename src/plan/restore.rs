@@ -24,7 +24,7 @@ pub fn restore(
 ) -> Result<Plan, Refusal> {
     let plan = replace_by(backup, Replay::default(), diagnosis, installed, circumstances)?;
     let replaces = plan.steps.iter().any(|step| step.effect == Effect::Replaces);
-    Ok(Plan { remarks: remarks(backup, replaces), ..plan })
+    Ok(Plan { remarks: remarks(backup, replaces), ..plan }.telling_of_wal(diagnosis))
 }
 
 /// Puts a backup, and what is replayed after it, in the place of the present data.

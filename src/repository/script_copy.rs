@@ -11,7 +11,7 @@ use super::table::{EntryContent, Table, TableEntry, TableHeader};
 use crate::pg::control_file::{self, ControlFile};
 use crate::pg::version;
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition};
-use crate::sys::{Entry, EntryKind, ReadRoot};
+use crate::sys::{Entry, EntryKind, ReadRoot, text_of};
 
 const VERSION_FILE: &str = "PG_VERSION";
 /// Deeper than any data directory; a loop of bind mounts would be.
@@ -133,7 +133,7 @@ fn list_directory(
             EntryKind::Symlink => {
                 let target =
                     copy.read_link(&path).map_err(attempting("read link", copy.path().join(&path)))?;
-                EntryContent::Symlink { target: target.to_string_lossy().into_owned() }
+                EntryContent::Symlink { target: text_of(target.as_os_str().as_encoded_bytes()) }
             }
             EntryKind::Special => continue,
         };

@@ -57,6 +57,10 @@ pub struct Settings {
     pub database: String,
     /// More arguments for initdb.
     pub initdb_arguments: Vec<String>,
+    /// The directory that a new cluster's WAL goes into, where it is not to be in the data directory.
+    pub initdb_waldir: Option<PathBuf>,
+    /// How a new cluster lets hosts in; `None`: by password.
+    pub host_auth_method: Option<String>,
     /// The directory of scripts that a new cluster is completed with.
     pub init_scripts: PathBuf,
     /// The directory of services that are started after PostgreSQL.
@@ -130,6 +134,13 @@ impl Settings {
         let log_directory = paths::directory(&source, &table::LOG_DIRECTORY)?;
         paths::ensure_outside(&backup_directory, &table::BACKUP_DIRECTORY, &data_directory)?;
         paths::ensure_outside(&log_directory, &table::LOG_DIRECTORY, &data_directory)?;
+        let (initdb_arguments, own_waldir) =
+            values::apart_from_waldir(source.value(&table::INITDB_ARGUMENTS, values::arguments)?);
+        let initdb_waldir = paths::directory_if_given(&source, &table::INITDB_WALDIR)?;
+        let initdb_waldir = initdb_waldir.or(own_waldir.map(PathBuf::from));
+        if let Some(directory) = &initdb_waldir {
+            paths::ensure_outside(directory, &table::INITDB_WALDIR, &data_directory)?;
+        }
         let Roles { superuser, superuser_password, application_role, application_password, database } =
             Roles::resolve(&source)?;
         Ok(Self {
@@ -145,7 +156,9 @@ impl Settings {
             application_role,
             application_password,
             database,
-            initdb_arguments: source.value(&table::INITDB_ARGUMENTS, values::arguments)?,
+            initdb_arguments,
+            initdb_waldir,
+            host_auth_method: source.value_if_given(&table::HOST_AUTH_METHOD, values::one_line)?,
             init_scripts: paths::directory(&source, &table::INIT_SCRIPTS)?,
             services_directory: paths::directory(&source, &table::SERVICES_DIRECTORY)?,
             disabled_services: source.value(&table::DISABLED_SERVICES, values::service_names)?,

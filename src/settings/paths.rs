@@ -27,6 +27,11 @@ fn ensure_one_line(text: &OsStr, origin: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A directory setting that has no default.
+pub(super) fn directory_if_given(source: &Source<'_>, setting: &Setting) -> Result<Option<PathBuf>, Failure> {
+    source.given(setting)?.map(|_| directory(source, setting)).transpose()
+}
+
 /// A directory setting as an absolute path without symlinks. What does not exist yet is resolved as far as it
 /// does.
 pub(super) fn directory(source: &Source<'_>, setting: &Setting) -> Result<PathBuf, Failure> {

@@ -116,6 +116,12 @@ pub(super) const INITDB_ARGUMENTS: Setting =
     Setting::new("initdb-arguments", "POSTGRES_INITDB_ARGS", "ARGUMENTS")
         .or_file()
         .help("More arguments for initdb, split as a shell would");
+pub(super) const INITDB_WALDIR: Setting = Setting::new("initdb-waldir", "POSTGRES_INITDB_WALDIR", "DIR")
+    .help("The empty directory that a new cluster's pg_wal is a link to, such as one on a disk of its own");
+pub(super) const HOST_AUTH_METHOD: Setting =
+    Setting::new("host-auth-method", "POSTGRES_HOST_AUTH_METHOD", "METHOD").help(
+        "How a new cluster lets hosts in, as in pg_hba.conf, if not by password: scram-sha-256, or md5 where passwords are stored so",
+    );
 pub(super) const INIT_SCRIPTS: Setting = Setting::new("init-scripts", "INIT_SCRIPTS_DIR", "DIR")
     .default("/docker-entrypoint-initdb.d")
     .help("Scripts that a new cluster is completed with: *.sh, *.sql, *.sql.gz, *.sql.xz, *.sql.zst");
@@ -178,6 +184,8 @@ pub const SETTINGS: &[Setting] = &[
     APPLICATION_PASSWORD,
     DATABASE,
     INITDB_ARGUMENTS,
+    INITDB_WALDIR,
+    HOST_AUTH_METHOD,
     INIT_SCRIPTS,
     SERVICES_DIRECTORY,
     DISABLED_SERVICES,

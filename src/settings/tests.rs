@@ -189,3 +189,19 @@ fn settings_given_as_flags_are_handed_on_as_flags() {
     let expected = ["--port=1", "--disabled-services=", "--max-backups=3"];
     assert_eq!(Settings::given_flags(&matches), expected.map(OsString::from));
 }
+
+#[test]
+fn the_directory_of_the_wal_is_no_argument_of_every_initdb() {
+    for given in [
+        "-X /wal --wal-segsize=64",
+        "--wal-segsize=64 --waldir=/wal",
+        "--waldir /wal --wal-segsize=64",
+        "-X/wal --wal-segsize=64",
+    ] {
+        let settings = resolve(&[], &[("POSTGRES_INITDB_ARGS", given)]).unwrap();
+        assert_eq!(settings.initdb_waldir.as_deref(), Some(std::path::Path::new("/wal")), "{given}");
+        assert_eq!(settings.initdb_arguments, ["--wal-segsize=64"], "{given}");
+    }
+    let settings = resolve(&[], &[("POSTGRES_INITDB_WALDIR", "/wal")]).unwrap();
+    assert_eq!(settings.initdb_waldir.as_deref(), Some(std::path::Path::new("/wal")));
+}

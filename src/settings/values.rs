@@ -122,6 +122,25 @@ pub(super) fn one_line(text: &str) -> Result<String, Expected> {
     Ok(text.to_owned())
 }
 
+/// Takes the directory of the WAL out of arguments for initdb: a repair makes a cluster with the same arguments, which must
+/// not have its WAL there. As for initdb, the last one counts.
+pub(super) fn apart_from_waldir(arguments: Vec<String>) -> (Vec<String>, Option<String>) {
+    let (mut others, mut directory) = (Vec::new(), None);
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        if matches!(argument.as_str(), "-X" | "--waldir") {
+            directory = arguments.next();
+        } else if let Some(value) = argument.strip_prefix("--waldir=") {
+            directory = Some(value.to_owned());
+        } else if let Some(value) = argument.strip_prefix("-X") {
+            directory = Some(value.to_owned());
+        } else {
+            others.push(argument);
+        }
+    }
+    (others, directory)
+}
+
 /// The name of a database.
 pub(super) fn name(text: &str) -> Result<String, Expected> {
     // A longer name would be cut by the server without an error, and then not be found again.

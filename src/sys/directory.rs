@@ -3,7 +3,10 @@
 //!
 //! cap-std resolves every path beneath the handle: no `..`, no absolute symlink, no escape. Its handles are
 //! `O_PATH`, so a directory is synced through a fresh `open(".")`.
+//!
+//! Every name that leaves here, and every path that comes in, is a text that stands for bytes (`name`).
 
+use super::name::{path_of, text_of};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions, OpenOptionsExt, PermissionsExt};
 use rayon::prelude::*;
@@ -62,7 +65,7 @@ pub struct FileFacts {
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The name, without a path.
+    /// The name, without a path, as a text (see [`super::path_of`]).
     pub name: String,
     /// What it is.
     pub facts: FileFacts,
@@ -124,18 +127,14 @@ fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let name = name.to_str().map_err(|_| {
-            let text = format!("the name '{}' is not valid UTF-8", name.to_string_lossy());
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        })?;
-        names.push(name.to_owned());
+        names.push(text_of(name.to_bytes()));
     }
     Ok(names)
 }
 
 /// One entry; `None` where it has vanished.
 fn entry_in(directory: &OwnedFd, name: String) -> Option<io::Result<Entry>> {
-    match rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+    match rustix::fs::statat(directory, &*path_of(Path::new(&name)), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Some(Ok(Entry { facts: facts_of_stat(&stat), name })),
         Err(rustix::io::Errno::NOENT) => None,
         Err(error) => Some(Err(error.into())),
@@ -163,7 +162,7 @@ impl Directory {
     }
 
     pub(super) fn open_file(&self, path: &Path) -> io::Result<File> {
-        Ok(self.dir.open(path)?.into_std())
+        Ok(self.dir.open(path_of(path))?.into_std())
     }
 
     pub(super) fn read_bounded(&self, path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
@@ -180,7 +179,7 @@ impl Directory {
 
     /// The facts of one entry, a symlink not followed; `None` when there is none.
     pub(super) fn facts(&self, path: &Path) -> io::Result<Option<FileFacts>> {
-        match self.dir.symlink_metadata(path) {
+        match self.dir.symlink_metadata(path_of(path)) {
             Ok(metadata) => Ok(Some(facts_of(&metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -196,7 +195,7 @@ impl Directory {
     /// A cluster has a hundred thousand of them, so the kernel is asked directly: cap-std's own listing takes half as
     /// long again. The directory itself is opened through cap-std, and a name that the kernel lists is no path.
     pub(super) fn entries(&self, path: &Path, threads: Threads) -> io::Result<Vec<Entry>> {
-        let directory = self.dir.open_dir(path)?;
+        let directory = self.dir.open_dir(path_of(path))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty())?;
         let mut names = names_in(&directory)?;
@@ -213,17 +212,18 @@ impl Directory {
 
     /// The names in a directory, in no order, without a look at what they name.
     pub(super) fn names(&self, path: &Path) -> io::Result<Vec<String>> {
-        let directory = self.dir.open_dir(path)?;
+        let directory = self.dir.open_dir(path_of(path))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         names_in(&rustix::fs::openat(&directory, ".", flags, Mode::empty())?)
     }
 
     pub(super) fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
-        self.dir.read_link_contents(path)
+        self.dir.read_link_contents(path_of(path))
     }
 
     pub(super) fn subdirectory(&self, path: &Path) -> io::Result<Self> {
-        Ok(Self { dir: self.dir.open_dir(path)?, path: self.path.join(path) })
+        let path = path_of(path);
+        Ok(Self { dir: self.dir.open_dir(&path)?, path: self.path.join(path) })
     }
 
     // ---- the half that writes; reachable only through a root that was given leave to ----
@@ -232,9 +232,11 @@ impl Directory {
     pub(super) fn create_directory(&self, path: &Path, mode: u32) -> io::Result<()> {
         let mut builder = DirBuilder::new();
         builder.mode(mode);
-        match self.dir.create_dir_with(path, &builder) {
+        match self.dir.create_dir_with(path_of(path), &builder) {
             Ok(()) => self.set_mode(path, mode),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.dir.is_dir(path) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.dir.is_dir(path_of(path)) => {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -253,7 +255,7 @@ impl Directory {
     pub(super) fn create_file(&self, path: &Path, mode: u32) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.write(true).read(true).create_new(true).mode(mode);
-        let file = self.dir.open_with(path, &options)?;
+        let file = self.dir.open_with(path_of(path), &options)?;
         // The umask of whoever started us must not decide who can read a cluster.
         file.set_permissions(cap_std::fs::Permissions::from_mode(mode))?;
         Ok(file.into_std())
@@ -263,14 +265,14 @@ impl Directory {
     pub(super) fn open_to_change(&self, path: &Path) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        Ok(self.dir.open_with(path, &options)?.into_std())
+        Ok(self.dir.open_with(path_of(path), &options)?.into_std())
     }
 
     /// Opens a file for appending, creating it if need be.
     pub(super) fn append_file(&self, path: &Path, mode: u32) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(mode);
-        Ok(self.dir.open_with(path, &options)?.into_std())
+        Ok(self.dir.open_with(path_of(path), &options)?.into_std())
     }
 
     /// Opens a file to hold a lock on, creating it empty if need be. It is open for reading only, so that a
@@ -278,7 +280,7 @@ impl Directory {
     pub(super) fn open_lock_file(&self, path: &Path) -> io::Result<File> {
         let mut create = OpenOptions::new();
         create.write(true).create(true).truncate(false).mode(0o600);
-        let created = self.dir.open_with(path, &create);
+        let created = self.dir.open_with(path_of(path), &create);
         // Another user's lock file, or one on a read-only mount, can still be locked if it can be read.
         self.open_file(path).map_err(|error| created.err().unwrap_or(error))
     }
@@ -287,7 +289,7 @@ impl Directory {
     pub(super) fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
-        self.dir.open_with(path, &options)?.write_all(bytes)
+        self.dir.open_with(path_of(path), &options)?.write_all(bytes)
     }
 
     /// Writes a file so that after a power cut it has either its old content or the new, whole.
@@ -312,16 +314,22 @@ impl Directory {
     }
 
     pub(super) fn create_symlink(&self, target: &Path, path: &Path) -> io::Result<()> {
-        self.dir.symlink_contents(target, path)
+        self.dir.symlink_contents(path_of(target), path_of(path))
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.dir.rename(from, &self.dir, to)
+        self.dir.rename(path_of(from), &self.dir, path_of(to))
     }
 
     /// Renames, unless there is an entry of the new name: that is an error of kind `AlreadyExists`.
     pub(super) fn rename_to_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
+        match rustix::fs::renameat_with(
+            &self.dir,
+            &*path_of(from),
+            &self.dir,
+            &*path_of(to),
+            RenameFlags::NOREPLACE,
+        ) {
             // A file system that cannot do it in one step; between these two, another may take the name.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if self.facts(to)?.is_none() => {
                 self.rename(from, to)
@@ -334,7 +342,7 @@ impl Directory {
     }
 
     pub(super) fn remove_file_if_there(&self, path: &Path) -> io::Result<()> {
-        match self.dir.remove_file(path) {
+        match self.dir.remove_file(path_of(path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -342,14 +350,14 @@ impl Directory {
 
     /// Removes a directory and all below it; symlinks are removed, never followed.
     pub(super) fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        match self.dir.remove_dir_all(path) {
+        match self.dir.remove_dir_all(path_of(path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
     pub(super) fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
-        self.dir.set_permissions(path, cap_std::fs::Permissions::from_mode(mode))
+        self.dir.set_permissions(path_of(path), cap_std::fs::Permissions::from_mode(mode))
     }
 
     pub(super) fn set_own_mode(&self, mode: u32) -> io::Result<()> {
@@ -357,7 +365,7 @@ impl Directory {
     }
 
     pub(super) fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.dir.open(path)?.sync_all()
+        self.dir.open(path_of(path))?.sync_all()
     }
 
     /// Writes everything of the file system that holds this directory to disk, in one call.

@@ -5,8 +5,8 @@
 //! as that user, named or not (Kubernetes, `docker run --user`).
 //!
 //! Privileges are dropped in this process, before it has a second thread, rather than by starting itself
-//! again: relative paths, settings and an open terminal stay what they were. The supplementary groups are
-//! dropped with them.
+//! again: relative paths, settings and an open terminal stay what they were. The supplementary groups become those of
+//! the new user.
 
 use rustix::process::{Gid, Uid};
 use std::io;
@@ -57,6 +57,17 @@ impl Identity {
         self.uid == 0
     }
 
+    /// The groups that it is in, by the user database: with Debian's `ssl-cert`, the server reads the key of the machine.
+    pub fn groups(&self) -> Vec<u32> {
+        let mut groups = vec![self.gid];
+        let users = users();
+        let own = users.iter().find(|user| self.name.is_some() && **user.id() == self.uid);
+        groups.extend(own.into_iter().flat_map(User::groups).map(|group| **group.id()));
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
     /// Makes this process, and all that it starts from now on, run as this user for good.
     ///
     /// # Errors
@@ -92,7 +103,8 @@ impl Identity {
 
     fn assume_in_this_thread(&self) -> Result<(), IdentityError> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        rustix::thread::set_thread_groups(&[gid])
+        let groups: Vec<Gid> = self.groups().into_iter().map(Gid::from_raw).collect();
+        rustix::thread::set_thread_groups(&groups)
             .and_then(|()| rustix::thread::set_thread_res_gid(gid, gid, gid))
             .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid))
             .map_err(|error| IdentityError::Denied { uid: self.uid, reason: error.into() })

@@ -19,6 +19,8 @@ mod kernel;
 mod lock;
 mod marker;
 mod mounts;
+mod name;
+mod new_wal_root;
 mod orphans;
 mod output_file;
 mod own_directory;
@@ -36,7 +38,7 @@ mod supervise;
 mod wait;
 mod write_root;
 
-pub use activity::Activity;
+pub use activity::{Activity, ProcessActivity};
 pub use copy::{Copied, Unreadable};
 pub use directory::{Entry, EntryKind, FileFacts, Threads};
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
@@ -45,12 +47,14 @@ pub use kernel::kernel_version;
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
-pub use orphans::orphaned_server_processes;
+pub use name::{path_of, text_of};
+pub use new_wal_root::NewWalRoot;
+pub use orphans::{ServerProcessIn, orphaned_server_processes, server_processes_in};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use prepare::{
-    OwnershipReport, ensure_directory, fix_ownership, is_runnable, is_writable_directory, misowned_entries,
-    set_owner,
+    OwnershipReport, ensure_directory, fix_ownership, give_entries, is_runnable, is_writable_directory,
+    misowned_entries, set_owner,
 };
 pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};

@@ -1,6 +1,8 @@
 //! What only root can do before privileges are dropped: make directories and set their owners.
 
+use super::directory::{EntryKind, FileFacts};
 use super::identity::Identity;
+use super::name::text_of;
 use rustix::fs::{Access, AtFlags, CWD, Gid, RenameFlags, Uid, chownat, renameat_with};
 use rustix::io::Errno;
 use std::fs;
@@ -109,6 +111,41 @@ pub fn fix_ownership(path: &Path, owner: &Identity) -> io::Result<OwnershipRepor
         }
     }
     Ok(report)
+}
+
+/// Gives those entries of a tree to `owner` that `is_wanted`, by their path below it, as a text, and their facts. Otherwise as
+/// [`fix_ownership`].
+pub fn give_entries(
+    path: &Path,
+    owner: &Identity,
+    is_wanted: impl Fn(&str, &FileFacts) -> bool,
+) -> io::Result<OwnershipReport> {
+    let mut report = OwnershipReport::default();
+    for entry in WalkDir::new(path) {
+        let entry = entry.map_err(io::Error::other)?;
+        let facts = facts_of_file(&entry.metadata().map_err(io::Error::other)?);
+        let below = entry.path().strip_prefix(path).unwrap_or(entry.path());
+        if !is_wanted(&text_of(below.as_os_str().as_encoded_bytes()), &facts) {
+            continue;
+        }
+        match set_owner(entry.path(), owner) {
+            Ok(()) => report.changed_count += 1,
+            Err(_) => report.refused.push(entry.into_path()),
+        }
+    }
+    Ok(report)
+}
+
+fn facts_of_file(metadata: &fs::Metadata) -> FileFacts {
+    let kind = match metadata.file_type() {
+        kind if kind.is_file() => EntryKind::File,
+        kind if kind.is_dir() => EntryKind::Directory,
+        kind if kind.is_symlink() => EntryKind::Symlink,
+        _ => EntryKind::Special,
+    };
+    let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+    let (mode, uid, gid) = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
+    FileFacts { kind, size_bytes: metadata.len(), mode, uid, gid, modified_ns }
 }
 
 /// Whether this process may make files in a directory.

@@ -29,6 +29,13 @@ impl PrivateDirectory {
         Err(answer)
     }
 
+    /// Writes a file in it, for nobody else to read.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+        let path = self.path.join(name);
+        fs::write(&path, bytes)?;
+        Ok(path)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

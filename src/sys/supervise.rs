@@ -20,7 +20,8 @@ pub struct Supervised {
     pub arguments: Vec<OsString>,
     /// Who it runs as; `None` is who we are.
     pub identity: Option<Identity>,
-    /// Whether it keeps our standard input and our process group, as a person's command at a terminal needs.
+    /// Whether it keeps our standard input, our standard output and our process group, as a person's command needs. What
+    /// any other prints goes to standard error.
     pub keeps_terminal: bool,
     /// Variables set for it.
     pub environment: Vec<(String, String)>,
@@ -71,7 +72,8 @@ pub fn spawn_supervised(spec: &Supervised) -> io::Result<i32> {
     command.arg0(&spec.name).args(&spec.arguments);
     command.envs(spec.environment.iter().map(|(name, value)| (name, value)));
     if !spec.keeps_terminal {
-        command.stdin(Stdio::null()).process_group(0);
+        // Standard output is the command's alone: `docker run IMAGE echo hello` prints `hello`.
+        command.stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
     }
     if let Some(identity) = &spec.identity {
         command.uid(identity.uid).gid(identity.gid);

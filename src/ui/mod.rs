@@ -89,7 +89,7 @@ impl Output {
 
     /// Prints one message, each of its lines with the same prefix.
     fn line(&self, level: Level, text: &str) {
-        self.print(&self.rendered(level, text));
+        self.print(&self.rendered(level, &format::printable(text)));
     }
 
     /// Prints what is rendered already.
@@ -115,6 +115,11 @@ impl Output {
         let lines: Vec<String> = text.lines().map(|line| format!("{prefix}{line}\n")).collect();
         lines.concat()
     }
+}
+
+fn print_data(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    ignore_closed_pipe(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
 }
 
 /// One object on a line of its own, with the time.
@@ -170,13 +175,12 @@ impl Ui {
 
     /// Prints data, and a line break, to standard output.
     pub fn data(&self, text: &str) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
-        ignore_closed_pipe(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+        print_data(&format::printable(text))
     }
 
     /// Prints a value as JSON to standard output.
     pub fn json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
-        self.data(&serde_json::to_string_pretty(value).context("render JSON")?)
+        print_data(&serde_json::to_string_pretty(value).context("render JSON")?)
     }
 
     /// Prints a list to standard output.

@@ -1,13 +1,19 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
+mod docker_library;
+mod elsewhere;
 mod environment;
 mod fresh;
 mod healing;
 mod interrupted;
+mod libraries;
 mod orphans;
+mod ownership;
 mod recovery;
 mod refusals;
 mod restore;
+mod scripts;
 mod seal;
 mod sockets;
 mod start_failures;
+mod wal_disk;

@@ -2,9 +2,10 @@
 
 use super::Inspection;
 use super::{Expectations, FileTree};
+use crate::cluster::ownership::Ownership;
 use crate::pg::{MajorVersion, layout};
 use crate::plan::{Finding, Remedy, Severity};
-use crate::sys::{EntryKind, OWN_DIRECTORY, ReadRoot, misowned_entries};
+use crate::sys::{EntryKind, OWN_DIRECTORY, ReadRoot, misowned_entries, user_of};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -52,15 +53,15 @@ impl Inspection<'_> {
         self.report_with(finding.with_remedy(remedy));
     }
 
-    /// The entries of the data directory that belong to another user, as `fix_ownership` would find them.
+    /// The entries of the data directory that must be given to the server's user.
     fn misowned(&self, tree: &FileTree, server_uid: u32) -> Vec<PathBuf> {
+        let ownership = Ownership::of(self.root.path(), &user_of(server_uid));
         let mut misowned = Vec::new();
         for directory in tree.directories.iter().filter(|directory| !directory.is_elsewhere) {
-            let path = self.root.path().join(&directory.path);
-            let is_top = directory.path.is_empty();
-            let entries = directory.entries.iter().filter(|entry| entry.facts.uid != server_uid);
-            let entries = entries.filter(|entry| !is_top || entry.name != "lost+found");
-            misowned.extend(entries.map(|entry| path.join(&entry.name)));
+            let others = directory.entries.iter().filter(|entry| entry.facts.uid != server_uid);
+            let paths = others.map(|entry| (directory.path_of(&entry.name), entry));
+            let needed = paths.filter(|(path, entry)| ownership.must_be_given(path, &entry.facts));
+            misowned.extend(needed.map(|(path, _)| self.root.path().join(path)));
         }
         misowned.extend(misowned_entries(&self.root.path().join(OWN_DIRECTORY), server_uid, 1000));
         misowned.sort();
@@ -88,8 +89,7 @@ impl Inspection<'_> {
                 if mode & needed == needed {
                     continue;
                 }
-                let place =
-                    if is_top { entry.name.clone() } else { format!("{}/{}", directory.path, entry.name) };
+                let place = directory.path_of(&entry.name);
                 let evidence = format!(
                     "its mode is {mode:04o}, and its owner, as whom the server runs, needs {needed:04o}"
                 );

@@ -30,16 +30,13 @@ impl Inspection<'_> {
             return;
         };
         let Some(own) = own_directory(&programs.bin_directory) else { return };
-        for name in split_list(&names) {
+        for name in split_list(&names).unwrap_or_default() {
             if is_found(&name, &path, &own) {
                 continue;
             }
-            let evidence = format!(
-                "{SETTING} names '{name}', which is not installed: the server does not start without it"
-            );
+            let evidence = missing(&name);
             let finding = Finding::new("library-missing", Severity::Warning, "postgresql.conf", evidence);
-            let hint =
-                format!("install the package that has the library '{name}', or take it out of {SETTING}");
+            let hint = hint(&name);
             self.report_with(finding.with_remedy(Remedy::SeeToIt(hint)));
         }
     }
@@ -47,6 +44,23 @@ impl Inspection<'_> {
     fn setting(&self, programs: &Installation, name: &str) -> Option<String> {
         programs.configured(name, self.root.path()).ok()
     }
+}
+
+fn missing(name: &str) -> String {
+    let text =
+        format!("{SETTING} names '{name}', which is not installed: the server does not start without it");
+    if name.contains(',') { format!("{text}. In quotes, a list is the name of one library") } else { text }
+}
+
+fn hint(name: &str) -> String {
+    if !name.contains(',') {
+        return format!("install the package that has the library '{name}', or take it out of {SETTING}");
+    }
+    let each: Vec<String> = name.split(',').map(|part| format!("'{}'", part.trim())).collect();
+    format!(
+        "take the double quotes out of that line; `ALTER SYSTEM SET {SETTING} = {}` sets the list",
+        each.join(", ")
+    )
 }
 
 /// Whether a configuration file sets the libraries, or takes in a file that may.
@@ -70,10 +84,53 @@ fn own_directory(bin_directory: &Path) -> Option<PathBuf> {
     beside.iter().map(|path| bin_directory.join(path)).find(|directory| is_file(&directory.join(WITNESS)))
 }
 
-/// The names in a list, each perhaps in double quotes (varlena.c, `SplitDirectoriesString()`).
-fn split_list(list: &str) -> Vec<String> {
-    let names = list.split(',').map(|name| name.trim().trim_matches('"').to_owned());
-    names.filter(|name| !name.is_empty()).collect()
+/// Splits a list of libraries as the server does; `None` for one that it cannot take apart, on which it loads none and
+/// goes on (miscinit.c, `load_libraries()`; varlena.c, `SplitDirectoriesString()`).
+///
+/// A name in double quotes is taken as it is, with the commas in it; two quotes in it are one. `ALTER SYSTEM SET … = 'a,b'`
+/// writes such a name, which is that of one library (guc_funcs.c, `flatten_set_variable_args()`).
+fn split_list(list: &str) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let mut rest = list.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted_name(quoted)?,
+            None => {
+                let (name, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+                (name.trim_end().to_owned(), after)
+            }
+        };
+        if name.is_empty() {
+            return None;
+        }
+        names.push(name);
+        let after = after.trim_start();
+        if after.is_empty() {
+            break;
+        }
+        rest = after.strip_prefix(',')?.trim_start();
+        if rest.is_empty() {
+            return None;
+        }
+    }
+    Some(names)
+}
+
+/// Splits what follows an opening quote into the name and what follows the closing quote.
+fn quoted_name(text: &str) -> Option<(String, &str)> {
+    let mut name = String::new();
+    let mut rest = text;
+    loop {
+        let (part, after) = rest.split_once('"')?;
+        name.push_str(part);
+        match after.strip_prefix('"') {
+            Some(again) => {
+                name.push('"');
+                rest = again;
+            }
+            None => return Some((name, after)),
+        }
+    }
 }
 
 /// Whether a library is there: under its own name, or with the suffix.
@@ -132,11 +189,17 @@ mod tests {
 
     #[test]
     fn a_list_of_libraries_is_taken_apart() {
+        let split = |list| split_list(list).unwrap();
         assert_eq!(
-            split_list(r#"pg_stat_statements, "auto_explain" ,"#),
-            ["pg_stat_statements", "auto_explain"]
+            split(r#" pg_stat_statements, "auto_explain" ,"with ""quotes"", and a comma""#),
+            ["pg_stat_statements", "auto_explain", "with \"quotes\", and a comma"]
         );
-        assert!(split_list("").is_empty());
+        assert_eq!(split(r#""pg_stat_statements,auto_explain""#), ["pg_stat_statements,auto_explain"]);
+        assert_eq!(split("$libdir/a b , c"), ["$libdir/a b", "c"]);
+        assert!(split("").is_empty());
+        for broken in ["a,", ",a", "a,,b", "\"a", "\"\"", "\"a\" b"] {
+            assert_eq!(split_list(broken), None, "{broken}");
+        }
         assert!(
             may_name_libraries("  Shared_Preload_Libraries = 'x'")
                 && may_name_libraries("include_dir 'conf.d'")

@@ -7,6 +7,7 @@
 pub(crate) mod catalog;
 mod collation;
 mod configuration;
+pub mod elsewhere;
 mod environment;
 mod files;
 mod identity;
@@ -251,6 +252,7 @@ fn inspect_cluster(
     Diagnosis {
         identity,
         findings,
+        wal_directory: root.read_link("pg_wal").ok(),
         wal_segments: wal.segments,
         wal_end: wal.end,
         backed_up_to: backed_up_to(root),
@@ -281,6 +283,7 @@ impl Inspection<'_> {
         self.check_data(tree, wal.end, expectations.depth);
         self.consult_wal_of_lost();
         self.check_configuration(trial, expectations);
+        self.check_elsewhere(expectations);
         wal
     }
 

@@ -15,7 +15,7 @@ use crate::pg::{Lsn, SystemIdentifier};
 const MAGIC: &[u8; 8] = b"pgboxsel";
 const VERSION: u8 = 1;
 /// No file system of Linux takes longer names (linux/limits.h, `NAME_MAX`).
-const LONGEST_NAME_BYTES: usize = 255;
+const LONGEST_NAME_BYTES: usize = 3 * 255;
 const CRC_SIZE_BYTES: usize = 4;
 
 pub(super) fn encode(seal: &Seal) -> Vec<u8> {

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use rayon::prelude::*;
 
 use super::former::Former;
-use super::listing::{Item, ItemKind, Listing, Rules};
+use super::listing::{Item, ItemKind, Listing, Rules, is_somebodys};
 use super::pages::PageFile;
 use crate::cluster::control_file;
 use crate::pg::control_file::{CONTROL_FILE, ControlFile};
@@ -135,7 +135,7 @@ impl Copier<'_> {
             },
             // Dropped since it was listed; the WAL says so too.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ItemCopy::Vanished),
-            Err(error) if self.rules == Rules::Cold => {
+            Err(error) if self.rules == Rules::Cold || is_somebodys(item.path.as_str(), &error) => {
                 Ok(ItemCopy::Unreadable(format!("{}: {error}", item.path)))
             }
             Err(error) => Err(error).with_context(|| format!("open '{}'", item.path)),

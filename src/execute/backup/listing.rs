@@ -11,9 +11,9 @@ use anyhow::{Context, bail};
 
 use crate::execute::takeover::STAYING;
 use crate::pg::Oid;
-use crate::pg::layout::{BackupRule, Fork, RelationFile, backup_rule, has_data_pages};
+use crate::pg::layout::{BackupRule, Fork, RelationFile, Use, backup_rule, has_data_pages, use_of};
 use crate::repository::TablePath;
-use crate::sys::{Entry, EntryKind, FileFacts, ReadRoot};
+use crate::sys::{Entry, EntryKind, FileFacts, ReadRoot, path_of, text_of};
 
 /// Deeper than any data directory; a link that leads to a directory above itself would be.
 const MAXIMUM_DEPTH: usize = 32;
@@ -132,7 +132,7 @@ impl Listing {
             Ok(entries) => entries,
             // A database or relation directory that was dropped since its name was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound && place.depth > 0 => return Ok(()),
-            Err(error) if self.rules == Rules::Cold => {
+            Err(error) if self.rules == Rules::Cold || is_somebodys(&place.prefix, &error) => {
                 self.unreadable.push(format!("{}: {error}", place.prefix));
                 return Ok(());
             }
@@ -182,8 +182,8 @@ impl Listing {
         let target =
             root.read_link(&found.source).with_context(|| format!("read the link '{}'", found.path))?;
         // A relative link is relative to the directory that it is in.
-        let resolved = root.path().join(&place.source).join(&target);
-        let target = target.to_string_lossy().into_owned();
+        let resolved = root.path().join(path_of(&place.source)).join(&target);
+        let target = text_of(target.as_os_str().as_encoded_bytes());
         match ReadRoot::open(&resolved) {
             Ok(directory) => {
                 let kind = match place.prefix.as_str() {
@@ -219,8 +219,9 @@ impl Listing {
         };
         let directory =
             ReadRoot::open(directory).with_context(|| format!("open '{}'", directory.display()))?;
-        let Some(facts) = directory.facts(name)? else { return Ok(()) };
-        let found = Found { root: self.roots.len(), source: PathBuf::from(name), path, facts };
+        let source = PathBuf::from(text_of(name.as_encoded_bytes()));
+        let Some(facts) = directory.facts(&source)? else { return Ok(()) };
+        let found = Found { root: self.roots.len(), source, path, facts };
         self.roots.push(directory);
         self.push(found, ItemKind::File)
     }
@@ -248,6 +249,12 @@ pub(in crate::execute) fn relation_of(item: &Item) -> Option<(&str, RelationFile
         return None;
     }
     Some((item.path.parent()?, RelationFile::parse(item.path.file_name())?))
+}
+
+/// Says whether what could not be opened is kept from the server's user on purpose, by somebody who put it into the data
+/// directory: the server does without it, and so does a backup.
+pub(super) fn is_somebodys(path: &str, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && use_of(path) == Use::Nothing
 }
 
 #[cfg(test)]

@@ -199,7 +199,10 @@ impl HotJob<'_> {
         self.progress.begin("copying files", Some(self.listing.size_bytes()));
         let copied = self.copy_files(session);
         self.progress.end();
-        let Copied { mut entries, mut damaged_pages, reused_bytes, .. } = copied?;
+        let Copied { mut entries, mut damaged_pages, reused_bytes, unreadable } = copied?;
+        for what in self.listing.unreadable.iter().chain(&unreadable) {
+            self.progress.note(&format!("left out what is not PostgreSQL's and not for its user: {what}"));
+        }
 
         step_point("the files copied, and not the control file");
         let (control_entry, last_control) = copying::copy_control_file(self.data, self.writer)?;

@@ -1,6 +1,7 @@
 //! The entries of a bundle, one after the other.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
@@ -14,7 +15,7 @@ use crate::execute::restored_layout::{AUTO_CONFIGURATION, Layout};
 use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, MANIFEST_FILE, ManifestWriter, hexadecimal};
 use crate::progress::Progress;
 use crate::repository::{BackupReader, EntryContent, FileReader, RepositoryError, TableEntry};
-use crate::sys::Identity;
+use crate::sys::{Identity, path_of};
 
 const BACKUP_LABEL: &str = "backup_label";
 
@@ -122,14 +123,14 @@ impl<'a, W: Write> Bundle<'a, W> {
                 let mut header = self.header(EntryType::Directory, mode, entry.modified_ns)?;
                 let path = format!("{}/", entry.path);
                 self.archive
-                    .append_data(&mut header, path, io::empty())
+                    .append_data(&mut header, path_of(Path::new(&path)), io::empty())
                     .map_err(|error| could_not_write(&error))
             }
             EntryContent::Symlink { target } => {
                 self.contents.links.push(entry.path.to_string());
                 let mut header = self.header(EntryType::Symlink, 0o777, entry.modified_ns)?;
                 self.archive
-                    .append_link(&mut header, &entry.path, target)
+                    .append_link(&mut header, path_of(entry.path.as_ref()), path_of(Path::new(target)))
                     .map_err(|error| could_not_write(&error))
             }
         }
@@ -140,7 +141,7 @@ impl<'a, W: Write> Bundle<'a, W> {
         let mut header = self.header(EntryType::Regular, mode, entry.modified_ns)?;
         header.set_size(file.size_bytes());
         let mut source = Pieces::new(&file, self.abort, self.progress);
-        let appended = self.archive.append_data(&mut header, &entry.path, &mut source);
+        let appended = self.archive.append_data(&mut header, path_of(entry.path.as_ref()), &mut source);
         let checksum = source.checksum_or_failure()?;
         appended.map_err(|error| could_not_write(&error))?;
         self.note(entry.path.as_str(), file.size_bytes(), entry.modified_ns, checksum)
@@ -164,8 +165,9 @@ impl<'a, W: Write> Bundle<'a, W> {
             return Ok(());
         }
         let modified = DateTime::from_timestamp_nanos(modified_ns).format("%Y-%m-%d %H:%M:%S GMT");
+        let path = path_of(Path::new(path));
         self.manifest
-            .add(path, size_bytes, &modified.to_string(), &sum.finish())
+            .add(path.as_os_str().as_encoded_bytes(), size_bytes, &modified.to_string(), &sum.finish())
             .context("write the manifest")
     }
 

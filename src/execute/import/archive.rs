@@ -9,6 +9,7 @@ use flate2::bufread::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 
 use super::intake::{Found, Intake, refused};
+use crate::sys::text_of;
 
 /// A longer name would not be one of a cluster's.
 const LONGEST_NAME_BYTES: u64 = 4096;
@@ -151,11 +152,6 @@ impl Announced {
     }
 }
 
-fn text(bytes: &[u8]) -> anyhow::Result<String> {
-    String::from_utf8(bytes.to_vec())
-        .map_err(|_| refused(format!("the name '{}' is not valid UTF-8", bytes.escape_ascii())).into())
-}
-
 fn read_entry<R: Read>(
     entry: &mut Entry<'_, R>,
     kind: EntryType,
@@ -165,8 +161,8 @@ fn read_entry<R: Read>(
 ) -> anyhow::Result<()> {
     let header = entry.header();
     let name = match &announced.name {
-        Some(name) => text(name)?,
-        None => text(&header.path_bytes())?,
+        Some(name) => text_of(name),
+        None => text_of(&header.path_bytes()),
     };
     let name = name.strip_prefix("./").unwrap_or(&name);
     let path = name.strip_suffix('/').unwrap_or(name);
@@ -192,7 +188,7 @@ fn read_entry<R: Read>(
                 Some(target) => target.clone(),
                 None => header.link_name_bytes().unwrap_or_default().into_owned(),
             };
-            intake.add_link(found, text(&target)?)
+            intake.add_link(found, text_of(&target))
         }
         EntryType::Link => Err(refused(format!("'{}' is a hard link", found.path)).into()),
         EntryType::GNUSparse => Err(refused(format!("'{}' is a sparse file", found.path)).into()),

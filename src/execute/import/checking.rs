@@ -14,6 +14,7 @@ use crate::pg::page::{self, FilePages, PageRules, SIZE_BYTES};
 use crate::plan::DamagedPage;
 use crate::progress::Progress;
 use crate::repository::{BackupReader, CHUNK_SIZE_BYTES, TableEntry};
+use crate::sys::text_of;
 
 /// What is not held against a manifest: the WAL has its own checksums, and `pg_basebackup --write-recovery-conf`
 /// changes the settings after it was written (`pg_verifybackup.c`).
@@ -29,24 +30,25 @@ pub(super) fn check_files(
     manifest: Option<&BackupManifest>,
     progress: &dyn Progress,
 ) -> anyhow::Result<Vec<DamagedPage>> {
-    let listed: Option<HashMap<&str, &ManifestFile>> =
-        manifest.map(|manifest| manifest.files.iter().map(|file| (file.path.as_str(), file)).collect());
+    let listed: Option<HashMap<String, &ManifestFile>> =
+        manifest.map(|manifest| manifest.files.iter().map(|file| (text_of(&file.path), file)).collect());
     if let Some(listed) = &listed {
         check_names(reader, listed)?;
     }
     let files: Vec<&TableEntry> = reader.entries().iter().filter(|entry| entry.is_file()).collect();
     let check = |entry: &&TableEntry| {
-        let listed = listed.as_ref().and_then(|listed| listed.get(entry.path.as_str()).copied());
-        let listed = listed.filter(|file| !NOT_IN_MANIFEST.contains(&file.path.as_str()));
+        let path = entry.path.as_str();
+        let listed = listed.as_ref().and_then(|listed| listed.get(path).copied());
+        let listed = listed.filter(|_| !NOT_IN_MANIFEST.contains(&path));
         check_file(reader, entry, control, listed, progress)
     };
     let damaged: Vec<Vec<DamagedPage>> = files.par_iter().map(check).collect::<anyhow::Result<_>>()?;
     Ok(damaged.into_iter().flatten().collect())
 }
 
-fn check_names(reader: &BackupReader, listed: &HashMap<&str, &ManifestFile>) -> anyhow::Result<()> {
+fn check_names(reader: &BackupReader, listed: &HashMap<String, &ManifestFile>) -> anyhow::Result<()> {
     for path in listed.keys() {
-        let is_kept = backup_rule(path) == BackupRule::Copy || *path == "backup_label";
+        let is_kept = backup_rule(path) == BackupRule::Copy || path == "backup_label";
         if is_kept && !reader.entry(path).is_some_and(TableEntry::is_file) {
             return Err(refused(format!("'{path}' is in its backup_manifest, and not in it")).into());
         }
@@ -84,13 +86,12 @@ fn check_file(
         progress.advance(piece.len() as u64);
     }
     if let Some(listed) = listed {
-        compare(listed, entry.size_bytes(), sum)?;
+        compare(path, listed, entry.size_bytes(), sum)?;
     }
     Ok(damaged)
 }
 
-fn compare(listed: &ManifestFile, size_bytes: u64, sum: Option<Checksum>) -> anyhow::Result<()> {
-    let path = &listed.path;
+fn compare(path: &str, listed: &ManifestFile, size_bytes: u64, sum: Option<Checksum>) -> anyhow::Result<()> {
     if listed.size_bytes != size_bytes {
         let reason =
             format!("'{path}' has {size_bytes} bytes, and its backup_manifest says {}", listed.size_bytes);

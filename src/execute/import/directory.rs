@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use super::archive::read_archive;
 use super::intake::{Found, Intake, is_number, refused};
 use crate::pg::backup_manifest::MANIFEST_FILE;
-use crate::sys::{Entry, EntryKind, ReadRoot};
+use crate::sys::{Entry, EntryKind, ReadRoot, text_of};
 
 /// Deeper than any data directory.
 const MAXIMUM_DEPTH: usize = 32;
@@ -94,7 +94,7 @@ fn read_link(
     depth: usize,
 ) -> anyhow::Result<()> {
     let target = root.read_link(place).with_context(|| format!("read the link '{}'", found.path))?;
-    let text = target.to_string_lossy().into_owned();
+    let text = text_of(target.as_os_str().as_encoded_bytes());
     let path = found.path.clone();
     let is_tablespace = path.strip_prefix("pg_tblspc/").is_some_and(|name| !name.contains('/'));
     if !is_tablespace && path != "pg_wal" {

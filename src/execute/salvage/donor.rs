@@ -49,6 +49,8 @@ impl<'a> Donor<'a> {
         self.work.root.create_directory(&directory, 0o700).context("make the donor's directory")?;
         let options = InitdbOptions {
             superuser: &self.superuser,
+            password: self.work.tools.settings.superuser_password.reveal(),
+            wal_directory: None,
             arguments: &self.work.tools.settings.initdb_arguments,
         };
         let path = self.work.root.path().join(&directory);

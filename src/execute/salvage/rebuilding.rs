@@ -7,7 +7,7 @@ use super::workplace::Workplace;
 use crate::cluster::initdb::{InitdbOptions, initdb};
 use crate::cluster::session::{Purpose, describe, quote_identifier};
 use crate::cluster::setup::{Role, ensure_database, ensure_role};
-use crate::execute::initialise::{CONFIGURATION, HOST_ACCESS, append};
+use crate::execute::initialise::{CONFIGURATION, append, host_access};
 use crate::execute::private_server::{PrivateServer, PrivateStart};
 use crate::execute::staging::{STAGING, clear_staging};
 use crate::pg::control_file::ControlFile;
@@ -36,11 +36,12 @@ pub(super) fn make(
     salvaged: &mut Salvaged,
 ) -> anyhow::Result<()> {
     let own = &work.tools.settings.initdb_arguments;
+    let password = work.tools.settings.superuser_password.reveal();
     let like_the_old =
         [own.clone(), pattern.map(locale_arguments).unwrap_or_default(), wal_arguments(control)].concat();
     let make = |arguments: &[String]| {
         clear_staging(work.root)?;
-        let options = InitdbOptions { superuser, arguments };
+        let options = InitdbOptions { superuser, password, wal_directory: None, arguments };
         initdb(work.tools.installation, work.root, &work.root.path().join(STAGING), &options)
             .context("make a new cluster")
     };
@@ -52,7 +53,7 @@ pub(super) fn make(
         ));
     }
     append(work.root, "postgresql.conf", CONFIGURATION)?;
-    append(work.root, "pg_hba.conf", HOST_ACCESS)
+    append(work.root, "pg_hba.conf", &host_access(work.tools, &work.root.path().join(STAGING))?)
 }
 
 /// The locale of a database, as initdb takes it.

@@ -96,6 +96,50 @@ fn of_version(
     directories.iter().copied().filter(move |directory| has_summaries || *directory != SUMMARIES)
 }
 
+/// Files that initdb makes at the top of a data directory, and that a server makes there and reads or removes again.
+const FILES: [&str; 16] = [
+    "PG_VERSION",
+    "backup_label",
+    "backup_label.old",
+    "backup_manifest",
+    "current_logfiles",
+    "pg_hba.conf",
+    "pg_ident.conf",
+    "postgresql.auto.conf",
+    "postgresql.auto.conf.tmp",
+    "postgresql.conf",
+    "postmaster.opts",
+    "postmaster.pid",
+    "recovery.signal",
+    "standby.signal",
+    "tablespace_map",
+    "tablespace_map.old",
+];
+
+/// Those of them that a server only reads.
+const FILES_ONLY_READ: [&str; 3] = ["pg_hba.conf", "pg_ident.conf", "postgresql.conf"];
+
+/// What a server does with an entry of its data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It writes it, removes it, or asks that it is its own.
+    Writes,
+    /// It reads it.
+    Reads,
+    /// Nothing, unless its configuration says so: it is somebody's who put it there.
+    Nothing,
+}
+
+/// Returns what a server does with the entry of a path below the data directory; `""` is that itself.
+pub fn use_of(path: &str) -> Use {
+    let top = path.split('/').next().unwrap_or(path);
+    if FILES_ONLY_READ.contains(&path) {
+        return Use::Reads;
+    }
+    let is_written = path.is_empty() || FILES.contains(&path) || DIRECTORIES.contains(&top);
+    if is_written { Use::Writes } else { Use::Nothing }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +172,21 @@ mod tests {
                 assert!(required_directories(major).any(|required| required == directory), "{directory}");
                 assert!(!with_data.contains(&directory) && !directory.starts_with("pg_multixact"));
             }
+        }
+    }
+
+    #[test]
+    fn what_somebody_put_there_is_none_of_the_servers() {
+        for path in
+            ["", "base", "base/5/16384", "pg_wal/archive_status", "PG_VERSION", "postgresql.auto.conf"]
+        {
+            assert_eq!(use_of(path), Use::Writes, "{path}");
+        }
+        assert_eq!(use_of("pg_hba.conf"), Use::Reads);
+        for path in
+            ["server.key", "certs", "certs/server.key", "conf.d/10.conf", "notes/base", "PG_VERSION.old"]
+        {
+            assert_eq!(use_of(path), Use::Nothing, "{path}");
         }
     }
 }

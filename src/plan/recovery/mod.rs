@@ -59,6 +59,10 @@ pub struct Circumstances<'a> {
 /// # Errors
 /// A [`Refusal`] where nothing may be done; the directory stays as it is.
 pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
+    first_rung(diagnosis, circumstances).map(|plan| plan.telling_of_wal(diagnosis))
+}
+
+fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
     const IN_PLACE: [RecoveryPolicy; 2] = [RecoveryPolicy::Auto, RecoveryPolicy::Repair];
     let policy = circumstances.policy;
     refuse_what_is_not_ours(diagnosis)?;

@@ -4,7 +4,7 @@ use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
 use crate::plan::backups::BackupName;
 use crate::plan::delta::Difference;
-use crate::plan::diagnosis::{ClusterIdentity, FileContent, Journal, RelationName};
+use crate::plan::diagnosis::{ClusterIdentity, Diagnosis, FileContent, Journal, RelationName};
 use crate::plan::recovery_target::RecoveryTarget;
 use serde::Serialize;
 
@@ -21,6 +21,27 @@ pub struct Plan {
     pub passed_over: Vec<PassedOver>,
     /// What a person should know about the outcome.
     pub remarks: Vec<String>,
+}
+
+impl Plan {
+    /// The same plan, with what it means for a `pg_wal` on a disk of its own.
+    ///
+    /// A new cluster is built whole in staging and moved up by renames, and until it has served, the former must be able to
+    /// come back with its own WAL, which is in the directory that the link leads to. So the new one cannot have its WAL there.
+    #[must_use]
+    pub(in crate::plan) fn telling_of_wal(mut self, diagnosis: &Diagnosis) -> Self {
+        let replaces =
+            |step: &Step| matches!(&step.action, Action::Replace(replacement) if replacement.aside.is_some());
+        if let Some(directory) = &diagnosis.wal_directory
+            && self.steps.iter().any(replaces)
+        {
+            let shown = directory.display();
+            self.remarks.push(format!(
+                "pg_wal is inside the data directory from now on, and no longer a link to '{shown}': the former cluster's WAL stays                  there for as long as that cluster can come back. To have it there again, stop the server once the former                  cluster is stored as a backup, empty '{shown}', move what is in pg_wal there, and link it"
+            ));
+        }
+        self
+    }
 }
 
 /// A rung of recovery that is not taken.

@@ -104,6 +104,23 @@ fn a_backup_that_a_verification_found_damaged_is_never_restored_by_itself_nor_hi
 }
 
 #[test]
+fn whoever_has_wal_on_a_disk_of_its_own_is_told_that_a_replacement_moves_it() {
+    let with_link = |diagnosis| Diagnosis { wal_directory: Some("/waldisk/pg_wal".into()), ..diagnosis };
+    let backups = [backup(1, 1, 3)];
+    let restored = |diagnosis: &Diagnosis| {
+        restore(&backups[0], diagnosis, MajorVersion(15), &first_try(&backups)).unwrap()
+    };
+    let tells = |plan: &Plan| plan.remarks.iter().any(|remark| remark.contains("link to '/waldisk/pg_wal'"));
+
+    assert!(tells(&decide(&with_link(damaged()), &backups).unwrap()));
+    assert!(!tells(&decide(&damaged(), &backups).unwrap()));
+    let sound = || diagnosis(ClusterCondition::Sound, Vec::new());
+    assert!(!tells(&decide(&with_link(sound()), &backups).unwrap()));
+    assert!(tells(&restored(&with_link(sound()))));
+    assert!(!tells(&restored(&sound())));
+}
+
+#[test]
 fn a_sound_cluster_is_simply_started() {
     let plan = decide(&diagnosis(ClusterCondition::Sound, Vec::new()), &[backup(1, 1, 3)]).unwrap();
     assert!(matches!(plan.steps.as_slice(), [step] if step.action == Action::Start));
