@@ -13,9 +13,10 @@ use std::path::Path;
 
 /// The greatest `wal_keep_size`, in megabytes: no checkpoint removes WAL.
 pub(super) const KEEP_ALL_WAL: &str = "2147483647";
+
 /// What its owner set for every session could stop a repair half-way, and what they set for the recovery of another
 /// server is not to be run on account of this one. Settings of roles and databases do not hold here, and no event trigger
-/// runs (postinit.c, `process_settings()`; event_trigger.c).
+/// runs (postinit.c, `process_settings()`; `event_trigger.c`).
 const SETTINGS: [&str; 11] = [
     "archive_cleanup_command=",
     "default_tablespace=",

@@ -42,7 +42,7 @@ pub struct Preamble {
 }
 
 /// What every user may set: no limits and no paths, and values written so that they are read back as they were
-/// (pg_dump.c, `setup_connection()`).
+/// (`pg_dump.c`, `setup_connection()`).
 ///
 /// `array_nulls` and `transform_null_equals` would change what is loaded, `exit_on_error` would end a session that
 /// expects an error, and `role` would leave it without the superuser's rights.

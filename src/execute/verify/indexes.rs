@@ -21,7 +21,7 @@ const PREPARE: &str =
 const SCHEMA: &str = "SELECT n.nspname, EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid \
                       AND p.proname = 'verify_heapam')::text FROM pg_catalog.pg_extension e \
                       JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck'";
-/// What `pg_amcheck` checks, too (pg_amcheck.c, `compile_relation_list_one_db()`): what is complete, and not of a session.
+/// What `pg_amcheck` checks, too (`pg_amcheck.c`, `compile_relation_list_one_db()`): what is complete, and not of a session.
 const INDEXES: &str = "SELECT c.oid, n.nspname || '.' || c.relname FROM pg_catalog.pg_class c \
                        JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid \
                        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
