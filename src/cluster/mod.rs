@@ -12,10 +12,12 @@ pub mod own_settings;
 pub mod readiness;
 pub mod seal;
 pub mod server;
+pub mod server_configuration;
 mod server_sockets;
 pub mod session;
 pub mod setup;
 pub(crate) mod tree;
+pub mod usable_configuration;
 pub mod wal_gap;
 
 pub use inspect::{Expectations, inspect};

@@ -1,9 +1,11 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
+mod configuration;
 mod environment;
 mod fresh;
 mod healing;
 mod interrupted;
+mod locales;
 mod orphans;
 mod recovery;
 mod refusals;

@@ -59,6 +59,15 @@ pub struct Circumstances<'a> {
 /// # Errors
 /// A [`Refusal`] where nothing may be done; the directory stays as it is.
 pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
+    let mut plan = decide(diagnosis, circumstances)?;
+    let left_out = diagnosis.findings.iter().filter(|finding| finding.remedy == Remedy::LeaveOut);
+    plan.remarks.extend(left_out.map(|finding| {
+        format!("not in force: {}; put that right, then `maintenance restart`", finding.evidence)
+    }));
+    Ok(plan)
+}
+
+fn decide(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
     const IN_PLACE: [RecoveryPolicy; 2] = [RecoveryPolicy::Auto, RecoveryPolicy::Repair];
     let policy = circumstances.policy;
     refuse_what_is_not_ours(diagnosis)?;
@@ -86,6 +95,9 @@ pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<
         }
         // The others were refused above, or are told apart by what they need.
         _ => {}
+    }
+    if diagnosis.findings.iter().any(|finding| finding.remedy == Remedy::LeaveOut) {
+        allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
     }
     let needed = needed_remedies(diagnosis, &circumstances.tried);
     if needed.is_empty() {
