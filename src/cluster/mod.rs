@@ -14,11 +14,13 @@ pub mod ownership;
 pub mod readiness;
 pub mod seal;
 pub mod server;
+pub mod server_configuration;
 mod server_sockets;
 pub mod session;
 pub mod setup;
 mod start_progress;
 pub(crate) mod tree;
+pub mod usable_configuration;
 pub mod wal_gap;
 
 pub use inspect::{Expectations, inspect};

@@ -1,6 +1,7 @@
 //! Starting and stopping a server.
 
 use super::binaries::Installation;
+use super::server_configuration;
 use super::server_sockets;
 pub use super::server_sockets::SocketInUse;
 use super::session::ServerAddress;
@@ -122,10 +123,12 @@ pub fn start(
     options: &StartOptions,
     progress: &dyn Progress,
 ) -> Result<RunningServer, StartError> {
-    let port = choose_port_and_sockets(options, progress)?;
+    let (programs, data_directory) = (&options.installation, &options.data_directory);
+    let configuration = server_configuration::arguments(root, data_directory, programs, progress)?;
+    let port = choose_port_and_sockets(options, &configuration, progress)?;
     let log_begins_at = log_size(&options.log_file);
     let watch = ChangeWatch::new(&options.data_directory)?;
-    let mut process = ServerProcess::start(&server_spec(options, port), root)?;
+    let mut process = ServerProcess::start(&server_spec(options, port, configuration), root)?;
     let waited = wait_until_ready(&mut process, &watch, options, progress);
     match waited {
         Ok(address) => Ok(RunningServer { process, address, log_begins_at }),
@@ -146,8 +149,9 @@ pub fn start(
     }
 }
 
-fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
+fn server_spec(options: &StartOptions, port: u16, configuration: Vec<OsString>) -> ServerSpec {
     let mut arguments: Vec<OsString> = Installation::serving(&options.data_directory).into();
+    arguments.extend(configuration);
     arguments.extend(["-p".into(), port.to_string().into()]);
     arguments.extend(["-c".into(), format!("listen_addresses={}", options.listen_addresses).into()]);
     if let Some(directory) = &options.socket_directory {
@@ -169,8 +173,12 @@ fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
 const MOST_PORTS: usize = 8;
 
 /// Chooses the port, and clears its sockets of what outlived another server.
-fn choose_port_and_sockets(options: &StartOptions, progress: &dyn Progress) -> Result<u16, StartError> {
-    let directories = server_sockets::directories_in_force(options);
+fn choose_port_and_sockets(
+    options: &StartOptions,
+    configuration: &[OsString],
+    progress: &dyn Progress,
+) -> Result<u16, StartError> {
+    let directories = server_sockets::directories_in_force(options, configuration);
     let mut tried = 1;
     loop {
         let port = choose_port(options)?;

@@ -24,7 +24,7 @@ use std::path::Path;
 pub(super) fn recover_in_place(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
     seal::remove(root).context("remove the seal of the last stop")?;
     tools.progress.begin("replaying the WAL", None);
-    let ran = run_single_user(tools, root.path(), "template1", &[]);
+    let ran = run_single_user(tools, root, root.path(), "template1", &[]);
     tools.progress.end();
     step_point("replayed in place");
     let (_, control) = control_file::read_at(root, CONTROL_FILE).context("read the control file")?;

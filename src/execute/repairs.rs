@@ -200,7 +200,7 @@ fn reindex(
     indexes: &[RelationName],
 ) -> anyhow::Result<String> {
     tools.progress.begin("building indexes anew", None);
-    let ran = run_single_user(tools, root.path(), database, &reindex_statements(indexes));
+    let ran = run_single_user(tools, root, root.path(), database, &reindex_statements(indexes));
     tools.progress.end();
     ran.with_context(|| format!("build indexes of database '{database}' anew"))?;
     let names: Vec<String> = indexes.iter().map(ToString::to_string).collect();
@@ -227,7 +227,7 @@ const TEMPLATE0: [&str; 11] = [
 
 fn recreate_template0(root: &WriteRoot, tools: &Tools) -> anyhow::Result<String> {
     tools.progress.begin("making template0 anew", None);
-    let ran = run_single_user(tools, root.path(), "template1", &TEMPLATE0.map(str::to_owned));
+    let ran = run_single_user(tools, root, root.path(), "template1", &TEMPLATE0.map(str::to_owned));
     tools.progress.end();
     ran.context("make template0 anew")?;
     Ok("made template0 anew from template1".to_owned())

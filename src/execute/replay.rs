@@ -136,7 +136,7 @@ fn rebuild_indexes(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
     let diagnosis = inspect_staged(tools, root, Depth::Deep)?;
     let remedies = diagnosis.findings.iter().map(|finding| &finding.remedy);
     for (database, indexes) in indexes_by_database(remedies) {
-        run_single_user(tools, &staging, database, &reindex_statements(&indexes))
+        run_single_user(tools, root, &staging, database, &reindex_statements(&indexes))
             .with_context(|| format!("build indexes of database '{database}' anew"))?;
     }
     let diagnosis = inspect_staged(tools, root, Depth::Deep)?;

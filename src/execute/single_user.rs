@@ -8,7 +8,8 @@
 
 use super::{Tools, archiving};
 use crate::cluster::binaries::Installation;
-use crate::sys::{ProcessError, Tool};
+use crate::cluster::server_configuration;
+use crate::sys::{ProcessError, Tool, WriteRoot};
 use std::path::Path;
 
 /// The greatest `wal_keep_size`, in megabytes: no checkpoint removes WAL.
@@ -31,7 +32,7 @@ const SETTINGS: [&str; 11] = [
     "transform_null_equals=off",
 ];
 
-/// Runs statements, each on a line of its own, in one database of a stopped cluster.
+/// Runs statements, each on a line of its own, in one database of a stopped cluster at the claimed root or below it.
 ///
 /// The server ends at the first error, and at the end of its input: also when we are killed.
 ///
@@ -40,15 +41,21 @@ const SETTINGS: [&str; 11] = [
 /// it have been carried out.
 pub(super) fn run_single_user(
     tools: &Tools,
+    root: &WriteRoot,
     data_directory: &Path,
     database: &str,
     statements: &[String],
 ) -> Result<(), ProcessError> {
+    let program = tools.installation.program("postgres");
+    let configuration =
+        server_configuration::arguments(root, data_directory, tools.installation, tools.progress)
+            .map_err(|reason| ProcessError::Io { program: program.clone(), reason })?;
     let mut input = statements.join("\n");
     input.push('\n');
-    Tool::new(tools.installation.program("postgres"))
+    Tool::new(program)
         .arguments(["--single", "-P"])
         .arguments(Installation::serving(data_directory))
+        .arguments(configuration)
         // Its own log may be anywhere; what it says must come to us.
         .arguments(["-c", "exit_on_error=on", "-c", "log_destination=stderr", "-c", "logging_collector=off"])
         // Its checkpoint must not throw away WAL that a restore may yet need.

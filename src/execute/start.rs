@@ -8,6 +8,7 @@ use crate::cluster::own_settings::OwnSettings;
 use crate::cluster::readiness::{ReadinessError, Standing, verify_by_two_connections};
 use crate::cluster::seal;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
+use crate::cluster::server_configuration::is_substituted;
 use crate::cluster::session::{Login, Preamble, Purpose};
 use crate::pg::TimelineId;
 use crate::plan::recovery_target::RecoveryTarget;
@@ -158,9 +159,8 @@ pub(super) fn unverified(error: &ReadinessError) -> String {
 
 /// Notes that the configuration is good, so that the next inspection need not try it.
 fn note_configuration(tools: &Tools, root: &WriteRoot, configuration: Option<Fingerprint>) {
-    let Some(configuration) = configuration.filter(|configuration| !configuration.is_noted(root)) else {
-        return;
-    };
+    let is_new = |configuration: &Fingerprint| !configuration.is_noted(root) && !is_substituted(root);
+    let Some(configuration) = configuration.filter(is_new) else { return };
     if let Err(error) = configuration.note(root.path()) {
         tools.progress.note(&format!("could not note that the configuration is good: {error}"));
     }

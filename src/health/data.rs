@@ -2,8 +2,11 @@
 
 use super::Check;
 use crate::cluster::history;
+use crate::cluster::server_configuration::is_substituted;
 use crate::execute::Tools;
-use crate::plan::{ClusterCondition, Diagnosis, Finding, Severity};
+use crate::plan::{ClusterCondition, Diagnosis, Finding, Presence, Remedy, Severity};
+use crate::sys::ReadRoot;
+use std::path::Path;
 
 /// Checks the directory's integrity, and tells of a recovery that a person may not know of.
 pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks: &mut Vec<Check>) {
@@ -14,9 +17,12 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
             return checks.push(Check::issue("integrity", format!("{error:#}"), remedy));
         }
     };
+    check_what_is_missing(diagnosis, checks);
+    let findings: Vec<&Finding> =
+        diagnosis.findings.iter().filter(|finding| !has_its_own_check(finding)).collect();
     let errors: Vec<&Finding> =
         diagnosis.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
-    let check = match (&diagnosis.condition, errors.first(), diagnosis.findings.first()) {
+    let check = match (&diagnosis.condition, errors.first(), findings.first()) {
         (ClusterCondition::Absent | ClusterCondition::Empty, ..) => {
             Check::issue("integrity", "there is no cluster", "`init-postgresql` makes one")
         }
@@ -51,11 +57,48 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
         }
     };
     checks.push(check);
+    check_substitute(&tools.settings.data_directory, diagnosis, checks);
     if let Ok(events) = history::read(&tools.settings.data_directory)
         && let Some(last) = events.iter().rev().find(|event| event.set_aside.is_some())
     {
         let summary =
             format!("last recovery: {}, {}", last.time.format("%Y-%m-%d %H:%M UTC"), last.done.join("; "));
         checks.push(Check::ok("recovery", summary));
+    }
+}
+
+/// Whether another check than that of integrity reports a finding.
+fn has_its_own_check(finding: &Finding) -> bool {
+    finding.code == "locale-missing" || finding.remedy == Remedy::LeaveOut
+}
+
+/// Checks for databases that nobody can connect to, and for lines of the configuration that are not in force. Neither
+/// keeps the server from running, so that nobody may notice.
+fn check_what_is_missing(diagnosis: &Diagnosis, checks: &mut Vec<Check>) {
+    let evidence = |is_meant: fn(&Finding) -> bool| -> Vec<&str> {
+        let meant = diagnosis.findings.iter().filter(|finding| is_meant(finding));
+        meant.map(|finding| finding.evidence.as_str()).collect()
+    };
+    let locales = evidence(|finding| finding.code == "locale-missing");
+    if !locales.is_empty() {
+        let remedy =
+            "install the locale (Debian: localedef), or use an image that has it; then `maintenance restart`";
+        checks.push(Check::issue("locales", locales.join("; "), remedy));
+    }
+    let left_out = evidence(|finding| finding.remedy == Remedy::LeaveOut);
+    if !left_out.is_empty() {
+        let summary = format!("not in force, since the server refuses it: {}", left_out.join("; "));
+        checks.push(Check::issue("configuration", summary, "put it right, then `maintenance restart`"));
+    }
+}
+
+/// A server that was started with a copy of its configuration reads the owner's only when it is started again.
+fn check_substitute(data_directory: &Path, diagnosis: &Diagnosis, checks: &mut Vec<Check>) {
+    let runs = matches!(diagnosis.presence, Presence::Running { .. });
+    let is_told = diagnosis.findings.iter().any(|finding| finding.remedy == Remedy::LeaveOut);
+    let is_substituted = || ReadRoot::open(data_directory).is_ok_and(|root| is_substituted(&root));
+    if runs && !is_told && is_substituted() {
+        let summary = "the server still runs with a copy of its configuration, without what it refused";
+        checks.push(Check::issue("configuration", summary, "`maintenance restart` takes the present one"));
     }
 }

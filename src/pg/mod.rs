@@ -9,6 +9,7 @@ pub mod backup_label;
 pub mod backup_manifest;
 pub mod btree;
 mod bytes;
+pub mod configuration_text;
 pub mod control_file;
 pub mod database_names;
 pub mod empty_index;

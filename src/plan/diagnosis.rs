@@ -184,6 +184,8 @@ pub enum Remedy {
     WriteFile(FileContent),
     /// Take the configuration file from the last backup that has it, else write a fresh one; keep the broken one.
     RestoreConfiguration,
+    /// Start the server without it: a line of the configuration that it refuses. The file stays as it is.
+    LeaveOut,
     /// Build the index anew from its table.
     Reindex(RelationName),
     /// Replay the WAL from the checkpoint record at this LSN, older than the last one, on a copy of the cluster.
@@ -295,6 +297,7 @@ impl Finding {
     /// Whether something is to be done about it before the server starts.
     pub fn asks_for_repair(&self) -> bool {
         match self.severity {
+            _ if self.remedy == Remedy::LeaveOut => false,
             Severity::Error => self.remedy != Remedy::Nothing,
             Severity::Warning => self.remedy != Remedy::Nothing && !self.remedy.rests_on_finality(),
             Severity::Notice => false,

@@ -131,6 +131,9 @@ impl fmt::Display for Remedy {
             Self::RestoreConfiguration => {
                 formatter.write_str("take it from the last backup that has it, else write a fresh one")
             }
+            Self::LeaveOut => {
+                formatter.write_str("start the server without it, until somebody puts it right")
+            }
             Self::Reindex(index) => write!(formatter, "build the index {index} anew from its table"),
             Self::ReplayFrom(checkpoint) => {
                 write!(

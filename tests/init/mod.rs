@@ -1,5 +1,6 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
+mod configuration;
 mod docker_library;
 mod elsewhere;
 mod environment;
@@ -7,6 +8,7 @@ mod fresh;
 mod healing;
 mod interrupted;
 mod libraries;
+mod locales;
 mod orphans;
 mod ownership;
 mod recovery;

@@ -6,13 +6,12 @@
 
 use super::{Expectations, Inspection, Looked};
 use crate::cluster::configuration::Fingerprint;
+use crate::cluster::usable_configuration::{AUTO_FILE, MAIN_FILE, Search, search};
 use crate::pg::hba;
-use crate::plan::{Finding, Remedy, Severity};
+use crate::plan::{FileContent, Finding, Remedy, Severity};
 use crate::sys::{ProcessError, RunningTool};
 use std::path::PathBuf;
 
-const MAIN_FILE: &str = "postgresql.conf";
-const AUTO_FILE: &str = "postgresql.auto.conf";
 const HBA_FILE: &str = "pg_hba.conf";
 const HBA_LIMIT_BYTES: u64 = 16 << 20;
 
@@ -60,7 +59,7 @@ impl Inspection<'_> {
             None => None,
             Some(Ok(output)) => Some(PathBuf::from(output.stdout.trim_end_matches('\n'))),
             Some(Err(ProcessError::Failed { stderr, .. })) => {
-                self.report_broken(file_in(&stderr), &messages(&stderr));
+                self.report_refused(&stderr, expectations);
                 None
             }
             Some(Err(error)) => {
@@ -72,6 +71,42 @@ impl Inspection<'_> {
         match hba_file.filter(|path| path.parent() != Some(self.root.path())) {
             Some(elsewhere) if elsewhere.is_absolute() => self.check_foreign_hba(&elsewhere),
             _ => self.check_own_hba(),
+        }
+    }
+
+    /// Reports what the server refuses. A file that can be read stays as it is; only what is no configuration at all is
+    /// damage.
+    fn report_refused(&mut self, stderr: &str, expectations: &Expectations) {
+        let Some(programs) = &expectations.programs else { return };
+        let broken = |place: &str, evidence: String, remedy: Remedy| {
+            Finding::new("configuration-broken", Severity::Warning, place, evidence).with_remedy(remedy)
+        };
+        match search(programs, self.root.path()) {
+            Ok(Search::Found { left_out, .. }) => {
+                for line in left_out {
+                    self.report_with(broken(MAIN_FILE, line.to_string(), Remedy::LeaveOut));
+                }
+            }
+            Ok(Search::InAutoFile { refused, text }) => {
+                let lines: Vec<String> = refused.iter().map(ToString::to_string).collect();
+                let description = "without what the server refuses, which is a comment there".to_owned();
+                let content = FileContent { description, bytes: text };
+                self.report_with(broken(AUTO_FILE, lines.join("; "), Remedy::WriteFile(content)));
+            }
+            Ok(Search::NeedsAPerson(line)) => {
+                let hint = "put that line right; without it, more than a setting may be lost";
+                self.report_with(broken(MAIN_FILE, line.to_string(), Remedy::SeeToIt(hint.to_owned())));
+            }
+            Ok(Search::NoConfiguration) => self.report_broken(file_in(stderr), &messages(stderr)),
+            Ok(Search::NoLine) => {
+                let hint = "put right what the server refuses in its configuration";
+                self.report_with(broken(MAIN_FILE, messages(stderr), Remedy::SeeToIt(hint.to_owned())));
+            }
+            Err(error) => {
+                let evidence = format!("{}; it could not be read: {error}", messages(stderr));
+                let hint = "let the server's user read the configuration, or mount the disk that it is on";
+                self.report_with(broken(MAIN_FILE, evidence, Remedy::SeeToIt(hint.to_owned())));
+            }
         }
     }
 

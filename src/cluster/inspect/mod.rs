@@ -14,6 +14,7 @@ mod identity;
 mod index_to_heap;
 mod label;
 mod libraries;
+mod locales;
 mod lost_files;
 mod map_repair;
 mod maps;
@@ -277,6 +278,7 @@ impl Inspection<'_> {
         self.check_maps();
         self.check_catalog(&tree);
         self.check_collations(expectations);
+        self.check_locales(expectations);
         self.check_files(&tree, expectations);
         let wal = self.check_wal();
         self.check_seal(&tree);

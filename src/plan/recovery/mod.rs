@@ -59,7 +59,12 @@ pub struct Circumstances<'a> {
 /// # Errors
 /// A [`Refusal`] where nothing may be done; the directory stays as it is.
 pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
-    first_rung(diagnosis, circumstances).map(|plan| plan.telling_of_wal(diagnosis))
+    let mut plan = first_rung(diagnosis, circumstances)?.telling_of_wal(diagnosis);
+    let left_out = diagnosis.findings.iter().filter(|finding| finding.remedy == Remedy::LeaveOut);
+    plan.remarks.extend(left_out.map(|finding| {
+        format!("not in force: {}; put that right, then `maintenance restart`", finding.evidence)
+    }));
+    Ok(plan)
 }
 
 fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
@@ -90,6 +95,9 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
         }
         // The others were refused above, or are told apart by what they need.
         _ => {}
+    }
+    if diagnosis.findings.iter().any(|finding| finding.remedy == Remedy::LeaveOut) {
+        allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
     }
     let needed = needed_remedies(diagnosis, &circumstances.tried);
     if needed.is_empty() {

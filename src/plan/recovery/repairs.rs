@@ -61,8 +61,11 @@ fn needed_remedy(finding: &Finding, tried: &Tried) -> Option<Remedy> {
     let is_final =
         finding.severity == Severity::Error || (tried.start && finding.severity == Severity::Warning);
     match &finding.remedy {
-        Remedy::Nothing => None,
+        Remedy::Nothing | Remedy::LeaveOut => None,
         _ if finding.severity == Severity::Notice => None,
+        // Each try may show what the one before hid, and no configuration is worth a cluster.
+        remedy @ Remedy::WriteFile(_) if finding.code == "configuration-broken" => Some(remedy.clone()),
+        _ if finding.code.starts_with("configuration-") && tried.has(finding) => None,
         remedy if remedy.rests_on_finality() && !is_final => None,
         Remedy::Replace => Some(Remedy::Replace),
         _ if tried.has(finding) => is_final.then_some(Remedy::Replace),

@@ -37,7 +37,10 @@ impl Plan {
         {
             let shown = directory.display();
             self.remarks.push(format!(
-                "pg_wal is inside the data directory from now on, and no longer a link to '{shown}': the former cluster's WAL stays                  there for as long as that cluster can come back. To have it there again, stop the server once the former                  cluster is stored as a backup, empty '{shown}', move what is in pg_wal there, and link it"
+                "pg_wal is inside the data directory from now on, and no longer a link to '{shown}': the former \
+                 cluster's WAL stays there for as long as that cluster can come back. To have it there again, stop the \
+                 server once the former cluster is stored as a backup, empty '{shown}', move the files of pg_wal there, \
+                 and link it"
             ));
         }
         self

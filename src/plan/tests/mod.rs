@@ -295,3 +295,46 @@ fn is_set_aside_first(plan: &Plan) -> bool {
         _ => step.effect != Effect::Replaces,
     })
 }
+
+#[test]
+fn a_line_of_the_configuration_is_left_out_only_where_more_is_allowed_and_never_costs_the_cluster() {
+    let refused = finding(Severity::Warning, Remedy::LeaveOut);
+    let diagnosis = diagnosis(ClusterCondition::of_findings(&[refused.clone()]), vec![refused]);
+    let backups = [backup(5, 1, 4)];
+    let decide = |policy, tried: Tried| {
+        let circumstances =
+            Circumstances { backups: &backups, archives: &[], repository: None, policy, tried, now: now() };
+        recovery(&diagnosis, &circumstances)
+    };
+    let tried = Tried { start: true, words: Some("no".into()), ..Tried::default() };
+
+    for tried in [Tried::default(), tried] {
+        let plan = decide(RecoveryPolicy::Auto, tried).unwrap();
+        assert_eq!(plan.steps.iter().map(|step| &step.action).collect::<Vec<_>>(), [&Action::Start]);
+        assert!(plan.remarks.iter().any(|remark| remark.starts_with("not in force: ")), "{:?}", plan.remarks);
+    }
+    for policy in [RecoveryPolicy::Repair, RecoveryPolicy::Never] {
+        assert!(decide(policy, Tried::default()).is_err());
+    }
+}
+
+#[test]
+fn a_configuration_that_was_restored_and_is_broken_still_costs_no_cluster() {
+    let broken = Finding::new("configuration-broken", Severity::Warning, "pg_hba.conf", "no such type")
+        .with_remedy(Remedy::RestoreConfiguration);
+    let repairs = vec![(broken.code, broken.place.clone())];
+    let diagnosis = diagnosis(ClusterCondition::Repairable, vec![broken]);
+    let tried = Tried { repairs, start: true, words: None };
+    let circumstances = Circumstances {
+        backups: &[backup(5, 1, 4)],
+        archives: &[],
+        repository: None,
+        policy: RecoveryPolicy::Auto,
+        tried,
+        now: now(),
+    };
+
+    let plan = recovery(&diagnosis, &circumstances).unwrap();
+
+    assert!(plan.steps.iter().all(|step| !matches!(step.action, Action::Replace(_))), "{plan:?}");
+}

@@ -28,6 +28,7 @@ fn remedies() -> impl Strategy<Value = Remedy> {
         Just(Remedy::SetAsideFile),
         Just(Remedy::WriteFile(content())),
         Just(Remedy::RestoreConfiguration),
+        Just(Remedy::LeaveOut),
         Just(Remedy::Reindex(index())),
         Just(Remedy::ReplayFrom(Lsn(0x0100_0028))),
         Just(Remedy::ResetWal),
