@@ -3,6 +3,7 @@
 
 use std::io;
 
+use crate::execute::compared_wal::{Own, own_of};
 use crate::pg::Lsn;
 use crate::pg::wal::{LONG_HEADER_SIZE_BYTES, WalFileName, WalGeometry, WalPageHeader, WalSource};
 use crate::plan::timelines::History;
@@ -43,7 +44,12 @@ impl Segments<'_> {
             return Ok(Some(bytes));
         }
         match self.archive.fetch(&name, &mut bytes) {
-            Ok(true) => return Ok(Some(bytes)),
+            Ok(true) => {
+                // Where the present cluster wrote another segment of that name, its own is followed.
+                let present = self.load_present(&name).ok().flatten().filter(|present| *present != bytes);
+                let own = present.filter(|present| own_of(segment, present, &bytes) == Own::Present);
+                return Ok(Some(own.unwrap_or(bytes)));
+            }
             Ok(false) => {}
             // The one in `pg_wal` is as good.
             Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. })) => {

@@ -20,8 +20,10 @@ pub use step::{
     Action, Belief, Effect, InPlace, PassedOver, Plan, Refusal, Replacement, Replay, Source, Step,
 };
 
+use super::ancestry::Comparison;
 use super::archive::ArchiveView;
-use super::backups::{BackupKind, BackupSummary};
+use super::backups::{BackupKind, BackupName, BackupSummary};
+use super::branching::{GoneBack, branch_off};
 use super::diagnosis::{ClusterCondition, Diagnosis, Finding, Journal, Remedy};
 use super::policy::RecoveryPolicy;
 use super::selection::{free_name, newest_first};
@@ -42,6 +44,10 @@ pub struct Circumstances<'a> {
     pub backups: &'a [BackupSummary],
     /// The archived WAL of each cluster that has a backup.
     pub archives: &'a [(SystemIdentifier, ArchiveView)],
+    /// What the WAL of each backup is beside that of the present cluster.
+    pub compared: Vec<(BackupName, Comparison)>,
+    /// What shows that the cluster is not in the newest state that the repository knows of it, if it is not.
+    pub gone_back: Option<GoneBack>,
     /// The repository that they are in, by its id; `None` where there is none.
     pub repository: Option<&'a str>,
     /// What is allowed.
@@ -59,6 +65,10 @@ pub struct Circumstances<'a> {
 /// # Errors
 /// A [`Refusal`] where nothing may be done; the directory stays as it is.
 pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
+    Ok(branch_off(recovery_of_present(diagnosis, circumstances)?, diagnosis, circumstances))
+}
+
+fn recovery_of_present(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
     const IN_PLACE: [RecoveryPolicy; 2] = [RecoveryPolicy::Auto, RecoveryPolicy::Repair];
     let policy = circumstances.policy;
     refuse_what_is_not_ours(diagnosis)?;
