@@ -127,12 +127,13 @@ pub struct ArchiveRequest {
 pub enum Archived {
     /// It is in the archive.
     Done(Archiving),
-    /// It is not, and was given up so that the server's disk does not fill.
+    /// It is not, and was given up so that the server's disk does not fill, or later WAL is not kept from the archive.
     GivenUp {
         /// Why it could not be archived.
         error: anyhow::Error,
-        /// How much WAL was waiting.
-        waiting_bytes: u64,
+        /// How much WAL was waiting; `None` where it can never be archived, since another history of the cluster has its
+        /// name.
+        waiting_bytes: Option<u64>,
         /// Why the gap could not be noted, if it could not.
         unnoted: Option<std::io::Error>,
     },
@@ -151,9 +152,8 @@ pub fn archive(request: &ArchiveRequest) -> anyhow::Result<Archived> {
     };
     let examined = examine_queue(request, &data);
     let waiting_bytes = match examined {
-        Ok((waiting_bytes, QueueVerdict::GiveUp)) => waiting_bytes,
-        // It can never be archived, and would keep all later WAL from it.
-        Ok((waiting_bytes, QueueVerdict::Wait)) if is_of_a_branch_left(&error, &data, name) => waiting_bytes,
+        Ok((waiting_bytes, QueueVerdict::GiveUp)) => Some(waiting_bytes),
+        _ if is_of_a_branch_left(&error, &data, name) => None,
         _ => return Err(error),
     };
     let unnoted = note_gap(request, &data, name, &error).err();
@@ -167,7 +167,7 @@ fn is_of_a_branch_left(error: &anyhow::Error, data: &ReadRoot, name: &str) -> bo
         matches!(cause.downcast_ref(), Some(RepositoryError::OtherContent { .. }))
     };
     let present = control_file::read_served(data).map(|(_, control)| control.timeline);
-    let of_file = timeline_of_file(name);
+    let of_file = timeline_of_file(name.strip_suffix(".partial").unwrap_or(name));
     error.chain().any(is_other)
         && present.is_ok_and(|present| of_file.is_some_and(|of_file| of_file < present))
 }

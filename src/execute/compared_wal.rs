@@ -6,12 +6,13 @@
 use super::Tools;
 use super::backup_wal::path_of;
 use crate::cluster::inspect::follow;
-use crate::pg::Lsn;
 use crate::pg::wal::{
     LONG_HEADER_SIZE_BYTES, WalFault, WalFileName, WalGeometry, WalPageHeader, WalReader, WalSource,
+    is_segment_name, timeline_of_file,
 };
+use crate::pg::{Lsn, TimelineId};
 use crate::plan::ancestry::Comparison;
-use crate::plan::{BackupKind, BackupName, BackupSummary, ClusterCondition, Diagnosis};
+use crate::plan::{BackupKind, BackupName, BackupSummary, Diagnosis};
 use crate::repository::{BackupReader, RepositoryError};
 use crate::sys::ReadRoot;
 use std::io;
@@ -31,10 +32,9 @@ pub(super) fn compare_wal(
     diagnosis: &Diagnosis,
     backups: &[BackupSummary],
 ) -> anyhow::Result<Vec<(BackupName, Comparison)>> {
-    let is_needed = diagnosis.condition == ClusterCondition::Damaged;
     let Ok(Some(repository)) = tools.repository() else { return Ok(Vec::new()) };
     let present = ReadRoot::open(&diagnosis.data_directory).and_then(|root| follow(&root, "pg_wal"));
-    let (true, Ok(present)) = (is_needed, present) else { return Ok(Vec::new()) };
+    let Ok(present) = present else { return Ok(Vec::new()) };
     let may_be_ours = |backup: &&BackupSummary| {
         backup.name.kind() == BackupKind::Backup
             && backup.is_complete()
@@ -152,6 +152,14 @@ pub(super) enum Own {
     Present,
     /// The archived one, of which that in `pg_wal` is a damaged copy.
     Archived,
+}
+
+/// Whether the WAL of a timeline leads to the present cluster, whose `pg_wal` this is: it is on the newest there. On a
+/// timeline that it left, what it wrote itself ends at the fork, and the archive has what another history wrote on.
+pub(super) fn leads_to_present(present: &ReadRoot, timeline: TimelineId) -> bool {
+    let names = present.names(".").unwrap_or_default();
+    let segments = names.iter().filter(|name| is_segment_name(name));
+    segments.filter_map(|name| timeline_of_file(name)).max() == Some(timeline)
 }
 
 /// Decides which of two segments of one name the present cluster wrote: its own, as long as that is whole WAL and not

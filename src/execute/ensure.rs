@@ -108,7 +108,10 @@ fn decide_after(
     let circumstances = Circumstances {
         backups: &backups,
         archives: &archives,
-        compared: compare_wal(tools, diagnosis, &backups)?,
+        compared: match diagnosis.condition {
+            ClusterCondition::Damaged => compare_wal(tools, diagnosis, &backups)?,
+            _ => Vec::new(),
+        },
         // A repository that cannot be read keeps no sound cluster from starting.
         gone_back: look_back(tools, diagnosis).unwrap_or_else(|error| {
             tools.progress.note(&format!("could not compare the cluster with its backups: {error:#}"));

@@ -5,7 +5,7 @@
 //! along a branch that a restore has left.
 
 use super::Tools;
-use super::compared_wal::{Own, own_of};
+use super::compared_wal::{Own, leads_to_present, own_of};
 use super::restore_files::restore_files;
 use super::restored_wal::{FormerWal, RestoredWal};
 use super::staging::{STAGING, clear_staging, ensure_room, staged};
@@ -93,9 +93,15 @@ pub(super) fn begin_reading(tools: &Tools, repository: &Repository) -> anyhow::R
 fn lay_out(wal: &RestoredWal, present: Option<&ReadRoot>, replay: &Replay) -> anyhow::Result<usize> {
     let sizes = replay.segments.iter().map(|segment| u64::from(segment.segment_size_bytes()));
     ensure_room(wal.root.path(), sizes.sum(), "lay out the WAL that follows the backup")?;
+    // A person may want another history than the present one.
+    let is_on_present_way = |present: &ReadRoot| {
+        let last = replay.segments.last().map(|segment| segment.timeline);
+        replay.target.is_none() || last.is_some_and(|last| leads_to_present(present, last))
+    };
+    let preferred = present.filter(|present| is_on_present_way(present));
     for (count, segment) in replay.segments.iter().enumerate() {
         let name = segment.to_string();
-        if let Some(present) = present.filter(|present| is_of_present(wal, present, *segment)) {
+        if let Some(present) = preferred.filter(|present| is_of_present(wal, present, *segment)) {
             wal.tools.progress.note(&format!(
                 "the archived '{name}' is of another history of this cluster; the one in pg_wal is taken"
             ));
