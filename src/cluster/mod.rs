@@ -8,6 +8,7 @@ pub mod history;
 pub mod initdb;
 pub mod inspect;
 pub mod last_failure;
+pub(crate) mod lineage;
 pub mod own_archiving;
 pub mod own_settings;
 pub mod ownership;

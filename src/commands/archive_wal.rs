@@ -67,10 +67,14 @@ pub(super) fn archive(matches: &ArgMatches, ui: &Ui) -> u8 {
         Ok(Archived::GivenUp { error, waiting_bytes, unnoted }) => {
             let name = request.file.display();
             ui.report_error(&error.context(format!("could not archive '{name}'")));
+            let reason = match waiting_bytes {
+                Some(waiting) => {
+                    format!("{} of WAL waited and the server's disk must not fill", format::bytes(waiting))
+                }
+                None => "another history of this cluster has its name".to_owned(),
+            };
             ui.error(&format!(
-                "gave up '{name}', since {} of WAL waited and the server's disk must not fill: moments after it cannot be \
-                 reached until there is a new backup",
-                format::bytes(waiting_bytes)
+                "gave up '{name}', since {reason}: moments after it cannot be reached until there is a new backup"
             ));
             ui.hint("`backup-postgresql create` closes the gap; `maintenance health` shows it until then");
             if let Some(error) = unnoted {

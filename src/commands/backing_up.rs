@@ -10,6 +10,7 @@ use pgbox::cluster::session::ServerAddress;
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
 use pgbox::execute::backup::{self, CreateOptions, CreateOutcome};
+use pgbox::execute::branching::archive_conflict;
 use pgbox::execute::cleanup::{clean_up, plan_cleanup};
 use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
@@ -73,6 +74,7 @@ fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: 
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
     tell_clock(&repository, options.time, ui)?;
+    tell_conflict(&repository, &data, ui);
     let outcome = backup::create(&mut client, &data, &repository, options, tools.progress)?;
     let status = tell_outcome(&outcome, ui)?;
     if let CreateOutcome::Created(made) = &outcome {
@@ -97,6 +99,18 @@ fn tell_clock(repository: &Repository, now: DateTime<Utc>, ui: &Ui) -> anyhow::R
         ui.hint("backups are ordered by their WAL and not by their time; check the clock of this machine");
     }
     Ok(())
+}
+
+/// Warns that the data directory was put back to an earlier state while its server ran on, or before pgbox could see it.
+fn tell_conflict(repository: &Repository, data: &ReadRoot, ui: &Ui) {
+    match archive_conflict(repository, data) {
+        Ok(None) => {}
+        Ok(Some(conflict)) => {
+            ui.warn(&format!("WAL of another history of this cluster has the names of its own: {conflict}"));
+            ui.hint("`maintenance restart` lets it take a timeline of its own");
+        }
+        Err(error) => ui.warn(&format!("could not compare the cluster with the archived WAL: {error:#}")),
+    }
 }
 
 /// An empty directory where a disk is not mounted becomes a repository like any other.

@@ -13,10 +13,11 @@ use crate::error::{Failure, Kind};
 use crate::pg::control_file::CONTROL_FILE;
 use crate::pg::wal::{
     LONG_HEADER_SIZE_BYTES, WalFileName, WalPageHeader, is_partial_segment_name, is_segment_name,
+    timeline_of_file,
 };
 use crate::pg::{Lsn, SystemIdentifier};
 use crate::plan::archive::{QueueVerdict, queue_verdict};
-use crate::repository::{Archiving, Repository};
+use crate::repository::{Archiving, Repository, RepositoryError};
 use crate::sys::{ReadRoot, StoreRoot, disk_space, is_runnable};
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
@@ -126,12 +127,13 @@ pub struct ArchiveRequest {
 pub enum Archived {
     /// It is in the archive.
     Done(Archiving),
-    /// It is not, and was given up so that the server's disk does not fill.
+    /// It is not, and was given up so that the server's disk does not fill, or later WAL is not kept from the archive.
     GivenUp {
         /// Why it could not be archived.
         error: anyhow::Error,
-        /// How much WAL was waiting.
-        waiting_bytes: u64,
+        /// How much WAL was waiting; `None` where it can never be archived, since another history of the cluster has its
+        /// name.
+        waiting_bytes: Option<u64>,
         /// Why the gap could not be noted, if it could not.
         unnoted: Option<std::io::Error>,
     },
@@ -148,9 +150,26 @@ pub fn archive(request: &ArchiveRequest) -> anyhow::Result<Archived> {
         Ok(done) => return Ok(Archived::Done(done)),
         Err(error) => error,
     };
-    let Ok((waiting_bytes, QueueVerdict::GiveUp)) = examine_queue(request, &data) else { return Err(error) };
+    let examined = examine_queue(request, &data);
+    let waiting_bytes = match examined {
+        Ok((waiting_bytes, QueueVerdict::GiveUp)) => Some(waiting_bytes),
+        _ if is_of_a_branch_left(&error, &data, name) => None,
+        _ => return Err(error),
+    };
     let unnoted = note_gap(request, &data, name, &error).err();
     Ok(Archived::GivenUp { error, waiting_bytes, unnoted })
+}
+
+/// Whether a file that is archived with another content is of a timeline that the cluster has left: then it branched off
+/// from another history of the same cluster, which has that name.
+fn is_of_a_branch_left(error: &anyhow::Error, data: &ReadRoot, name: &str) -> bool {
+    let is_other = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(RepositoryError::OtherContent { .. }))
+    };
+    let present = control_file::read_served(data).map(|(_, control)| control.timeline);
+    let of_file = timeline_of_file(name.strip_suffix(".partial").unwrap_or(name));
+    error.chain().any(is_other)
+        && present.is_ok_and(|present| of_file.is_some_and(|of_file| of_file < present))
 }
 
 fn store(request: &ArchiveRequest, data: &ReadRoot, name: &str) -> anyhow::Result<Archiving> {

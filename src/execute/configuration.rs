@@ -2,7 +2,8 @@
 
 use super::Tools;
 use super::initialise::fresh_configuration;
-use crate::plan::{BackupKind, FileContent};
+use crate::cluster::inspect::identified_cluster;
+use crate::plan::{BackupKind, BackupSummary, FileContent};
 use crate::repository::Repository;
 use crate::sys::WriteRoot;
 use anyhow::Context;
@@ -22,7 +23,7 @@ pub(super) fn sound_configuration(
 ) -> anyhow::Result<FileContent> {
     let broken = root.read_bounded(place, LIMIT_BYTES).unwrap_or_default();
     if let Ok(Some(repository)) = tools.repository()
-        && let Some(content) = from_backups(repository, tools, place, &broken)
+        && let Some(content) = from_backups(repository, root, tools, place, &broken)
     {
         return Ok(content);
     }
@@ -30,14 +31,28 @@ pub(super) fn sound_configuration(
     Ok(FileContent { description: "as a new cluster has it".to_owned(), bytes })
 }
 
-fn from_backups(repository: &Repository, tools: &Tools, place: &str, broken: &[u8]) -> Option<FileContent> {
+fn from_backups(
+    repository: &Repository,
+    root: &WriteRoot,
+    tools: &Tools,
+    place: &str,
+    broken: &[u8],
+) -> Option<FileContent> {
     let backups = repository
         .backups()
         .inspect_err(|error| tools.progress.note(&format!("the backups could not be listed: {error}")))
         .ok()?;
-    let of_clusters =
-        backups.iter().filter(|backup| backup.name.kind() == BackupKind::Backup && backup.is_complete());
-    for backup in of_clusters {
+    let cluster = identified_cluster(root);
+    // Another cluster's configuration may let in whom this one keeps out.
+    let is_of_cluster = |backup: &&BackupSummary| match cluster {
+        Some(cluster) => backup.system_identifier == Some(cluster),
+        None => backups.iter().all(|other| other.system_identifier == backup.system_identifier),
+    };
+    let of_cluster = backups
+        .iter()
+        .filter(|backup| backup.name.kind() == BackupKind::Backup && backup.is_complete())
+        .filter(is_of_cluster);
+    for backup in of_cluster {
         let read = repository.reader(backup.name).and_then(|reader| reader.read_file(place, LIMIT_BYTES));
         match read {
             Ok(Some(bytes)) if !bytes.is_empty() && bytes != broken => {

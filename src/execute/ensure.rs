@@ -5,6 +5,8 @@
 //! kernel, and find the server running.
 
 use super::attempt::Attempt;
+use super::branching::look_back;
+use super::compared_wal::compare_wal;
 use super::recover::{self, Outcome};
 use super::release::wait_for_release;
 use super::salvage;
@@ -106,6 +108,15 @@ fn decide_after(
     let circumstances = Circumstances {
         backups: &backups,
         archives: &archives,
+        compared: match diagnosis.condition {
+            ClusterCondition::Damaged => compare_wal(tools, diagnosis, &backups)?,
+            _ => Vec::new(),
+        },
+        // A repository that cannot be read keeps no sound cluster from starting.
+        gone_back: look_back(tools, diagnosis).unwrap_or_else(|error| {
+            tools.progress.note(&format!("could not compare the cluster with its backups: {error:#}"));
+            None
+        }),
         repository: repository_id(tools),
         policy: tools.settings.recovery,
         tried: tried.clone(),
@@ -145,7 +156,9 @@ pub(super) fn decide_restore_to(
 fn of_restore<'a>(tools: &'a Tools, backups: &'a [BackupSummary], now: DateTime<Utc>) -> Circumstances<'a> {
     let policy = tools.settings.recovery;
     let repository = repository_id(tools);
-    Circumstances { backups, archives: &[], repository, policy, tried: Tried::default(), now }
+    let tried = Tried::default();
+    let compared = Vec::new();
+    Circumstances { backups, archives: &[], compared, gone_back: None, repository, policy, tried, now }
 }
 
 fn repository_id<'a>(tools: &'a Tools) -> Option<&'a str> {
@@ -429,7 +442,7 @@ fn event_of(journal: &Journal) -> Event {
 
 /// Says what will be done, before it is done. A plain start is not worth a word.
 fn tell_plan(plan: &Plan, tools: &Tools) {
-    if plan.steps.iter().any(|step| step.action != Action::Start) {
+    if plan.steps.iter().any(|step| step.action != Action::Start) || !plan.remarks.is_empty() {
         for line in plan.lines() {
             tools.progress.note(&line);
         }

@@ -5,11 +5,13 @@
 //! along a branch that a restore has left.
 
 use super::Tools;
+use super::compared_wal::{Own, leads_to_present, own_of};
 use super::restore_files::restore_files;
 use super::restored_wal::{FormerWal, RestoredWal};
 use super::staging::{STAGING, clear_staging, ensure_room, staged};
 use super::start::{RECOVERY_SIGNAL, RecoverySignal};
 use crate::cluster::inspect::follow;
+use crate::pg::wal::WalFileName;
 use crate::plan::BackupName;
 use crate::plan::recovery::Replay;
 use crate::repository::{Repository, RepositoryError, SharedLock};
@@ -91,8 +93,21 @@ pub(super) fn begin_reading(tools: &Tools, repository: &Repository) -> anyhow::R
 fn lay_out(wal: &RestoredWal, present: Option<&ReadRoot>, replay: &Replay) -> anyhow::Result<usize> {
     let sizes = replay.segments.iter().map(|segment| u64::from(segment.segment_size_bytes()));
     ensure_room(wal.root.path(), sizes.sum(), "lay out the WAL that follows the backup")?;
+    // A person may want another history than the present one.
+    let is_on_present_way = |present: &ReadRoot| {
+        let last = replay.segments.last().map(|segment| segment.timeline);
+        replay.target.is_none() || last.is_some_and(|last| leads_to_present(present, last))
+    };
+    let preferred = present.filter(|present| is_on_present_way(present));
     for (count, segment) in replay.segments.iter().enumerate() {
         let name = segment.to_string();
+        if let Some(present) = preferred.filter(|present| is_of_present(wal, present, *segment)) {
+            wal.tools.progress.note(&format!(
+                "the archived '{name}' is of another history of this cluster; the one in pg_wal is taken"
+            ));
+            wal.copy(present, &name)?;
+            continue;
+        }
         // What is archived is proven by its hash.
         if wal.fetch(&name)? {
             continue;
@@ -109,4 +124,22 @@ fn lay_out(wal: &RestoredWal, present: Option<&ReadRoot>, replay: &Replay) -> an
         wal.copy(present, &name)?;
     }
     Ok(replay.segments.len())
+}
+
+/// Whether a segment is archived with another content than in the present `pg_wal`, and the one there is the present
+/// cluster's own.
+fn is_of_present(wal: &RestoredWal, present: &ReadRoot, segment: WalFileName) -> bool {
+    let name = segment.to_string();
+    let read = || -> anyhow::Result<bool> {
+        let Some(archive) = wal.archive else { return Ok(false) };
+        let mut file = present.open_file(&name)?;
+        if archive.is_content(&name, &mut file)? != Some(false) {
+            return Ok(false);
+        }
+        let ours = present.read_bounded(&name, u64::from(segment.segment_size_bytes()))?;
+        let mut archived = Vec::new();
+        Ok(archive.fetch(&name, &mut archived)? && own_of(segment, &ours, &archived) == Own::Present)
+    };
+    // What cannot be read of either is told when it is fetched.
+    read().unwrap_or(false)
 }

@@ -44,18 +44,25 @@ pub(super) fn recover_in_place(tools: &Tools, root: &WriteRoot) -> anyhow::Resul
 /// # Errors
 /// What the server said.
 pub(super) fn recover_copy(tools: &Tools, root: &WriteRoot, copy: &Path) -> anyhow::Result<()> {
-    let start = PrivateStart {
-        data_directory: copy.to_path_buf(),
-        log_file: tools.log_file(),
-        // What it does must not reach an archive before it is in place.
-        settings: vec![
-            ("archive_mode", "off".to_owned()),
-            ("autovacuum", "off".to_owned()),
-            // A server that does not archive removes also WAL that waits for the archive (xlogarchive.c,
-            // `XLogArchiveCheckDone()`).
-            ("wal_keep_size", KEEP_ALL_WAL.to_owned()),
-        ],
-    };
+    recover_copy_with(tools, root, copy, Vec::new())
+}
+
+/// The same with more settings.
+pub(super) fn recover_copy_with(
+    tools: &Tools,
+    root: &WriteRoot,
+    copy: &Path,
+    mut settings: Vec<(&'static str, String)>,
+) -> anyhow::Result<()> {
+    // What it does must not reach an archive before it is in place.
+    settings.extend([
+        ("archive_mode", "off".to_owned()),
+        ("autovacuum", "off".to_owned()),
+        // A server that does not archive removes also WAL that waits for the archive (xlogarchive.c,
+        // `XLogArchiveCheckDone()`).
+        ("wal_keep_size", KEEP_ALL_WAL.to_owned()),
+    ]);
+    let start = PrivateStart { data_directory: copy.to_path_buf(), log_file: tools.log_file(), settings };
     tools.progress.begin("replaying the WAL on a copy", None);
     let started = PrivateServer::start(tools, root, start);
     let stopped = started

@@ -1,6 +1,7 @@
 //! Carries out a recovery plan: repairs in place, replacements with their way back, and the start.
 
 use super::Tools;
+use super::branching::{branch_in_place, build_branched};
 use super::failed_start::{is_outside_the_data, report_of};
 use super::from_backup::build_from_backup;
 use super::initialise::build_fresh;
@@ -11,12 +12,13 @@ use super::salvage::build_from_salvage;
 use super::staging::{STAGING, inspect_staged};
 use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
 use super::{in_place, takeover};
-use crate::cluster::control_file;
 use crate::cluster::inspect::{Depth, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
+use crate::cluster::{control_file, lineage};
 use crate::error::{Failure, Kind, is_out_of_reach, kind_of};
 use crate::format::counted;
 use crate::pg::control_file::CONTROL_FILE;
+use crate::plan::ancestry::Mark;
 use crate::plan::recovery::{Action, Belief, InPlace, Plan, Replacement, Source};
 use crate::plan::{BackupName, Diagnosis, Finding, Journal, Phase};
 use crate::repository::RepositoryError;
@@ -88,7 +90,13 @@ impl Recovery<'_> {
             Action::Replace(replacement) => self.replace(&replacement)?,
             Action::ReplaceInPlace(wanted) => self.replace_in_place(&wanted)?,
             Action::Start if self.outcome.server.is_none() => {
-                self.outcome.server = Some(start_and_verify(self.tools, self.root, &Start::AsItIs)?);
+                let start = Start::of_present(self.root).context("read where recovery is to end")?;
+                self.outcome.server = Some(start_and_verify(self.tools, self.root, &start)?);
+            }
+            Action::BranchOff => {
+                branch_in_place(self.tools, self.root)?;
+                step_point("asked for a timeline of its own");
+                self.done("took a timeline of its own");
             }
             Action::RecoverFirst => {
                 recover_in_place(self.tools, self.root)?;
@@ -136,6 +144,7 @@ impl Recovery<'_> {
         // and taken rows. The server removes the signal file when it ends recovery.
         if self.root.facts(RECOVERY_SIGNAL)?.is_none() {
             self.tell_finished(&journal);
+            self.note_lineage(&journal);
             takeover::accept(self.root.path())?;
             self.outcome.must_look_again = true;
             return Ok(());
@@ -256,6 +265,7 @@ impl Recovery<'_> {
                 Ok(vec!["made a new cluster".to_owned()])
             }
             Source::Salvage => Ok(build_from_salvage(tools, root, self.diagnosis)?.lines()),
+            Source::Branched => build_branched(tools, root),
             Source::Replayed { checkpoint } => build_from_replay(tools, root, *checkpoint),
             Source::Backup { name, replay } => {
                 let segments = build_from_backup(tools, root, *name, replay)?;
@@ -283,6 +293,24 @@ impl Recovery<'_> {
         Err(Failure::new(Kind::VerificationFailed, message).into())
     }
 
+    /// Notes which backups are of the past of the cluster that was put in place. Without that, the next recovery only
+    /// asks a person where it could have known.
+    fn note_lineage(&self, journal: &Journal) {
+        let Some(name) = journal.restored_from else { return };
+        let note = || -> anyhow::Result<()> {
+            let repository = self.tools.repository()?.context("find the repository")?;
+            let (_, control) = control_file::read_served(self.root).context("read the control file")?;
+            let Some(mark) = Mark::of(&repository.find(name)?) else { return Ok(()) };
+            lineage::note_restored(self.root, control.system_identifier, mark, control.timeline)?;
+            Ok(())
+        };
+        if let Err(error) = note() {
+            self.tools
+                .progress
+                .note(&format!("could not note that the cluster comes from {name}: {error:#}"));
+        }
+    }
+
     /// Starts the new cluster and sees it serve; if it does not, puts the former one back.
     fn prove(&mut self, journal: Journal) -> anyhow::Result<()> {
         let started = Start::of_replacement(self.root)
@@ -291,6 +319,7 @@ impl Recovery<'_> {
         match started {
             Ok(server) => {
                 step_point("serves, not accepted yet");
+                self.note_lineage(&journal);
                 takeover::accept(self.root.path())?;
                 self.outcome.server = Some(server);
                 Ok(())
@@ -344,6 +373,7 @@ fn is_refused_by_postgresql(error: &anyhow::Error) -> bool {
 fn describe(source: &Source) -> String {
     match source {
         Source::Backup { name, .. } => format!("the backup {name}"),
+        Source::Branched => "a copy on a timeline of its own".to_owned(),
         Source::Replayed { checkpoint } => format!("the WAL since the checkpoint at {checkpoint}"),
         Source::Salvage => "what reads of the present cluster".to_owned(),
         Source::Fresh => "a new cluster".to_owned(),

@@ -29,7 +29,7 @@ use anyhow::Context;
 use rayon::prelude::*;
 
 /// What replay writes besides the copy.
-const SPARE_BYTES: u64 = 128 << 20;
+pub(super) const SPARE_BYTES: u64 = 128 << 20;
 
 /// Builds a copy of the present cluster that has replayed its WAL from a checkpoint on, whole, cleanly stopped and on
 /// disk. Returns what will have been done, once it is in place.
@@ -60,7 +60,7 @@ pub(super) fn build_from_replay(
     Ok(done)
 }
 
-fn copy_cluster(tools: &Tools, root: &WriteRoot, listing: &Listing) -> anyhow::Result<()> {
+pub(super) fn copy_cluster(tools: &Tools, root: &WriteRoot, listing: &Listing) -> anyhow::Result<()> {
     let needed_bytes = listing.size_bytes().saturating_add(SPARE_BYTES);
     ensure_room(root.path(), needed_bytes, "replay the WAL on a copy of the cluster")?;
     for item in &listing.items {

@@ -41,6 +41,26 @@ pub(super) fn put_back_unlogged(root: &WriteRoot, listing: &Listing) -> anyhow::
     keep_counter(root, &present).context("keep the LSN counter of unlogged relations")
 }
 
+/// Whether a listed cluster has unlogged relations with anything but what their init forks begin them with.
+pub(super) fn has_unlogged_rows(listing: &Listing) -> bool {
+    let unlogged = unlogged(listing);
+    let initial = initial_sizes(listing);
+    listing.files().any(|item| {
+        is_content(item, &unlogged)
+            && relation_of(item).is_some_and(|(directory, file)| {
+                let is_begun = initial.get(&(directory, file.relfilenode)) == Some(&item.facts.size_bytes);
+                !(file.fork == Fork::Main && is_begun)
+            })
+    })
+}
+
+/// The sizes of init forks.
+fn initial_sizes(listing: &Listing) -> BTreeMap<(&str, Oid), u64> {
+    let init = listing.files().filter_map(|item| Some((relation_of(item)?, item.facts.size_bytes)));
+    let init = init.filter(|((_, file), _)| file.fork == Fork::Init);
+    init.map(|((directory, file), size)| ((directory, file.relfilenode), size)).collect()
+}
+
 /// The relations that have an init fork.
 fn unlogged(listing: &Listing) -> Unlogged<'_> {
     let mut unlogged = Unlogged::new();

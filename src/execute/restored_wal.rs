@@ -17,7 +17,8 @@ const STATUS: &str = "archive_status";
 /// A history file has a line for each timeline.
 const MOST_HISTORY_BYTES: u64 = 1 << 20;
 /// Stands in for the history file of a timeline that is known to exist and whose own file is gone.
-const PLACEHOLDER: &[u8] = b"# pgbox: this timeline exists in another branch of this cluster's history\n";
+pub(super) const PLACEHOLDER: &[u8] =
+    b"# pgbox: this timeline exists in another branch of this cluster's history\n";
 
 /// A `pg_wal` that is being filled. What is written into it is not on disk before the caller has synced it.
 pub(super) struct RestoredWal<'a> {
@@ -151,12 +152,8 @@ impl RestoredWal<'_> {
         let archived = self.archive.map(WalArchive::timelines).transpose();
         let of_archive = archived.context("list the archived timelines")?.into_iter().flatten();
         let known = of_backups.chain(of_archive).map(|timeline| timeline.0).fold(1, u32::max);
-        Ok(former.names()?.iter().filter_map(|name| timeline_of(name)).fold(known, u32::max))
+        let of_former = former.names()?;
+        let of_former = of_former.iter().filter_map(|name| wal::timeline_of_file(name));
+        Ok(of_former.map(|timeline| timeline.0).fold(known, u32::max))
     }
-}
-
-/// The timeline that the name of a file of `pg_wal` tells of.
-fn timeline_of(name: &str) -> Option<u32> {
-    let is_of_timeline = wal::is_history_file(name) || wal::is_segment_name(name);
-    u32::from_str_radix(name.get(..8).filter(|_| is_of_timeline)?, 16).ok()
 }

@@ -88,6 +88,17 @@ impl Start {
         Ok(Self::FirstAfterRestore { timeline: signal.timeline, target })
     }
 
+    /// How the cluster in place is to be started where nothing was put there: as it is, unless it was asked to take a
+    /// timeline of its own by us.
+    pub(super) fn of_present(root: &ReadRoot) -> io::Result<Self> {
+        let Some(text) = root.read_text(RECOVERY_SIGNAL, 4096)? else { return Ok(Self::AsItIs) };
+        // What somebody else asked for is theirs to carry out.
+        if serde_json::from_str::<RecoverySignal>(&text).is_err() {
+            return Ok(Self::AsItIs);
+        }
+        Self::of_replacement(root)
+    }
+
     /// The settings for it, which the server is given on its command line: nothing of them stays in its files.
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
         let Self::FirstAfterRestore { timeline, target } = self else { return Vec::new() };

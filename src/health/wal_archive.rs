@@ -5,6 +5,7 @@ use crate::cluster::{control_file, wal_gap};
 use crate::error::hint_of;
 use crate::execute::Tools;
 use crate::execute::archiving::waiting_bytes;
+use crate::execute::branching::archive_conflict;
 use crate::format;
 use crate::pg::SystemIdentifier;
 use crate::pg::wal::{WalFileName, is_segment_name};
@@ -49,6 +50,13 @@ fn verdict(tools: &Tools, data: &ReadRoot, now: DateTime<Utc>) -> anyhow::Result
     let Some(repository) = tools.repository()? else {
         return Ok(Check::ok(NAME, "nothing is archived yet"));
     };
+    if let Some(conflict) = archive_conflict(repository, data)? {
+        let summary = format!(
+            "WAL of another history of this cluster has the names of its own, which cannot be archived: {conflict}"
+        );
+        let remedy = "`maintenance restart` lets it take a timeline of its own";
+        return Ok(Check::issue(NAME, summary, remedy));
+    }
     let control = control_file::read(data).context("read the control file")?;
     let cluster = control.system_identifier;
     if let Some(missing) = missing_after_backup(repository, cluster)? {

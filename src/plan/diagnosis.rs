@@ -1,5 +1,6 @@
 //! What an inspection found, as plain data: the one input of every decision about a cluster.
 
+use super::ancestry::Lineage;
 use super::backups::BackupName;
 use crate::pg::control_file::ClusterState;
 use crate::pg::timeline_history::Ancestor;
@@ -33,6 +34,8 @@ pub struct Diagnosis {
     pub wal_end: Option<Lsn>,
     /// The repository that the last backup of the cluster went to, by its id.
     pub backed_up_to: Option<String>,
+    /// The backups that are of the cluster's past, as the directory itself remembers them.
+    pub lineage: Lineage,
     /// How much was looked at.
     pub extent: Extent,
 }
@@ -332,6 +335,7 @@ impl Diagnosis {
             wal_segments: Vec::new(),
             wal_end: None,
             backed_up_to: None,
+            lineage: Lineage::default(),
             extent: Extent::default(),
         }
     }

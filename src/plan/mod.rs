@@ -1,7 +1,9 @@
 //! Decisions, pure: plain data in, plain data out. No disk, no clock, no randomness, no logging.
 
+pub mod ancestry;
 pub mod archive;
 pub mod backups;
+pub mod branching;
 pub mod delta;
 pub mod diagnosis;
 pub mod order;

@@ -1,5 +1,6 @@
 //! From a backup that a person chose to what is to be done. Pure.
 
+use super::ancestry::{Ancestry, ancestry};
 use super::backups::{BackupKind, BackupSummary, Condition};
 use super::diagnosis::{ClusterCondition, Diagnosis, Presence};
 use super::order::order_keys;
@@ -24,7 +25,13 @@ pub fn restore(
 ) -> Result<Plan, Refusal> {
     let plan = replace_by(backup, Replay::default(), diagnosis, installed, circumstances)?;
     let replaces = plan.steps.iter().any(|step| step.effect == Effect::Replaces);
-    Ok(Plan { remarks: remarks(backup, replaces), ..plan }.telling_of_wal(diagnosis))
+    let mut remarks = remarks(backup, replaces);
+    if let (true, Ancestry::OtherBranch(reason)) =
+        (replaces, ancestry(backup, diagnosis, &circumstances.compared))
+    {
+        remarks.push(format!("{} is of another branch than the present data: {reason}", backup.name));
+    }
+    Ok(Plan { remarks, ..plan }.telling_of_wal(diagnosis))
 }
 
 /// Puts a backup, and what is replayed after it, in the place of the present data.

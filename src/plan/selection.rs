@@ -1,5 +1,6 @@
 //! Which backups a cluster can come back from, in which order, and how far WAL that survives carries on. Pure.
 
+use super::ancestry::{Ancestry, ancestry};
 use super::archive::ArchiveView;
 use super::backups::{BackupKind, BackupName, BackupSummary, Condition};
 use super::diagnosis::{ClusterIdentity, Diagnosis};
@@ -39,6 +40,28 @@ pub fn newest_first<'a>(
     sort_newest_first(&mut usable);
     usable.sort_by_key(|backup| std::cmp::Reverse((is_of_history(backup), backup.is_good())));
     usable
+}
+
+/// The backups that are shown to be of the diagnosed cluster's past, the best first: those that may be taken without
+/// asking a person.
+pub fn past_of<'a>(diagnosis: &Diagnosis, circumstances: &Circumstances<'a>) -> Vec<&'a BackupSummary> {
+    let is_proven =
+        |backup: &&BackupSummary| ancestry(backup, diagnosis, &circumstances.compared) == Ancestry::Proven;
+    newest_first(circumstances.backups, Some(&diagnosis.identity)).into_iter().filter(is_proven).collect()
+}
+
+/// The backups that may be of the diagnosed cluster, and are not shown to be of its past, with what is known of each:
+/// only a person can say whether one of them is wanted.
+pub fn for_a_person<'a>(
+    diagnosis: &Diagnosis,
+    circumstances: &Circumstances<'a>,
+) -> Vec<(&'a BackupSummary, Ancestry)> {
+    let judged = |backup: &'a BackupSummary| (backup, ancestry(backup, diagnosis, &circumstances.compared));
+    newest_first(circumstances.backups, Some(&diagnosis.identity))
+        .into_iter()
+        .map(judged)
+        .filter(|(_, found)| matches!(found, Ancestry::OtherBranch(_) | Ancestry::Unknown(_)))
+        .collect()
 }
 
 /// Whether a backup is of the history that led to the present cluster. After a restore, later backups of the

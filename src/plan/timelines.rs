@@ -44,6 +44,19 @@ impl History {
         self.legs.iter().rev().find(has_begun).map_or(TimelineId(1), |(timeline, _)| *timeline)
     }
 
+    /// Whether a segment's file may hold WAL of this history: its timeline had begun by then, and had not been left before
+    /// the segment begins (xlogrecovery.c, `XLogFileReadAnyTLI()`).
+    pub fn may_read(&self, segment: WalFileName) -> bool {
+        let Some(position) = self.legs.iter().position(|(leg, _)| *leg == segment.timeline) else {
+            return false;
+        };
+        let size = u64::from(segment.segment_size_bytes());
+        let has_begun =
+            self.legs.get(position).is_some_and(|(_, begin)| begin.0 / size <= segment.segment_number);
+        let is_left = self.legs.get(position + 1).is_some_and(|(_, end)| end.0 <= segment.start_lsn().0);
+        has_begun && !is_left
+    }
+
     /// Where two histories part: up to there they are the same.
     pub fn parts_from(&self, other: &Self) -> Lsn {
         let end =
@@ -62,5 +75,39 @@ impl History {
         let there: HashSet<WalFileName> = segments.iter().copied().collect();
         let next = |segment: &WalFileName| self.next_of(*segment).filter(|next| there.contains(next));
         std::iter::successors(next(&last), next).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const SEGMENT: u64 = 16 << 20;
+
+    /// Timeline 2 left timeline 1 at the middle, or the end, of segment 5; timeline 3 left timeline 2 in segment 7.
+    #[rstest]
+    #[case::before_the_fork(96, 1, 4, true)]
+    #[case::the_segment_of_the_fork(96, 1, 5, true)]
+    #[case::what_was_written_after_the_fork(96, 1, 6, false)]
+    #[case::the_segment_that_ends_at_the_fork(0, 1, 4, true)]
+    #[case::the_segment_that_begins_at_the_fork(0, 1, 5, false)]
+    #[case::the_first_of_the_child(96, 2, 5, true)]
+    #[case::the_child_before_it_began(96, 2, 4, false)]
+    #[case::the_child_after_it_was_left(96, 2, 8, false)]
+    #[case::the_last_timeline(96, 3, 90, true)]
+    #[case::a_timeline_of_another_branch(96, 4, 5, false)]
+    fn an_ancestor_is_read_up_to_where_it_was_left(
+        #[case] offset: u64,
+        #[case] timeline: u32,
+        #[case] number: u64,
+        #[case] expected: bool,
+    ) {
+        let ancestor = |timeline, lsn| Ancestor { timeline: TimelineId(timeline), switch_point: Lsn(lsn) };
+        let ancestors = [ancestor(1, 5 * SEGMENT + offset), ancestor(2, 7 * SEGMENT + 8)];
+        let history = History::new(TimelineId(3), &ancestors);
+        let segment = WalFileName::containing(Lsn(number * SEGMENT), TimelineId(timeline), 16 << 20).unwrap();
+        assert_eq!(history.may_read(segment), expected);
     }
 }

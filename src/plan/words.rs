@@ -69,6 +69,9 @@ impl fmt::Display for Action {
             Self::RecoverFirst => {
                 formatter.write_str("let the server replay the WAL with nobody connected, and stop it")
             }
+            Self::BranchOff => {
+                formatter.write_str("let the cluster take a timeline of its own when it starts")
+            }
             Self::LookAgain => formatter.write_str("inspect the cluster again"),
             Self::Stop { pid } => write!(formatter, "stop the server (process {pid}) by a fast shutdown"),
             Self::Replace(replacement) => write!(formatter, "{replacement}"),
@@ -101,6 +104,7 @@ impl fmt::Display for Source {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fresh => formatter.write_str("make a new cluster"),
+            Self::Branched => formatter.write_str("let a copy of it take a timeline of its own"),
             Self::Salvage => formatter.write_str("dump what reads and load it into a new cluster"),
             Self::Replayed { checkpoint } => {
                 write!(formatter, "replay the WAL from the checkpoint at {checkpoint} on a copy")

@@ -148,6 +148,30 @@ impl WalArchive<'_> {
         Ok(found)
     }
 
+    /// Whether a file is what is archived under a name; `None` where nothing is. Two of the name are never its content.
+    pub fn is_content(&self, name: &str, file: &mut File) -> Result<Option<bool>, RepositoryError> {
+        let stored = match self.find(name) {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Ok(None),
+            Err(RepositoryError::OtherContent { .. }) => return Ok(Some(false)),
+            Err(error) => return Err(error),
+        };
+        let digest = read_through(self.encryption.wal_hasher(), file, |_| Ok(()));
+        Ok(Some(digest.map_err(attempting("read", name))? == stored))
+    }
+
+    /// The whole segments of the timeline and the size of one, in order.
+    pub fn segments_of(&self, like: WalFileName) -> Result<Vec<WalFileName>, RepositoryError> {
+        let directory = self.timeline_directory(&like.to_string())?;
+        let names = names_in(self.root, &directory)?;
+        let names = names.iter().filter_map(|stored| split_stored_name(stored)).map(|(name, _)| name);
+        let mut segments: Vec<WalFileName> =
+            names.filter_map(|name| WalFileName::parse(name, like.segment_size_bytes()).ok()).collect();
+        segments.sort_unstable();
+        segments.dedup();
+        Ok(segments)
+    }
+
     /// Archives a file. When this returns, it is on disk, whole, under its name; killed before, it is not there.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use crate::support::step_points::{has_step_points, pause_at, points};
 use std::os::unix::process::ExitStatusExt;
 
+const CREATE: [&str; 3] = ["backup-postgresql", "create", "--force"];
+
 /// A running cluster whose WAL does not reach back to the rows of `kept`.
 fn running_without_old_wal() -> Sandbox {
     let sandbox = Sandbox::with_backup();
@@ -80,7 +82,6 @@ fn a_table_that_was_written_to_while_the_backup_ran_is_not_healed_from_its_copy(
     if !has_postgresql() || !has_step_points() {
         return;
     }
-    const CREATE: [&str; 3] = ["backup-postgresql", "create", "--force"];
     let sandbox = running_without_old_wal();
     sandbox.succeed(&CREATE);
     let copied = "the files copied, and not the control file";

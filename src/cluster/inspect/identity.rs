@@ -4,8 +4,10 @@
 //! three bytes that anything can change. So the control file decides, and only where there is none does `PG_VERSION`.
 
 use super::Inspection;
+use super::wal::WalDirectory;
+use crate::cluster::{lineage, seal};
 use crate::pg::control_file::{CONTROL_FILE, ControlFile, ControlFileError};
-use crate::pg::{MajorVersion, version};
+use crate::pg::{MajorVersion, SystemIdentifier, version};
 use crate::plan::{FileContent, Finding, Remedy, Severity};
 use std::io;
 
@@ -32,6 +34,18 @@ impl Inspection<'_> {
             Some(major) => finding.with_content(version_file(major)),
             None => finding,
         });
+    }
+
+    /// Which cluster it is by what else knows it, where there is no control file to tell: the headers of the WAL in
+    /// `pg_wal`, the seal of the last stop, the list of its backups. `None` where nothing does, or two contradict each
+    /// other.
+    pub(super) fn witnessed_identifier(&self) -> Option<SystemIdentifier> {
+        let of_wal = WalDirectory::without_control_file(self.root).map(|wal| wal.geometry.system_identifier);
+        let of_seal = seal::sealed_identifier(self.root);
+        let of_lineage = lineage::read(self.root).system_identifier;
+        let mut witnesses = [of_wal, of_seal, of_lineage].into_iter().flatten();
+        let first = witnesses.next()?;
+        witnesses.all(|other| other == first).then_some(first)
     }
 
     /// Reads `PG_VERSION`, and returns what is wrong with it.

@@ -33,6 +33,7 @@ pub use naming::{open_databases, relation_names};
 pub(crate) use presence::running_server;
 
 use super::binaries::Installation;
+use super::lineage;
 use super::tree::FileTree;
 use crate::pg::control_file::{ClusterState, ControlFile};
 use crate::pg::relation_map::RelationMap;
@@ -187,6 +188,12 @@ enum Looked {
     Unknown,
 }
 
+/// Which cluster a data directory holds: by its control file, else by what else knows it.
+pub(crate) fn identified_cluster(root: &ReadRoot) -> Option<crate::pg::SystemIdentifier> {
+    let control = super::control_file::read(root).ok().map(|control| control.system_identifier);
+    control.or_else(|| Inspection::of(root).witnessed_identifier())
+}
+
 /// Inspects a data directory.
 ///
 /// # Errors
@@ -257,6 +264,7 @@ fn inspect_cluster(
         wal_segments: wal.segments,
         wal_end: wal.end,
         backed_up_to: backed_up_to(root),
+        lineage: lineage::read(root),
         extent,
         ..Diagnosis::blank(root.path(), condition, Presence::Free)
     }
@@ -291,9 +299,10 @@ impl Inspection<'_> {
 
     fn identity(&self) -> ClusterIdentity {
         let control = self.control.as_ref();
+        let told = control.map(|control| control.system_identifier);
         ClusterIdentity {
             major_version: self.major,
-            system_identifier: control.map(|control| control.system_identifier),
+            system_identifier: told.or_else(|| self.witnessed_identifier()),
             // What is not on the disk yet cannot be found unchanged there.
             control_crc: control.filter(|_| !self.is_control_rebuilt).map(|control| control.crc),
             state: control.map(|control| control.state),

@@ -225,6 +225,11 @@ pub(crate) fn read(root: &ReadRoot, stop: Stop, is_rebuilt: bool) -> io::Result<
     Ok(read_any(root)?.filter(is_of_this_stop))
 }
 
+/// The cluster that was sealed here last, whatever became of it since.
+pub(crate) fn sealed_identifier(root: &ReadRoot) -> Option<SystemIdentifier> {
+    Some(read_any(root).ok()??.stop.system_identifier)
+}
+
 fn read_any(root: &ReadRoot) -> io::Result<Option<Seal>> {
     let bytes = match root.read_bounded(SEAL_FILE, LIMIT_BYTES) {
         Ok(bytes) => bytes,

@@ -32,14 +32,14 @@ use self::copying::{Copied, Copier};
 use self::former::Former;
 use self::listing::{Listing, Rules};
 use self::session::{BackupSession, Stopped};
-use crate::cluster::control_file;
 use crate::cluster::inspect::{backed_up_to, relation_names};
-use crate::cluster::wal_gap;
+use crate::cluster::{control_file, lineage, wal_gap};
 use crate::error::{Failure, Kind};
 use crate::pg::Lsn;
 use crate::pg::control_file::{CONTROL_FILE, ControlFile};
 use crate::pg::page::PageRules;
 use crate::pg::wal::WalRange;
+use crate::plan::ancestry::Mark;
 use crate::plan::archive::first_missing;
 use crate::plan::{BackupFormat, BackupKind, BackupName, BackupSummary, DamagedPage};
 use crate::progress::Progress;
@@ -127,6 +127,8 @@ pub fn create(
         && pool.install(|| unchanged::is_unchanged(former, &listing, &control))?
     {
         session.stop()?;
+        // That it holds what the cluster holds shows whose past it is.
+        note_lineage(data, &control, newest.summary())?;
         remember(data, repository)?;
         return Ok(CreateOutcome::Unchanged { newest: newest.summary().name });
     }
@@ -141,6 +143,8 @@ pub fn create(
         TableHeader::new(listing.directory_mode, Some(Baseline { listed_at_ns, next_xid, next_multi }));
     let note = options.note.clone();
     let summary = BackupSummary { created_at: options.time, finished_at: Some(Utc::now()), note, ..summary };
+    note_lineage(data, &control, &summary)?;
+    step_point("the backup noted in the data directory");
     let summary = writer.finish(header, entries, summary).context("finish the backup")?;
     remember(data, repository)?;
     if has_gap {
@@ -161,6 +165,13 @@ fn has_hole_after(repository: &Repository, backup: &BackupSummary, progress: &dy
             false
         }
     }
+}
+
+/// Notes in the data directory that a backup is of its past, before the backup counts.
+fn note_lineage(data: &ReadRoot, control: &ControlFile, summary: &BackupSummary) -> anyhow::Result<()> {
+    let Some(mark) = Mark::of(summary) else { return Ok(()) };
+    let noted = lineage::note(data, control.system_identifier, mark, control.timeline);
+    noted.context("note the backup in the data directory")
 }
 
 /// Notes in the data directory where its backups are, so that a repository that is not mounted is missed.

@@ -5,10 +5,12 @@ use anyhow::Context;
 
 use super::refused;
 use crate::cluster::inspect::follow;
+use crate::execute::compared_wal::compare_wal;
 use crate::execute::{Backups, Tools};
 use crate::pg::timeline_history::{self, Ancestor};
 use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
+use crate::plan::ancestry::{Ancestry, ancestry, possible_clusters};
 use crate::plan::archive::ArchiveView;
 use crate::plan::point_in_time::TimelineChoice;
 use crate::plan::selection::newest_first;
@@ -61,6 +63,15 @@ impl<'a> Scene<'a> {
         let is_of = |backup: &&&BackupSummary| {
             ours.is_none() || backup.system_identifier == ours && backup.wal_segment_size_bytes.is_some()
         };
+        let several = possible_clusters(&backups, &diagnosis.identity);
+        if backup.is_none() && several.len() > 1 {
+            let reason =
+                "nothing in the data directory tells which cluster it is, and there are backups of several";
+            return Err(refused(
+                reason,
+                "name a backup of the right one: `backup-postgresql list` shows them",
+            ));
+        }
         let newest = newest_first(&backups, None);
         let model = backup.or_else(|| newest.iter().find(is_of).copied());
         let known = model.and_then(|model| model.system_identifier.zip(model.wal_segment_size_bytes));
@@ -70,6 +81,11 @@ impl<'a> Scene<'a> {
                 None => "there is no backup of this cluster".to_owned(),
             };
             return Err(refused(reason, "choose another of `backup-postgresql list`"));
+        };
+        let backups = match backup {
+            // A person who names a backup means that one.
+            Some(_) => backups,
+            None => without_other_branches(tools, diagnosis, backups)?,
         };
         let archive = repository.wal_archive(cluster);
         let view = archive.view(segment_size_bytes).context("list the archived WAL")?;
@@ -142,6 +158,22 @@ impl<'a> Scene<'a> {
         let has_checkpoint = present.redo.is_some_and(|redo| redo.0 / size <= last.segment_number);
         present.timeline == Some(history.timeline()) && is_newest && has_checkpoint
     }
+}
+
+/// Leaves out backups on the present timeline whose WAL is not that of the present cluster: a volume was put back, and
+/// they are of the history that was given up. Other timelines a person can name.
+fn without_other_branches(
+    tools: &Tools,
+    diagnosis: &Diagnosis,
+    mut backups: Vec<BackupSummary>,
+) -> anyhow::Result<Vec<BackupSummary>> {
+    let compared = compare_wal(tools, diagnosis, &backups)?;
+    let present = diagnosis.identity.timeline;
+    backups.retain(|backup| {
+        let is_other = matches!(ancestry(backup, diagnosis, &compared), Ancestry::OtherBranch(_));
+        !(is_other && backup.timeline == present)
+    });
+    Ok(backups)
 }
 
 impl Present {

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use crate::execute::compared_wal::{Own, leads_to_present, own_of};
 use crate::pg::Lsn;
 use crate::pg::wal::{LONG_HEADER_SIZE_BYTES, WalFileName, WalGeometry, WalPageHeader, WalSource};
 use crate::plan::timelines::History;
@@ -43,7 +44,15 @@ impl Segments<'_> {
             return Ok(Some(bytes));
         }
         match self.archive.fetch(&name, &mut bytes) {
-            Ok(true) => return Ok(Some(bytes)),
+            Ok(true) => {
+                // Where the present cluster wrote another segment of that name, its own is followed.
+                let timeline = self.history.timeline();
+                let is_own_way = self.present.is_some_and(|present| leads_to_present(present, timeline));
+                let present = if is_own_way { self.load_present(&name).ok().flatten() } else { None };
+                let present = present.filter(|present| *present != bytes);
+                let own = present.filter(|present| own_of(segment, present, &bytes) == Own::Present);
+                return Ok(Some(own.unwrap_or(bytes)));
+            }
             Ok(false) => {}
             // The one in `pg_wal` is as good.
             Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. })) => {

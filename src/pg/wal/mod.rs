@@ -15,7 +15,7 @@ pub use decode::{Checkpoint, Parameters, WalEvent, checkpoint_size_bytes};
 pub use moment::WalMoment;
 pub use name::{
     WalFileName, WalFileNameError, is_backup_history_file, is_history_file, is_partial_segment_name,
-    is_segment_name, is_valid_segment_size,
+    is_segment_name, is_valid_segment_size, timeline_of_file,
 };
 pub(super) use page_header::is_valid_block_size;
 pub use page_header::{LONG_HEADER_SIZE_BYTES, WalGeometry, WalPageHeader, WalPageHeaderError};

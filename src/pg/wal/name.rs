@@ -35,6 +35,12 @@ pub fn is_history_file(name: &str) -> bool {
         .is_some_and(|timeline| timeline.len() == 8 && is_upper_hexadecimal(timeline))
 }
 
+/// The timeline that the name of a segment or of a history file tells of.
+pub fn timeline_of_file(name: &str) -> Option<TimelineId> {
+    let is_of_timeline = is_history_file(name) || is_segment_name(name);
+    u32::from_str_radix(name.get(..8).filter(|_| is_of_timeline)?, 16).ok().map(TimelineId)
+}
+
 /// Says whether a file of this name is a backup history file, such as
 /// `000000010000000000000002.00000028.backup`.
 pub fn is_backup_history_file(name: &str) -> bool {

@@ -14,7 +14,7 @@ use super::{Circumstances, Needed, passed_over, plan, start_step};
 use crate::pg::Lsn;
 use crate::plan::backups::BackupSummary;
 use crate::plan::diagnosis::{Diagnosis, Finding, Remedy};
-use crate::plan::selection::newest_first;
+use crate::plan::selection::past_of;
 
 /// The plan that heals every damaged relation from one backup; `None` where that is not proven of each of them.
 pub(super) fn heal(diagnosis: &Diagnosis, needed: &[Needed], circumstances: &Circumstances) -> Option<Plan> {
@@ -53,14 +53,13 @@ pub(super) fn heal(diagnosis: &Diagnosis, needed: &[Needed], circumstances: &Cir
     Some(plan)
 }
 
-/// Returns the newest good backup on the present timeline whose start is not before the last record about what is healed.
+/// Returns the newest good backup of the cluster's past on the present timeline whose start is not before the last record about what is healed.
 fn backup_since<'a>(
     since: Lsn,
     diagnosis: &Diagnosis,
     circumstances: &'a Circumstances,
 ) -> Option<&'a BackupSummary> {
-    let usable = newest_first(circumstances.backups, Some(&diagnosis.identity));
-    usable.into_iter().find(|backup| {
+    past_of(diagnosis, circumstances).into_iter().find(|backup| {
         backup.is_good()
             && backup.timeline.is_some()
             && backup.timeline == diagnosis.identity.timeline

@@ -20,8 +20,10 @@ pub use step::{
     Action, Belief, Effect, InPlace, PassedOver, Plan, Refusal, Replacement, Replay, Source, Step,
 };
 
+use super::ancestry::Comparison;
 use super::archive::ArchiveView;
-use super::backups::{BackupKind, BackupSummary};
+use super::backups::{BackupKind, BackupName, BackupSummary};
+use super::branching::{GoneBack, branch_off};
 use super::diagnosis::{ClusterCondition, Diagnosis, Finding, Journal, Remedy};
 use super::policy::RecoveryPolicy;
 use super::selection::{free_name, newest_first};
@@ -42,6 +44,10 @@ pub struct Circumstances<'a> {
     pub backups: &'a [BackupSummary],
     /// The archived WAL of each cluster that has a backup.
     pub archives: &'a [(SystemIdentifier, ArchiveView)],
+    /// What the WAL of each backup is beside that of the present cluster.
+    pub compared: Vec<(BackupName, Comparison)>,
+    /// What shows that the cluster is not in the newest state that the repository knows of it, if it is not.
+    pub gone_back: Option<GoneBack>,
     /// The repository that they are in, by its id; `None` where there is none.
     pub repository: Option<&'a str>,
     /// What is allowed.
@@ -59,7 +65,8 @@ pub struct Circumstances<'a> {
 /// # Errors
 /// A [`Refusal`] where nothing may be done; the directory stays as it is.
 pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
-    let mut plan = first_rung(diagnosis, circumstances)?.telling_of_wal(diagnosis);
+    let plan = first_rung(diagnosis, circumstances)?.telling_of_wal(diagnosis);
+    let mut plan = branch_off(plan, diagnosis, circumstances);
     let left_out = diagnosis.findings.iter().filter(|finding| finding.remedy == Remedy::LeaveOut);
     plan.remarks.extend(left_out.map(|finding| {
         format!("not in force: {}; put that right, then `maintenance restart`", finding.evidence)

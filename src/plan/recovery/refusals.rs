@@ -1,10 +1,14 @@
 //! What is refused, with nothing changed: what is in use, not PostgreSQL's, of another version, what only a person
 //! can put right, and what `RECOVERY` does not allow.
 
+use super::Circumstances;
 use super::step::Refusal;
+use crate::pg::SystemIdentifier;
+use crate::plan::ancestry::{Ancestry, possible_clusters};
 use crate::plan::backups::BackupSummary;
 use crate::plan::diagnosis::{ClusterCondition, Diagnosis, Finding, Presence, Remedy, Severity};
 use crate::plan::policy::RecoveryPolicy;
+use crate::plan::selection::newest_first;
 
 pub(super) fn refuse_what_is_not_ours(diagnosis: &Diagnosis) -> Result<(), Refusal> {
     let path = diagnosis.data_directory.display();
@@ -111,18 +115,11 @@ pub(super) fn refuse_to_forget(
     unreadable: &[(&BackupSummary, &str)],
 ) -> Result<(), Refusal> {
     let Some((newest, reason)) = unreadable.first() else { return Ok(()) };
-    let worst: Vec<String> = diagnosis
-        .findings
-        .iter()
-        .filter(|finding| finding.severity == Severity::Error)
-        .take(1)
-        .map(Finding::summary)
-        .collect();
     Err(Refusal {
         reason: format!(
             "'{}' is damaged ({}), and none of its backups can be used; the newest, {}: {reason}",
             diagnosis.data_directory.display(),
-            worst.join("; "),
+            worst_of(diagnosis),
             newest.name
         ),
         hint: "`backup-postgresql list` shows them. To begin with an empty cluster all the same, move them out of the \
@@ -130,4 +127,64 @@ pub(super) fn refuse_to_forget(
             .into(),
         is_busy: false,
     })
+}
+
+/// Refuses to restore a backup of which nothing shows that it is of this cluster's past: its rows may be of another
+/// branch, and those of the present one would be out of sight.
+pub(super) fn refuse_to_guess(
+    diagnosis: &Diagnosis,
+    for_a_person: &[(&BackupSummary, Ancestry)],
+) -> Result<(), Refusal> {
+    let unknown = for_a_person.iter().find_map(|(backup, found)| match found {
+        Ancestry::Unknown(reason) => Some((backup.name, reason)),
+        _ => None,
+    });
+    let Some((name, reason)) = unknown else { return Ok(()) };
+    Err(Refusal {
+        reason: format!(
+            "'{}' is damaged ({}), and it is not known whether {name}, the best of its backups, is of its past: {reason}",
+            diagnosis.data_directory.display(),
+            worst_of(diagnosis)
+        ),
+        hint: format!(
+            "if it is, `backup-postgresql restore {name}` puts it in place, and what is there now is kept. Nothing was \
+             changed."
+        ),
+        is_busy: false,
+    })
+}
+
+/// Refuses to choose a backup for a cluster that could be any of several.
+pub(super) fn refuse_unknown_identity(
+    diagnosis: &Diagnosis,
+    circumstances: &Circumstances,
+) -> Result<(), Refusal> {
+    let clusters = possible_clusters(circumstances.backups, &diagnosis.identity);
+    if clusters.is_empty() {
+        return Ok(());
+    }
+    let newest_of = |cluster: &SystemIdentifier| {
+        let of_cluster = |backup: &&&BackupSummary| backup.system_identifier == Some(*cluster);
+        let newest = newest_first(circumstances.backups, None);
+        let newest = newest.iter().find(of_cluster).map(|backup| format!(", newest backup {}", backup.name));
+        format!("{cluster}{}", newest.unwrap_or_default())
+    };
+    let named: Vec<String> = clusters.iter().map(newest_of).collect();
+    Err(Refusal {
+        reason: format!(
+            "'{}' is damaged ({}), nothing in it tells which cluster it is, and there are backups of several: {}",
+            diagnosis.data_directory.display(),
+            worst_of(diagnosis),
+            named.join("; ")
+        ),
+        hint: "`backup-postgresql restore NAME` puts a backup of the right one in place, and what is there now is kept. \
+               Nothing was changed."
+            .into(),
+        is_busy: false,
+    })
+}
+
+fn worst_of(diagnosis: &Diagnosis) -> String {
+    let worst = diagnosis.findings.iter().find(|finding| finding.severity == Severity::Error);
+    worst.map(Finding::summary).unwrap_or_default()
 }

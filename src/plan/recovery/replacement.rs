@@ -1,14 +1,15 @@
 //! What is put in the place of a cluster that cannot be repaired where it is.
 
-use super::refusals::refuse_to_forget;
+use super::refusals::{refuse_to_forget, refuse_to_guess, refuse_unknown_identity};
 use super::repairs::{irreparable, look_again_step, not_as_it_is, repair_steps, template0_step};
 use super::step::{Action, Effect, PassedOver, Plan, Refusal, Replacement, Source, Step};
 use super::{Circumstances, Needed, passed_over, plan, start_step};
+use crate::plan::ancestry::Ancestry;
 use crate::plan::backups::{BackupKind, BackupSummary};
 use crate::plan::diagnosis::{Diagnosis, Finding, Remedy};
 use crate::plan::order::order_keys;
 use crate::plan::policy::RecoveryPolicy;
-use crate::plan::selection::{free_name, newest_first, source_of, unreadable};
+use crate::plan::selection::{for_a_person, free_name, past_of, source_of, unreadable};
 
 /// How many findings a reason names.
 const NAMED_FINDINGS: usize = 5;
@@ -19,13 +20,18 @@ pub(super) fn replace(
     needed: &[Needed],
     circumstances: &Circumstances,
 ) -> Result<Plan, Refusal> {
-    let usable = newest_first(circumstances.backups, Some(&diagnosis.identity));
+    refuse_unknown_identity(diagnosis, circumstances)?;
+    let usable = past_of(diagnosis, circumstances);
+    let for_a_person = for_a_person(diagnosis, circumstances);
     let unreadable: Vec<_> = circumstances.backups.iter().filter_map(unreadable).collect();
     if usable.is_empty() {
         // That a backup cannot be used may be for a reason that will pass; an empty cluster would hide it.
         refuse_to_forget(diagnosis, &unreadable)?;
+        refuse_to_guess(diagnosis, &for_a_person)?;
     }
-    let sources = sources(diagnosis, &usable, circumstances);
+    let mut sources = sources(diagnosis, &usable, circumstances);
+    // Somebody may want the rows of the other branch, which an empty cluster would hide.
+    sources.retain(|source| *source != Source::Fresh || for_a_person.is_empty());
     let mut remarks = vec![loss(usable.first().copied(), sources.first(), needed)];
     let keys = order_keys(circumstances.backups);
     let is_newer = |other: &BackupSummary| {
@@ -33,6 +39,18 @@ pub(super) fn replace(
     };
     remarks.extend(unreadable.iter().filter(|(other, _)| is_newer(other)).map(|(other, reason)| {
         format!("{} is newer, and is passed over because it cannot be used: {reason}", other.name)
+    }));
+    remarks.extend(for_a_person.iter().filter_map(|(other, found)| match found {
+        Ancestry::OtherBranch(reason) => Some(format!(
+            "{} is not of this cluster's past ({reason}); to have its rows instead: `backup-postgresql restore {}`",
+            other.name, other.name
+        )),
+        _ if is_newer(other) => Some(format!(
+            "{} is newer, and is passed over because nothing shows that it is of this cluster's past; \
+             `backup-postgresql restore {}` restores it",
+            other.name, other.name
+        )),
+        _ => None,
     }));
     remarks.extend(repository_elsewhere(diagnosis, circumstances));
     let purpose = match usable.first() {
@@ -79,7 +97,7 @@ pub(super) fn replay(diagnosis: &Diagnosis, needed: &[Needed], circumstances: &C
     let mut sources: Vec<Source> =
         checkpoints.min().map(|checkpoint| Source::Replayed { checkpoint }).into_iter().collect();
     if circumstances.policy == RecoveryPolicy::Auto {
-        let usable = newest_first(circumstances.backups, Some(&diagnosis.identity));
+        let usable = past_of(diagnosis, circumstances);
         let is_unreadable = |backup: &BackupSummary| unreadable(backup).is_some();
         // As in `replace`: what cannot be read now may hold more than what would be salvaged.
         if !usable.is_empty() || !circumstances.backups.iter().any(is_unreadable) {

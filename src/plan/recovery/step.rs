@@ -158,6 +158,8 @@ pub enum Action {
     RecreateTemplate0,
     /// Let the server replay the WAL, with nobody connected to it, and stop it again.
     RecoverFirst,
+    /// Make the next start end on a timeline of its own.
+    BranchOff,
     /// Inspect again: every repair is to be seen to hold.
     LookAgain,
     /// Stop the server that runs.
@@ -214,6 +216,8 @@ pub enum Source {
         /// Where the checkpoint's record is.
         checkpoint: Lsn,
     },
+    /// A copy of the present cluster that took a timeline of its own.
+    Branched,
     /// Whatever reads of the present cluster, loaded into a new one.
     Salvage,
     /// A new, empty cluster.

@@ -1,7 +1,9 @@
 //! Which backups, WAL and sources a plan chooses; what it makes of remedies is in `properties`.
 
+mod branches;
 mod properties;
 
+use super::ancestry::Comparison;
 use super::archive::ArchiveView;
 use super::recovery::{Action, Circumstances, Effect, Plan, Replay, Source, Tried, recovery};
 use super::restore::restore;
@@ -67,7 +69,19 @@ fn damaged() -> Diagnosis {
 /// With these backups, everything allowed and nothing tried.
 fn first_try(backups: &[BackupSummary]) -> Circumstances<'_> {
     let policy = RecoveryPolicy::Auto;
-    Circumstances { backups, archives: &[], repository: None, policy, tried: Tried::default(), now: now() }
+    // All of them are of the past, as far as their WAL is concerned.
+    let compared = backups.iter().map(|backup| (backup.name, Comparison::Same)).collect();
+    let tried = Tried::default();
+    Circumstances {
+        backups,
+        archives: &[],
+        compared,
+        gone_back: None,
+        repository: None,
+        policy,
+        tried,
+        now: now(),
+    }
 }
 
 fn decide(diagnosis: &Diagnosis, backups: &[BackupSummary]) -> Result<Plan, recovery::Refusal> {

@@ -10,6 +10,7 @@ use crate::pg::wal::{
     self, LONG_HEADER_SIZE_BYTES, WalFault, WalFileName, WalGeometry, WalPageHeader, WalReader, WalSource,
 };
 use crate::pg::{Lsn, TimelineId};
+use crate::plan::timelines::History;
 use crate::sys::ReadRoot;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -80,22 +81,16 @@ impl WalDirectory {
         Some(Self { directory, geometry, segments, cut, route: BTreeMap::new() })
     }
 
-    /// Chooses the file for each segment number: of the newest timeline that had begun by then.
+    /// Chooses the file for each segment number: of the newest timeline that had begun by then. What an ancestor went on
+    /// to write after it was left is not read: the server never goes back to an older timeline than the one it reads.
     ///
     /// Source: xlogrecovery.c, `XLogFileReadAnyTLI()`.
     fn towards(mut self, timeline: TimelineId) -> Self {
-        let mut begins = vec![(timeline, Lsn(0))];
-        if let Some(ancestors) = self.ancestors(timeline) {
-            let switch_points = ancestors.iter().map(|ancestor| ancestor.switch_point);
-            let timelines = ancestors.iter().map(|ancestor| ancestor.timeline).chain([timeline]);
-            begins = timelines.zip([Lsn(0)].into_iter().chain(switch_points)).collect();
-        }
+        let history = History::new(timeline, &self.ancestors(timeline).unwrap_or_default());
         let mut files = [self.segments.as_slice(), &self.cut].concat();
         files.sort_unstable();
         for segment in &files {
-            let begin = begins.iter().find(|(timeline, _)| *timeline == segment.timeline);
-            let first = begin.map(|(_, lsn)| lsn.0 / u64::from(segment.segment_size_bytes()));
-            if first.is_some_and(|first| segment.segment_number >= first) {
+            if history.may_read(*segment) {
                 // The segments ascend by timeline, so that a newer one replaces an older.
                 self.route.insert(segment.segment_number, *segment);
             }
