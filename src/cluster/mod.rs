@@ -3,6 +3,7 @@
 pub mod binaries;
 pub mod configuration;
 pub mod control_file;
+pub(crate) mod elsewhere;
 pub mod history;
 pub mod initdb;
 pub mod inspect;

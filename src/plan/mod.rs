@@ -4,6 +4,7 @@ pub mod archive;
 pub mod backups;
 pub mod delta;
 pub mod diagnosis;
+pub mod elsewhere;
 pub mod order;
 pub mod periods;
 pub mod point_in_time;

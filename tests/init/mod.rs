@@ -1,5 +1,6 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
+mod elsewhere;
 mod environment;
 mod fresh;
 mod healing;
