@@ -4,6 +4,7 @@ pub mod binaries;
 pub mod configuration;
 pub mod configuration_files;
 pub mod control_file;
+pub(crate) mod elsewhere;
 pub mod history;
 pub mod initdb;
 pub mod inspect;

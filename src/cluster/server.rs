@@ -1,6 +1,7 @@
 //! Starting and stopping a server.
 
 use super::binaries::Installation;
+use super::elsewhere::writer_elsewhere;
 use super::server_configuration;
 use super::server_sockets;
 pub use super::server_sockets::SocketInUse;
@@ -80,6 +81,9 @@ pub enum StartError {
         /// What it wrote to its log.
         log: Vec<String>,
     },
+    /// Somebody who cannot be seen from here uses the data directory. Nothing was started.
+    #[error("the data directory is in use by {0}")]
+    InUse(String),
     /// It could not be started at all.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -123,6 +127,12 @@ pub fn start(
     options: &StartOptions,
     progress: &dyn Progress,
 ) -> Result<RunningServer, StartError> {
+    // The last moment at which a second server on the same files can still be kept away. What is in staging is ours.
+    if options.data_directory == root.path()
+        && let Some(user) = writer_elsewhere(root)
+    {
+        return Err(StartError::InUse(user));
+    }
     let (programs, data_directory) = (&options.installation, &options.data_directory);
     let configuration = server_configuration::arguments(root, data_directory, programs, progress)?;
     let port = choose_port_and_sockets(options, &configuration, progress)?;

@@ -74,6 +74,7 @@ fn presence_line(presence: &Presence, depth: Depth) -> Option<String> {
         Presence::Running { pid } => format!("a server runs (process {pid})"),
         Presence::Locked { holder: Some(holder) } => format!("it is in use by {holder}"),
         Presence::Locked { holder: None } => "it is in use".to_owned(),
+        Presence::Elsewhere { server } => format!("it is in use by {server}"),
     };
     let unchecked = match depth {
         Depth::Owners | Depth::Structure | Depth::Catalogs => {

@@ -14,6 +14,7 @@ use super::start::{superuser_login, unverified};
 use super::stop::stop_meanwhile;
 use super::takeover;
 use super::{Backups, Tools};
+use crate::cluster::elsewhere::server_elsewhere;
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::Depth;
 use crate::cluster::last_failure::LastFailure;
@@ -26,7 +27,7 @@ use crate::plan::archive::ArchiveView;
 use crate::plan::point_in_time::{Way, restore_to};
 use crate::plan::recovery::{Action, Circumstances, Plan, Refusal, Tried, recovery};
 use crate::plan::restore::restore;
-use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Journal, Presence, Severity};
+use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Journal, Phase, Presence, Severity};
 use crate::sys::{
     ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, clear_stop_marker, effective_identity,
     is_alive, is_writable_directory,
@@ -209,7 +210,9 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
     let path = &tools.settings.data_directory;
     // A look without the lock, so that a directory that is refused stays without a `.pgbox`.
     let diagnosis = diagnose(tools)?;
-    if let (Err(refusal), Presence::Free) = (decide(tools, &diagnosis)?, &diagnosis.presence) {
+    // One that stops, and a lock that is held, may pass.
+    let may_pass = matches!(diagnosis.presence, Presence::Running { .. } | Presence::Locked { .. });
+    if let (Err(refusal), false) = (decide(tools, &diagnosis)?, may_pass) {
         return Err(Failure::from(refusal).into());
     }
     if diagnosis.condition == ClusterCondition::Absent {
@@ -291,10 +294,7 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
             match wait_for_running(tools, pid)? {
                 Some(mut ensured) => {
                     if let Some(journal) = &diagnosis.journal {
-                        // Whoever put this cluster in place was killed before it could say so.
-                        history::record(path, &event_of(journal)).context("record what was done")?;
-                        takeover::accept(path)?;
-                        ensured.remarks.extend(journal.done.iter().cloned());
+                        ensured.remarks.extend(conclude_served(path, journal)?);
                     }
                     return Ok(ensured);
                 }
@@ -331,6 +331,22 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
     Err(Failure::new(Kind::Failed, format!("could not bring '{}' to a state that serves", path.display()))
         .hint("`maintenance health` tells what is wrong; nothing was removed")
         .into())
+}
+
+/// Ends a replacement that was cut short, since a whole cluster is in place and served. Returns what to say of it.
+fn conclude_served(path: &Path, journal: &Journal) -> anyhow::Result<Vec<String>> {
+    let remarks = match journal.phase {
+        // Nothing had moved or changed yet when another server was started.
+        Phase::SettingAside | Phase::Rewriting => vec![recover::given_up(&journal.operation)],
+        Phase::PuttingBack | Phase::RewrittenBack => vec![format!("took back '{}'", journal.operation)],
+        // Whoever put this cluster in place was killed before it could say so.
+        _ => {
+            history::record(path, &event_of(journal)).context("record what was done")?;
+            journal.done.clone()
+        }
+    };
+    takeover::accept(path)?;
+    Ok(remarks)
 }
 
 /// A read-only mount would let the server fail again and again, each time with a pause.
@@ -376,6 +392,8 @@ pub(super) fn carry_out(
     let identifier = plan.belief.system_identifier.map(|identifier| identifier.0);
     let root = WriteRoot::claim(path, identifier, activity)
         .with_context(|| format!("take the data directory '{}'", path.display()))?;
+    // Since the look at the directory, somebody may have come who knows nothing of the lock.
+    refuse_server_elsewhere(&root)?;
     root.discard(salvage::SALVAGE).context("remove what a killed salvage left")?;
     let (purpose, mut remarks) = (plan.purpose.clone(), plan.remarks.clone());
     let outcome = recover::run(plan, diagnosis, &root, tools)?;
@@ -408,6 +426,13 @@ pub(super) fn carry_out(
     let pid = i32::try_from(server.process.pid()).context("read the server's process id")?;
     let address = server.address.clone();
     Ok(Carried::Serving(Box::new(Ensured { address, pid, outcome: Some(outcome), remarks })))
+}
+
+/// Refuses to work beside a server that cannot be seen from here. The caller holds the lock.
+pub(super) fn refuse_server_elsewhere(root: &WriteRoot) -> anyhow::Result<()> {
+    let Some(server) = server_elsewhere(root) else { return Ok(()) };
+    let message = format!("'{}' is in use by {server}", root.path().display());
+    Err(Failure::new(Kind::Busy, message).hint("stop it first. Nothing was changed.").into())
 }
 
 /// What was wrong, for the history. Half-way between two clusters, the journal knows it, not the inspection.

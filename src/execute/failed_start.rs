@@ -64,6 +64,11 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
             let brief = Failure::new(Kind::Failed, error.to_string()).hint(hint);
             FailedStart { what, report, failure: brief.clone(), brief }.into()
         }
+        StartError::InUse(_) => {
+            let brief = Failure::new(Kind::Busy, error.to_string());
+            let brief = brief.hint("stop it first, or give this one a data directory of its own");
+            FailedStart { what, report, failure: brief.clone(), brief }.into()
+        }
         StartError::SocketInUse(ref in_use) => {
             let brief = Failure::new(Kind::Failed, error.to_string()).hint(hint_of_socket(in_use));
             FailedStart { what, report, failure: brief.clone(), brief }.into()
@@ -84,7 +89,7 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
 /// Why a start failed.
 pub(super) fn report(error: &StartError) -> StartFailure {
     match error {
-        StartError::PortInUse(_) | StartError::SocketInUse(_) => {
+        StartError::PortInUse(_) | StartError::SocketInUse(_) | StartError::InUse(_) => {
             StartFailure { cause: Cause::Address, words: Some(error.to_string()) }
         }
         _ => StartFailure::of_log(error.whole_log()),

@@ -19,6 +19,7 @@ mod in_place;
 mod init_scripts;
 mod initialise;
 mod made_tablespace;
+mod meanwhile;
 pub mod point_in_time;
 mod private_recovery;
 mod private_server;

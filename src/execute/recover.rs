@@ -5,12 +5,14 @@ use super::branching::{branch_in_place, build_branched};
 use super::failed_start::{is_outside_the_data, report_of};
 use super::from_backup::build_from_backup;
 use super::initialise::build_fresh;
+use super::meanwhile::{control_print, refuse_another_server};
 use super::private_recovery::recover_in_place;
 use super::repairs::repair;
 use super::replay::build_from_replay;
 use super::salvage::build_from_salvage;
 use super::staging::{STAGING, inspect_staged};
 use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
+use super::takeover::Resumed;
 use super::{in_place, takeover};
 use crate::cluster::inspect::{Depth, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
@@ -135,10 +137,18 @@ impl Recovery<'_> {
             takeover::resume(self.root, journal)
         };
         let resumed = resumed.with_context(|| format!("finish '{operation}'"))?;
-        let Some(journal) = resumed else {
-            self.done(format!("took back '{operation}', which was cut short"));
-            self.outcome.must_look_again = true;
-            return Ok(());
+        let journal = match resumed {
+            Resumed::Replaced(journal) => journal,
+            Resumed::TakenBack => {
+                self.done(format!("took back '{operation}', which was cut short"));
+                self.outcome.must_look_again = true;
+                return Ok(());
+            }
+            Resumed::GivenUp => {
+                self.done(given_up(&operation));
+                self.outcome.must_look_again = true;
+                return Ok(());
+            }
         };
         // Only a cluster that has not been through its first start may be taken back: any other may have served,
         // and taken rows. The server removes the signal file when it ends recovery.
@@ -234,6 +244,7 @@ impl Recovery<'_> {
 
     /// Builds, inspects, puts in place and proves one source. On any error the former cluster is in place.
     fn replace_from(&mut self, source: &Source, aside: Option<BackupName>) -> anyhow::Result<()> {
+        let control = control_print(self.root);
         let mut done = self.build(source)?;
         step_point("built in staging");
         self.inspect_staging()?;
@@ -245,7 +256,10 @@ impl Recovery<'_> {
         let phase = Phase::SettingAside;
         let operation = self.purpose.clone();
         let findings = self.diagnosis.findings.iter().map(Finding::summary).collect();
-        let journal = Journal { operation, aside, phase, findings, done: done.clone(), restored_from };
+        refuse_another_server(self.root, control.as_deref())?;
+        let done_before = done.clone();
+        let journal =
+            Journal { operation, aside, phase, findings, done: done_before, restored_from, control };
         let journal = takeover::take_over(self.root, journal)?;
         step_point("taken over");
         self.prove(journal)?;
@@ -324,6 +338,8 @@ impl Recovery<'_> {
                 self.outcome.server = Some(server);
                 Ok(())
             }
+            // Another server has its files open: they are not to be moved or changed under it.
+            Err(error) if kind_of(&error) == Kind::Busy => Err(error),
             Err(error) if is_in_place(&journal) => {
                 in_place::put_back(self.tools, self.root, journal).context("put the former cluster back")?;
                 Err(error)
@@ -337,9 +353,18 @@ impl Recovery<'_> {
     }
 }
 
+/// Why a replacement that was cut short is not finished.
+pub(super) fn given_up(operation: &str) -> String {
+    format!(
+        "gave up '{operation}', which was cut short: another server has written to the cluster since, so that it stays as \
+         it is"
+    )
+}
+
 /// Whether the files are changed where they are, and none is set aside.
 fn is_in_place(journal: &Journal) -> bool {
-    matches!(journal.phase, Phase::Rewriting | Phase::ProvingRewritten | Phase::RewritingBack)
+    let phases = [Phase::Rewriting, Phase::ProvingRewritten, Phase::RewritingBack, Phase::RewrittenBack];
+    phases.contains(&journal.phase)
 }
 
 fn is_for_a_person(error: &anyhow::Error) -> bool {
@@ -350,7 +375,7 @@ fn is_for_a_person(error: &anyhow::Error) -> bool {
         io::ErrorKind::PermissionDenied,
     ];
     let is_of_machine = |cause: &io::Error| kinds.contains(&cause.kind());
-    matches!(kind_of(error), Kind::Refused | Kind::ProgramMissing)
+    matches!(kind_of(error), Kind::Busy | Kind::Refused | Kind::ProgramMissing)
         || error.chain().filter_map(|cause| cause.downcast_ref()).any(is_of_machine)
         || error.chain().any(is_of_repository_out_of_reach)
         || is_outside_the_data(error)

@@ -205,7 +205,9 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
     loop {
         let error = match server::start(root, &options, tools.progress) {
             Ok(server) => return Ok(server),
-            Err(error @ StartError::Process(_)) => return Err(start_failure(error, "start the server")),
+            Err(error @ (StartError::Process(_) | StartError::InUse(_))) => {
+                return Err(start_failure(error, "start the server"));
+            }
             Err(error) => error,
         };
         if attempt >= attempts_worth(&report(&error).cause, tools.settings.start_retries) {

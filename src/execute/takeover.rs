@@ -13,9 +13,14 @@
 //! putting-back   whatever is in place is old             .pgbox/aside/NAME → in place
 //! ```
 //!
+//! `global`, which has the control file, moves away first and arrives last, so that no other server can start on a part
+//! of a cluster (PostgreSQL: `ReadControlFile()` ends with an error without one). A control file in place therefore is
+//! of a whole cluster: in setting-aside and taking-down of one of which nothing has moved yet.
+//!
 //! The alternative, building the new cluster beside `PGDATA` and exchanging two directories, was refused: it
 //! cannot be done across a mount's root, and it needs leave to write outside the data directory.
 
+use super::meanwhile::{another_server_ran, control_print};
 use super::staging::STAGING;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::error::{Failure, Kind};
@@ -28,6 +33,9 @@ use std::path::{Path, PathBuf};
 
 /// Where a cluster that did not serve is moved before it is discarded.
 const FAILED: &str = ".pgbox/failed";
+
+/// Without either of these no server starts (miscinit.c, `ValidatePgVersion()`; xlog.c, `ReadControlFile()`).
+const FIRST_ASKED_FOR: [&str; 2] = ["global", "PG_VERSION"];
 
 /// Entries at the top that belong to the mount or to the project around it, not to the cluster.
 pub(in crate::execute) const STAYING: [&str; 4] = [OWN_DIRECTORY, "lost+found", ".gitkeep", ".snapshot"];
@@ -58,16 +66,52 @@ fn set_aside(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> 
     Ok(journal)
 }
 
+/// What finishing a replacement came to that was cut short.
+#[derive(Debug)]
+pub(in crate::execute) enum Resumed {
+    /// The new cluster is in place, and has yet to be proven.
+    Replaced(Journal),
+    /// The former cluster is in place again.
+    TakenBack,
+    /// The former cluster is in place, with what another server wrote to it since.
+    GivenUp,
+}
+
 /// Finishes a replacement that was cut short, in the direction that it was going: a staged cluster was whole
-/// before the first entry moved, so forward is always possible.
-pub fn resume(root: &WriteRoot, journal: Journal) -> anyhow::Result<Option<Journal>> {
+/// before the first entry moved, so forward is always possible. Where another server has written to the former cluster
+/// since, that one stays; where it has to the new one, the new one does.
+pub(in crate::execute) fn resume(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Resumed> {
     match journal.phase {
-        Phase::SettingAside | Phase::MovingUp | Phase::Proving => advance(root, journal).map(Some),
-        Phase::TakingDown | Phase::PuttingBack => put_back(root, journal).map(|()| None),
-        Phase::Rewriting | Phase::ProvingRewritten | Phase::RewritingBack => {
+        Phase::SettingAside if another_server_ran(root, &journal) => {
+            give_up(root, &journal)?;
+            Ok(Resumed::GivenUp)
+        }
+        Phase::SettingAside | Phase::MovingUp | Phase::Proving => {
+            advance(root, journal).map(Resumed::Replaced)
+        }
+        Phase::TakingDown if another_server_ran(root, &journal) => {
+            journal.phase = Phase::Proving;
+            write_journal(root, &journal)?;
+            Ok(Resumed::Replaced(journal))
+        }
+        Phase::TakingDown | Phase::PuttingBack => put_back(root, journal).map(|()| Resumed::TakenBack),
+        Phase::Rewriting | Phase::ProvingRewritten | Phase::RewritingBack | Phase::RewrittenBack => {
             bail!("'{}' changes the files in place, and moves none", journal.operation)
         }
     }
+}
+
+/// Drops a replacement of which nothing has moved yet.
+fn give_up(root: &WriteRoot, journal: &Journal) -> anyhow::Result<()> {
+    root.discard(JOURNAL_FILE).context("remove the journal")?;
+    root.sync_directory(OWN_DIRECTORY).context("sync the journal's directory")?;
+    if let Some(aside) = journal.aside.map(aside_path)
+        && root.facts(&aside)?.is_some()
+        && root.entries(&aside)?.is_empty()
+    {
+        root.discard(&aside).context("remove the empty directory")?;
+    }
+    root.discard(STAGING).context("remove the staging directory")
 }
 
 fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
@@ -102,7 +146,9 @@ pub fn accept(data_directory: &Path) -> anyhow::Result<()> {
 /// The new cluster does not serve: the old entries come back, and the new ones are discarded.
 pub fn undo(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
     journal.phase = Phase::TakingDown;
+    journal.control = control_print(root);
     write_journal(root, &journal)?;
+    step_point("turned back");
     put_back(root, journal)
 }
 
@@ -143,21 +189,38 @@ fn move_entries(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> 
     if root.facts(from)?.is_none() {
         return Ok(());
     }
-    let mut has_begun = false;
-    for entry in root.entries(from)? {
-        if STAYING.contains(&entry.name.as_str()) {
-            continue;
+    let mut names: Vec<String> = root.entries(from)?.into_iter().map(|entry| entry.name).collect();
+    names.retain(|name| !STAYING.contains(&name.as_str()));
+    // What a server asks for first leaves first, and arrives last.
+    let rank = |name: &String| {
+        FIRST_ASKED_FOR.iter().position(|first| first == name).unwrap_or(FIRST_ASKED_FOR.len())
+    };
+    names.sort_by_key(rank);
+    if to == Path::new(".") {
+        names.reverse();
+    }
+    for (number, name) in names.iter().enumerate() {
+        // A power cut must not keep a later move and lose an earlier one, on either side of the one that counts.
+        if FIRST_ASKED_FOR.contains(&name.as_str()) || number == 1 {
+            sync_both(root, from, to)?;
         }
-        let target = to.join(&entry.name);
-        match root.rename(from.join(&entry.name), &target) {
+        let target = to.join(name);
+        match root.rename(from.join(name), &target) {
             Ok(()) => {}
-            Err(error) if stays(root, &entry.name, &target, &error) => continue,
-            Err(error) => return Err(cannot_move(root, &entry.name, &error)),
+            Err(error) if stays(root, name, &target, &error) => continue,
+            Err(error) => return Err(cannot_move(root, name, &error)),
         }
-        if !std::mem::replace(&mut has_begun, true) {
+        if number == 0 {
+            step_point("the first entry moved");
+        }
+        if number == 1 {
             step_point("some entries moved");
         }
     }
+    sync_both(root, from, to)
+}
+
+fn sync_both(root: &WriteRoot, from: &Path, to: &Path) -> anyhow::Result<()> {
     root.sync_directory(from).context("sync a directory")?;
     root.sync_directory(to).context("sync a directory")
 }

@@ -27,10 +27,10 @@ pub(super) fn check(
         Ok(Presence::Running { pid }) => {
             checks.push(Check::ok("running", format!("the server runs (process {pid})")));
         }
-        Ok(Presence::Locked { holder }) => {
-            let holder = holder.as_deref().unwrap_or("another process");
+        Ok(presence @ (Presence::Locked { .. } | Presence::Elsewhere { .. })) => {
+            let user = presence.hidden_user().unwrap_or_default();
             let summary =
-                format!("no server is to be seen from here, and the data directory is in use by {holder}");
+                format!("no server is to be seen from here, and the data directory is in use by {user}");
             let remedy =
                 "run this where that server runs, or give this container a data directory of its own";
             checks.push(Check::issue("running", summary, remedy));

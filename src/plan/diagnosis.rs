@@ -122,6 +122,23 @@ pub enum Presence {
         /// Who, as written by the holder.
         holder: Option<String>,
     },
+    /// A server that pgbox did not start uses it, or may use it, and cannot be seen: in another container, or another
+    /// PID namespace.
+    Elsewhere {
+        /// Which, and what shows it.
+        server: String,
+    },
+}
+
+impl Presence {
+    /// Who uses the directory without being a server that can be seen from here.
+    pub fn hidden_user(&self) -> Option<&str> {
+        match self {
+            Self::Free | Self::Running { .. } => None,
+            Self::Locked { holder } => Some(holder.as_deref().unwrap_or("another process")),
+            Self::Elsewhere { server } => Some(server),
+        }
+    }
 }
 
 /// Which cluster this is, by its own word.
@@ -368,6 +385,10 @@ pub struct Journal {
     /// The backup that the new cluster comes from.
     #[serde(default)]
     pub restored_from: Option<BackupName>,
+    /// A hash of the control file that was in place when the phase began. With another one in place, another server
+    /// ran since, where the phase itself has put none there.
+    #[serde(default)]
+    pub control: Option<String>,
 }
 
 /// The phases of a replacement, each of which can be entered again after a crash.
@@ -387,8 +408,10 @@ pub enum Phase {
     /// The files in place are being changed into those of `restored_from`; the repository has the old cluster whole,
     /// as `aside`. There is no control file meanwhile.
     Rewriting,
-    /// They are those of `restored_from`, and have not been seen to serve yet.
+    /// They are those of `restored_from`, and have not been seen to serve yet. The control file comes last.
     ProvingRewritten,
     /// They are being changed back into those of `aside`. There is no control file meanwhile.
     RewritingBack,
+    /// They are those of `aside` again. The control file comes next, and then the journal goes.
+    RewrittenBack,
 }

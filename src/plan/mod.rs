@@ -6,6 +6,7 @@ pub mod backups;
 pub mod branching;
 pub mod delta;
 pub mod diagnosis;
+pub mod elsewhere;
 pub mod order;
 pub mod periods;
 pub mod point_in_time;

@@ -101,13 +101,8 @@ fn refuse(
     let refusal =
         |reason: String, hint: &str, is_busy| Err(Refusal { reason, hint: hint.to_owned(), is_busy });
     let path = diagnosis.data_directory.display();
-    if let Presence::Locked { holder } = &diagnosis.presence {
-        let holder = holder.as_deref().unwrap_or("another process");
-        return refusal(
-            format!("'{path}' is in use by {holder}"),
-            "stop it first. Nothing was changed.",
-            true,
-        );
+    if let Some(user) = diagnosis.presence.hidden_user() {
+        return refusal(format!("'{path}' is in use by {user}"), "stop it first. Nothing was changed.", true);
     }
     if let Condition::Unreadable { reason } = &backup.condition {
         let reason = format!("{} cannot be read: {reason}", backup.name);

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 pub const OWN_DIRECTORY: &str = ".pgbox";
 /// The cluster's lock, below the data directory.
 pub const DATA_LOCK: &str = ".pgbox/lock";
+/// A note of the last server that was started in the data directory.
+const SERVER_NOTE: &str = ".pgbox/server";
 /// The lock that puts commands in single file.
 pub const OPERATION_LOCK: &str = ".pgbox/operation.lock";
 
@@ -144,6 +146,15 @@ impl WriteRoot {
     pub(super) fn note_server(&self, pid: u32) {
         let holder = Holder { pid, ..Holder::myself("a PostgreSQL server") };
         FileLock::note(&self.directory, Path::new(DATA_LOCK), &holder);
+        // The next command writes its own name into the lock; this stays until the next server.
+        FileLock::note(&self.directory, Path::new(SERVER_NOTE), &holder);
+    }
+
+    /// The servers that pgbox noted when it started them, so that what they left can be told from what others left.
+    pub fn servers_noted(root: &ReadRoot) -> Vec<Holder> {
+        let notes =
+            [SERVER_NOTE, DATA_LOCK].into_iter().filter_map(|path| root.read_bounded(path, 4096).ok());
+        notes.filter_map(|bytes| serde_json::from_slice(&bytes).ok()).collect()
     }
 
     /// A descriptor of the cluster's lock, to be the standard input of a program that changes the cluster:

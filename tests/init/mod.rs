@@ -1,5 +1,6 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
+mod another_container;
 mod branches;
 mod configuration;
 mod docker_library;

@@ -10,6 +10,7 @@ mod full_disk;
 mod hot;
 mod killed;
 mod made_tablespace;
+mod meanwhile;
 mod names;
 mod pins;
 mod point_in_time;

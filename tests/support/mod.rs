@@ -2,6 +2,7 @@
 pub(crate) mod directory;
 pub(crate) mod docker;
 pub(crate) mod extent;
+pub(crate) mod foreign_server;
 pub(crate) mod remains;
 pub(crate) mod sandbox;
 pub(crate) mod small_disk;

@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Output, Stdio};
 
 /// Where the names of the points go, and which one kills.
-const POINTS: &str = "PGBOX_STEP_POINTS";
+pub(crate) const POINTS: &str = "PGBOX_STEP_POINTS";
 pub(crate) const KILL_AT: &str = "PGBOX_KILL_AT_STEP_POINT";
 const STOP_AT: &str = "PGBOX_STOP_AT_STEP_POINT";
 

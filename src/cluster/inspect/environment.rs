@@ -66,6 +66,11 @@ fn shortage(place: &str, available_bytes: u64, needed_bytes: u64) -> Option<Find
     Some(finding.with_remedy(Remedy::FreeSpace))
 }
 
+/// Whether a kind of file system is a share, of which other machines may use the same files.
+pub(crate) fn is_share(kind: &str) -> bool {
+    RISKY_KINDS.contains(&kind) || kind.starts_with("fuse.")
+}
+
 fn verdict(place: &str, mount: &Mount) -> Option<Finding> {
     if mount.is_read_only {
         let evidence = "it is mounted read-only, and no server can run in it";
@@ -73,9 +78,8 @@ fn verdict(place: &str, mount: &Mount) -> Option<Finding> {
         return Some(finding.with_remedy(Remedy::MakeReadable));
     }
     let kind = mount.kind.as_str();
-    let is_risky = RISKY_KINDS.contains(&kind) || kind.starts_with("fuse.");
     let evidence = format!("it is on {kind}, which is known to lose what was written; a volume is safer");
-    is_risky.then(|| Finding::new("file-system-risky", Severity::Notice, place, evidence))
+    is_share(kind).then(|| Finding::new("file-system-risky", Severity::Notice, place, evidence))
 }
 
 #[cfg(test)]

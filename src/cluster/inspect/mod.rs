@@ -28,6 +28,7 @@ mod transaction_status;
 mod user_files;
 pub(crate) mod wal;
 
+pub(crate) use environment::is_share;
 pub(crate) use files::follow;
 pub use naming::{open_databases, relation_names};
 pub(crate) use presence::running_server;

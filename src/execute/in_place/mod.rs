@@ -3,9 +3,15 @@
 //! ```text
 //! (no journal)       the present data is stored in the repository, as NAME; nothing has changed
 //! rewriting          files are changed into those of the backup; no server can start
-//! proving-rewritten  they are the backup's, and have not been seen to serve yet
+//! proving-rewritten  they are the backup's, the control file last, and have not been seen to serve yet
 //! rewriting-back     files are changed back into those of NAME; no server can start
+//! rewritten-back     they are those of NAME; the control file comes last
 //! ```
+//!
+//! No server starts without a control file. It is taken away after the journal says that files are to be changed, and put
+//! in place after the journal says that they are changed. So a control file that is in place in rewriting or rewriting-back
+//! is of a whole cluster, of which nothing has been changed yet: if it is another than the journal's, another server ran,
+//! and what that wrote stays.
 //!
 //! In each of them the repository has both states whole, and what is in place is not needed: whoever comes next goes on
 //! in the same direction, comparing every file by its content. A backup that turns out to be damaged, a disk that fills
@@ -25,27 +31,28 @@ mod target;
 use anyhow::{Context, anyhow};
 use chrono::Utc;
 
-use self::rewriting::{Durability, Rewriting, Rewritten};
+use self::rewriting::{Durability, FORMER_CONTROL_FILE, Rewriting, Rewritten};
 use self::target::{Goal, Target};
 use super::Tools;
 use super::backup::former::{Former, newest_comparable};
 use super::backup::{ColdOptions, Shortcuts, Stored, create_cold_by};
 use super::ensure::diagnose;
 use super::from_backup::begin_reading;
+use super::meanwhile::{another_server_ran, control_print, refuse_another_server};
 use super::restored_wal::{FormerWal, RestoredWal};
 use super::start::RECOVERY_SIGNAL;
-use super::takeover::write_journal;
+use super::takeover::{Resumed, write_journal};
 use crate::cluster::control_file;
 use crate::cluster::inspect::JOURNAL_FILE;
 use crate::cluster::seal::{self, Stop};
 use crate::error::{Failure, Kind};
 use crate::format::{bytes, count, counted};
-use crate::pg::control_file::{ClusterState, ControlFile};
+use crate::pg::control_file::{CONTROL_FILE, ClusterState, ControlFile};
 use crate::plan::delta::{Way, Wish};
 use crate::plan::recovery::{InPlace, Plan};
 use crate::plan::{BackupName, BackupSummary, ClusterCondition, Diagnosis, Journal, Phase, Severity};
 use crate::repository::{BackupReader, Repository};
-use crate::sys::{WriteRoot, step_point};
+use crate::sys::{OWN_DIRECTORY, WriteRoot, step_point};
 
 /// Chooses the way that a restore goes, and tells it in its plan.
 ///
@@ -81,6 +88,7 @@ pub(super) fn replace(
 ) -> anyhow::Result<Journal> {
     let repository = tools.repository()?.context("find the repository")?;
     let name = wanted.backup;
+    let control = control_print(root);
     // One whose table is damaged is found before anything is done for it.
     let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
     let (aside, present) = store_present(tools, root, repository, wanted.aside, operation)
@@ -90,33 +98,47 @@ pub(super) fn replace(
     let former = repository.reader(aside).with_context(|| format!("open {aside}"))?;
     readable::prove(&former, Target { reader: &reader, goal: Goal::Restored }, tools.progress)?;
     step_point("what differs can be read");
-    let done = vec![format!("stored the former cluster as {aside}")];
+    refuse_another_server(root, control.as_deref())?;
     let journal = Journal {
         operation: operation.to_owned(),
         aside: Some(aside),
         phase: Phase::Rewriting,
         findings,
-        done,
+        done: vec![format!("stored the former cluster as {aside}")],
         restored_from: Some(name),
+        control,
     };
     write_journal(root, &journal)?;
     step_point("journal begun");
     rewrite(tools, root, journal, Readers { target: Ok(reader), former: Some(&former) }, present)
 }
 
-/// Finishes what was cut short, in the direction that it was going; where that cannot be, in the other. `None`: the
-/// former cluster is in place.
+/// Finishes what was cut short, in the direction that it was going; where that cannot be, in the other. Where another
+/// server has written to the former cluster before anything was changed, that one stays; where it has to the new one, the
+/// new one does.
 ///
 /// # Errors
 /// Where neither can be finished now; the journal stays, and the next run goes on.
-pub(super) fn resume(tools: &Tools, root: &WriteRoot, journal: Journal) -> anyhow::Result<Option<Journal>> {
-    if journal.phase == Phase::ProvingRewritten {
-        return Ok(Some(journal));
+pub(super) fn resume(tools: &Tools, root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Resumed> {
+    match journal.phase {
+        Phase::Rewriting if another_server_ran(root, &journal) => {
+            remove_journal(root)?;
+            Ok(Resumed::GivenUp)
+        }
+        Phase::ProvingRewritten => resume_proving(tools, root, journal),
+        Phase::RewritingBack if another_server_ran(root, &journal) => {
+            journal.phase = Phase::ProvingRewritten;
+            write_journal(root, &journal)?;
+            Ok(Resumed::Replaced(journal))
+        }
+        Phase::RewritingBack => put_back(tools, root, journal).map(|()| Resumed::TakenBack),
+        Phase::RewrittenBack => resume_rewritten_back(tools, root, &journal),
+        _ => resume_rewriting(tools, root, journal),
     }
+}
+
+fn resume_rewriting(tools: &Tools, root: &WriteRoot, journal: Journal) -> anyhow::Result<Resumed> {
     let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
-    if journal.phase == Phase::RewritingBack {
-        return put_back(tools, root, journal).map(|()| None);
-    }
     let _reading = begin_reading(tools, repository)?;
     let former = match aside_of(&journal).and_then(|aside| Ok(repository.reader(aside)?)) {
         Ok(former) => Some(former),
@@ -126,18 +148,44 @@ pub(super) fn resume(tools: &Tools, root: &WriteRoot, journal: Journal) -> anyho
             None
         }
     };
-    let target = journal
-        .restored_from
-        .context("read from the journal what is restored")
+    let target = restored_from(&journal)
         .and_then(|name| repository.reader(name).with_context(|| format!("open {name}")));
     match rewrite(tools, root, journal, Readers { target, former: former.as_ref() }, Present::Unknown) {
-        Ok(journal) => Ok(Some(journal)),
+        Ok(journal) => Ok(Resumed::Replaced(journal)),
         Err(error) if root.facts(JOURNAL_FILE)?.is_some() => Err(error),
         Err(error) => {
             tools.progress.note(&format!("it could not be finished, and was taken back: {error:#}"));
-            Ok(None)
+            Ok(Resumed::TakenBack)
         }
     }
+}
+
+/// Puts the control file in place where that is all that was left to do: the former one is still where it was taken to,
+/// so that no server has started since.
+fn resume_proving(tools: &Tools, root: &WriteRoot, journal: Journal) -> anyhow::Result<Resumed> {
+    if root.facts(CONTROL_FILE)?.is_none() && root.facts(FORMER_CONTROL_FILE)?.is_some() {
+        place_control_file(tools, root, restored_from(&journal)?, Goal::Restored)?;
+    }
+    root.discard(FORMER_CONTROL_FILE).context("remove the former control file")?;
+    Ok(Resumed::Replaced(journal))
+}
+
+/// The former cluster is back but for its control file, or with it: then another server may have written to it since.
+fn resume_rewritten_back(tools: &Tools, root: &WriteRoot, journal: &Journal) -> anyhow::Result<Resumed> {
+    if root.facts(CONTROL_FILE)?.is_none() {
+        place_control_file(tools, root, aside_of(journal)?, Goal::Former)?;
+    }
+    remove_journal(root)?;
+    Ok(Resumed::TakenBack)
+}
+
+/// Puts the control file of a backup in place, whose other files are there.
+fn place_control_file(tools: &Tools, root: &WriteRoot, name: BackupName, goal: Goal) -> anyhow::Result<()> {
+    let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
+    let _reading = begin_reading(tools, repository)?;
+    let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
+    let target = Target { reader: &reader, goal };
+    Rewriting::new(root, target, None, tools.progress, Durability::Everything).write_control_file()
 }
 
 /// Changes the files back into those of the former cluster.
@@ -152,17 +200,26 @@ pub(super) fn put_back(tools: &Tools, root: &WriteRoot, mut journal: Journal) ->
     let reader = repository.reader(aside).with_context(|| format!("open {aside}"))?;
     if journal.phase != Phase::RewritingBack {
         journal.phase = Phase::RewritingBack;
+        journal.control = control_print(root);
         write_journal(root, &journal)?;
         step_point("turned back");
     }
     let target = Target { reader: &reader, goal: Goal::Former };
     let rewriting = Rewriting::new(root, target, None, tools.progress, Durability::Everything);
     rewriting.change_files().context("change the files back")?;
+    rewriting.put_on_disk()?;
+    journal.phase = Phase::RewrittenBack;
+    write_journal(root, &journal)?;
+    step_point("all changed back");
     rewriting.write_control_file()?;
-    root.discard(JOURNAL_FILE).context("remove the journal")?;
-    root.sync_directory(crate::sys::OWN_DIRECTORY).context("sync the journal's directory")?;
+    remove_journal(root)?;
     step_point("the former cluster is back");
     Ok(())
+}
+
+fn remove_journal(root: &WriteRoot) -> anyhow::Result<()> {
+    root.discard(JOURNAL_FILE).context("remove the journal")?;
+    root.sync_directory(OWN_DIRECTORY).context("sync the journal's directory")
 }
 
 /// What is known of the files in place.
@@ -188,12 +245,12 @@ struct Readers<'a> {
 fn rewrite(
     tools: &Tools,
     root: &WriteRoot,
-    journal: Journal,
+    mut journal: Journal,
     readers: Readers,
     present: Present,
 ) -> anyhow::Result<Journal> {
-    let error = match change(tools, root, readers, present) {
-        Ok(rewritten) => return conclude(root, journal, &rewritten),
+    let error = match change(tools, root, &mut journal, readers, present) {
+        Ok(()) => return Ok(journal),
         Err(error) => error,
     };
     match put_back(tools, root, journal) {
@@ -207,8 +264,13 @@ fn rewrite(
     }
 }
 
-fn change(tools: &Tools, root: &WriteRoot, readers: Readers, present: Present) -> anyhow::Result<Rewritten> {
-    let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
+fn change(
+    tools: &Tools,
+    root: &WriteRoot,
+    journal: &mut Journal,
+    readers: Readers,
+    present: Present,
+) -> anyhow::Result<()> {
     let (reader, former) = (readers.target?, readers.former);
     let name = reader.summary().name;
     let target = Target { reader: &reader, goal: Goal::Restored };
@@ -219,24 +281,35 @@ fn change(tools: &Tools, root: &WriteRoot, readers: Readers, present: Present) -
     };
     let rewriting = Rewriting::new(root, target, known, tools.progress, durability);
     let rewritten = rewriting.change_files().with_context(|| format!("restore {name}"))?;
-    let archive = reader.summary().system_identifier.map(|cluster| repository.wal_archive(cluster));
-    let wal = RestoredWal { tools, root, directory: "pg_wal".into(), archive: archive.as_ref() };
-    let backups = repository.backups().context("list the backups")?;
-    // What was in `pg_wal` is read from what was stored of it: by now it is not there any more.
-    let former = former.map_or(FormerWal::Unknown, FormerWal::Stored);
-    let histories = wal.keep_timelines_apart(former, reader.summary(), &backups)?;
-    for path in &histories {
-        rewriting.note_touched(path);
-    }
+    add_histories(tools, &rewriting, former)?;
     root.write_durably(RECOVERY_SIGNAL, b"", 0o600).context("ask for a timeline of its own")?;
+    rewriting.put_on_disk()?;
+    conclude(root, journal, &rewritten)?;
     rewriting.write_control_file()?;
     for tablespace in target.layout().tablespaces() {
         tools.progress.note(&tablespace.to_string());
     }
-    Ok(rewritten)
+    Ok(())
 }
 
-fn conclude(root: &WriteRoot, mut journal: Journal, rewritten: &Rewritten) -> anyhow::Result<Journal> {
+/// Adds the timeline histories that keep the restored cluster off every timeline that was used before.
+fn add_histories(tools: &Tools, rewriting: &Rewriting, former: Option<&BackupReader>) -> anyhow::Result<()> {
+    let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
+    let summary = rewriting.target.reader.summary();
+    let archive = summary.system_identifier.map(|cluster| repository.wal_archive(cluster));
+    let root = rewriting.root;
+    let wal = RestoredWal { tools, root, directory: "pg_wal".into(), archive: archive.as_ref() };
+    let backups = repository.backups().context("list the backups")?;
+    // What was in `pg_wal` is read from what was stored of it: by now it is not there any more.
+    let former = former.map_or(FormerWal::Unknown, FormerWal::Stored);
+    for path in &wal.keep_timelines_apart(former, summary, &backups)? {
+        rewriting.note_touched(path);
+    }
+    Ok(())
+}
+
+/// Notes that the files are those of the backup. A control file that is in place from now on belongs to them.
+fn conclude(root: &WriteRoot, journal: &mut Journal, rewritten: &Rewritten) -> anyhow::Result<()> {
     let Rewritten { written, whole, removed_count } = rewritten;
     let name = journal.restored_from.map(|name| name.to_string()).unwrap_or_default();
     journal.done.push(format!(
@@ -248,9 +321,9 @@ fn conclude(root: &WriteRoot, mut journal: Journal, rewritten: &Rewritten) -> an
         counted(*removed_count, "other"),
     ));
     journal.phase = Phase::ProvingRewritten;
-    write_journal(root, &journal)?;
+    write_journal(root, journal)?;
     step_point("all changed");
-    Ok(journal)
+    Ok(())
 }
 
 /// Stores the present data. Returns the name that it has, and what is known of the files now.
@@ -300,6 +373,10 @@ fn control_at_rest(tools: &Tools, root: &WriteRoot) -> anyhow::Result<Option<Con
     // The inspection has told of one that cannot be read.
     let is_sealed = matches!(seal::read(root, Stop::of(&control), false), Ok(Some(_)));
     Ok((control.state == ClusterState::ShutDown && is_sealed).then_some(control))
+}
+
+fn restored_from(journal: &Journal) -> anyhow::Result<BackupName> {
+    journal.restored_from.context("read from the journal what is restored")
 }
 
 fn aside_of(journal: &Journal) -> anyhow::Result<BackupName> {

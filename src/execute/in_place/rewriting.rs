@@ -97,7 +97,14 @@ impl<'a> Rewriting<'a> {
         self.note_touched(directory.unwrap_or(Path::new(".")));
     }
 
-    fn put_on_disk(&self) -> anyhow::Result<()> {
+    /// Puts all that was written on disk.
+    pub(super) fn put_on_disk(&self) -> anyhow::Result<()> {
+        self.sync_touched()?;
+        step_point("the files on disk");
+        Ok(())
+    }
+
+    fn sync_touched(&self) -> anyhow::Result<()> {
         let touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
         if self.durability == Durability::Everything || touched.len() > MOST_SYNCED_ONE_BY_ONE {
             return self.root.sync_file_system().context("write the changed files to disk");
@@ -111,7 +118,8 @@ impl<'a> Rewriting<'a> {
     }
 
     /// Changes everything but the control file, and puts it on disk as far as the file system can be asked to. The
-    /// caller adds what the first start needs, and then calls [`Rewriting::write_control_file`].
+    /// caller adds what the first start needs, and then calls [`Rewriting::put_on_disk`] and
+    /// [`Rewriting::write_control_file`].
     ///
     /// # Errors
     /// The file that failed and why; [`crate::repository::RepositoryError::Damaged`] in the chain when the backup is
@@ -140,10 +148,8 @@ impl<'a> Rewriting<'a> {
         Ok(Rewritten { removed_count, ..rewritten })
     }
 
-    /// Puts all that was written on disk, and then the control file in place: from now on a server can start.
+    /// Puts the control file in place, once all else is on disk and the journal says so: from now on a server can start.
     pub(super) fn write_control_file(&self) -> anyhow::Result<()> {
-        self.put_on_disk()?;
-        step_point("the files on disk");
         let reader = self.target.reader;
         let name = reader.summary().name;
         let entry = reader.entry(CONTROL_FILE).with_context(|| format!("find the control file in {name}"))?;

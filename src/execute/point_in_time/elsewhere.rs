@@ -14,6 +14,7 @@ use super::Prepared;
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::{Depth, JOURNAL_FILE, follow};
 use crate::error::{Failure, Kind};
+use crate::execute::ensure::refuse_server_elsewhere;
 use crate::execute::from_backup::build_beside;
 use crate::execute::made_tablespace::{Surroundings, refuse_in_backup};
 use crate::execute::private_server::{PrivateServer, PrivateStart, isolation};
@@ -126,6 +127,7 @@ pub fn restore_elsewhere(tools: &Tools, what: &Elsewhere, now: DateTime<Utc>) ->
     let operation = OperationLock::take(&into, ACTIVITY).context("begin the restore")?;
     wait_for_release(tools, &into)?;
     let root = WriteRoot::claim(&into, None, ACTIVITY).context("take the directory")?;
+    refuse_server_elsewhere(&root)?;
     if root.facts(JOURNAL_FILE)?.is_some() {
         return finish_cut_short(&root, what);
     }
@@ -266,6 +268,7 @@ fn put_in_place(root: &WriteRoot, what: &Elsewhere) -> anyhow::Result<()> {
         findings: Vec::new(),
         done: Vec::new(),
         restored_from: Some(what.backup.name),
+        control: None,
     };
     takeover::take_over(root, journal)?;
     step_point("moved up elsewhere");

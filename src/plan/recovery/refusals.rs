@@ -6,16 +6,15 @@ use super::step::Refusal;
 use crate::pg::SystemIdentifier;
 use crate::plan::ancestry::{Ancestry, possible_clusters};
 use crate::plan::backups::BackupSummary;
-use crate::plan::diagnosis::{ClusterCondition, Diagnosis, Finding, Presence, Remedy, Severity};
+use crate::plan::diagnosis::{ClusterCondition, Diagnosis, Finding, Remedy, Severity};
 use crate::plan::policy::RecoveryPolicy;
 use crate::plan::selection::newest_first;
 
 pub(super) fn refuse_what_is_not_ours(diagnosis: &Diagnosis) -> Result<(), Refusal> {
     let path = diagnosis.data_directory.display();
-    if let Presence::Locked { holder } = &diagnosis.presence {
-        let holder = holder.as_deref().unwrap_or("another process");
+    if let Some(user) = diagnosis.presence.hidden_user() {
         return Err(Refusal {
-            reason: format!("'{path}' is in use by {holder}"),
+            reason: format!("'{path}' is in use by {user}"),
             hint: "stop it first, or give this one a data directory of its own. Nothing was changed.".into(),
             is_busy: true,
         });

@@ -54,7 +54,8 @@ fn findings() -> impl Strategy<Value = Vec<Finding>> {
 }
 
 fn presences() -> impl Strategy<Value = Presence> {
-    prop_oneof![Just(Presence::Free), Just(Presence::Locked { holder: None })]
+    let elsewhere = Presence::Elsewhere { server: "a server elsewhere".to_owned() };
+    prop_oneof![Just(Presence::Free), Just(Presence::Locked { holder: None }), Just(elsewhere)]
 }
 
 fn policies() -> impl Strategy<Value = RecoveryPolicy> {
