@@ -7,6 +7,7 @@
 pub(crate) mod catalog;
 mod collation;
 mod configuration;
+mod directories;
 mod environment;
 mod files;
 mod identity;
@@ -18,6 +19,7 @@ mod map_repair;
 mod maps;
 mod naming;
 mod pages;
+mod prepared;
 mod presence;
 mod sample;
 mod seal;

@@ -33,7 +33,7 @@ use repairs::{
     control_file_step, look_again_after, look_again_step, mode_steps, needed_remedies, ownership_step,
     recover_first, repair,
 };
-use replacement::{replace, replay};
+use replacement::{replace, replay, restore_whole};
 
 /// Everything the decision rests on besides the diagnosis.
 #[derive(Clone, Debug)]
@@ -111,6 +111,9 @@ pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<
         }
         allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
         return replace(diagnosis, &needed, circumstances);
+    }
+    if needs(|remedy| matches!(remedy, Remedy::RestoreOrSeeToIt(_))) {
+        return restore_whole(diagnosis, &needed, circumstances);
     }
     allow(policy, &IN_PLACE, diagnosis)?;
     if needs(|remedy| matches!(remedy, Remedy::ReplayFrom(_))) {

@@ -1,6 +1,7 @@
 //! Which backups, WAL and sources a plan chooses; what it makes of remedies is in `properties`.
 
 mod properties;
+mod refused;
 
 use super::archive::ArchiveView;
 use super::recovery::{Action, Circumstances, Effect, Plan, Replay, Source, Tried, recovery};
