@@ -10,6 +10,7 @@ pub mod own_archiving;
 pub mod own_settings;
 pub mod readiness;
 pub mod seal;
+pub(crate) mod served;
 pub mod server;
 pub mod session;
 pub mod setup;

@@ -107,6 +107,7 @@ fn decide_after(
         archives: &archives,
         repository: repository_id(tools),
         policy: tools.settings.recovery,
+        may_begin_anew: tools.settings.allow_empty,
         tried: tried.clone(),
         now: Utc::now(),
     };
@@ -144,7 +145,8 @@ pub(super) fn decide_restore_to(
 fn of_restore<'a>(tools: &'a Tools, backups: &'a [BackupSummary], now: DateTime<Utc>) -> Circumstances<'a> {
     let policy = tools.settings.recovery;
     let repository = repository_id(tools);
-    Circumstances { backups, archives: &[], repository, policy, tried: Tried::default(), now }
+    let may_begin_anew = tools.settings.allow_empty;
+    Circumstances { backups, archives: &[], repository, policy, may_begin_anew, tried: Tried::default(), now }
 }
 
 fn repository_id<'a>(tools: &'a Tools) -> Option<&'a str> {

@@ -2,13 +2,16 @@
 
 use super::{Tools, archiving, recovery_sync, shown_log, start_failure};
 use crate::cluster::configuration::Fingerprint;
+use crate::cluster::control_file;
 use crate::cluster::own_settings::OwnSettings;
 use crate::cluster::readiness::verify_by_two_connections;
 use crate::cluster::seal;
+use crate::cluster::served;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::session::Login;
 use crate::error::{Failure, Kind};
 use crate::pg::TimelineId;
+use crate::pg::control_file::CONTROL_FILE;
 use crate::plan::recovery_target::RecoveryTarget;
 use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory};
 use anyhow::Context;
@@ -100,6 +103,7 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyho
     let mut server = start_with_retries(tools, root, start)?;
     let Err(error) = verify_by_two_connections(&server.address, &superuser_login(tools)) else {
         note_configuration(tools, root, configuration);
+        note_served(tools, root);
         return Ok(server);
     };
     // Its `pg_hba.conf` keeps us out. To stop it for that would keep everybody out.
@@ -107,6 +111,7 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyho
         tools
             .progress
             .note(&format!("the server runs, and could not be verified, since it lets us not in: {error}"));
+        note_served(tools, root);
         return Ok(server);
     }
     server.process.signal(crate::sys::Signal::INT)?;
@@ -126,6 +131,17 @@ fn note_configuration(tools: &Tools, root: &WriteRoot, configuration: Option<Fin
     };
     if let Err(error) = configuration.note(root.path()) {
         tools.progress.note(&format!("could not note that the configuration is good: {error}"));
+    }
+}
+
+/// Notes that the cluster was served, so that what an interrupted removal leaves of it is never taken for an interrupted
+/// initdb.
+fn note_served(tools: &Tools, root: &WriteRoot) {
+    let noted = control_file::read_at(root, CONTROL_FILE)
+        .map_err(anyhow::Error::from)
+        .and_then(|(_, control)| Ok(served::note(root, control.system_identifier)?));
+    if let Err(error) = noted {
+        tools.progress.note(&format!("could not note that the cluster is served: {error:#}"));
     }
 }
 

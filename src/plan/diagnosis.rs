@@ -31,8 +31,19 @@ pub struct Diagnosis {
     pub wal_end: Option<Lsn>,
     /// The repository that the last backup of the cluster went to, by its id.
     pub backed_up_to: Option<String>,
+    /// That a cluster was served from it once, by the notes that this leaves.
+    pub served: Option<Served>,
     /// How much was looked at.
     pub extent: Extent,
+}
+
+/// That a cluster was served from a data directory once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Served {
+    /// The file that shows it, below the data directory.
+    pub note: String,
+    /// Which cluster that was, where the file says so.
+    pub system_identifier: Option<SystemIdentifier>,
 }
 
 /// How much an inspection looked at, so that "nothing found" can be told from "hardly looked".
@@ -330,6 +341,7 @@ impl Diagnosis {
             wal_segments: Vec::new(),
             wal_end: None,
             backed_up_to: None,
+            served: None,
             extent: Extent::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
 mod directories;
+mod emptied;
 mod environment;
 mod fresh;
 mod healing;

@@ -18,7 +18,7 @@ use crate::sys::{EntryKind, ReadRoot, Threads, WriteRoot};
 use std::io;
 
 /// The seal, below the data directory.
-const SEAL_FILE: &str = ".pgbox/seal";
+pub(super) const SEAL_FILE: &str = ".pgbox/seal";
 /// A seal of ten million files is smaller.
 const LIMIT_BYTES: u64 = 512 << 20;
 
@@ -223,6 +223,11 @@ pub(crate) fn read(root: &ReadRoot, stop: Stop, is_rebuilt: bool) -> io::Result<
         seal.stop == stop || (is_rebuilt && same_place == (stop.system_identifier, stop.checkpoint))
     };
     Ok(read_any(root)?.filter(is_of_this_stop))
+}
+
+/// The cluster that was sealed, whatever became of it since; `None` where there is no seal that can be read.
+pub(super) fn sealed_cluster(root: &ReadRoot) -> Option<SystemIdentifier> {
+    read_any(root).ok()?.map(|seal| seal.stop.system_identifier)
 }
 
 fn read_any(root: &ReadRoot) -> io::Result<Option<Seal>> {

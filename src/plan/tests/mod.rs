@@ -68,7 +68,9 @@ fn damaged() -> Diagnosis {
 /// With these backups, everything allowed and nothing tried.
 fn first_try(backups: &[BackupSummary]) -> Circumstances<'_> {
     let policy = RecoveryPolicy::Auto;
-    Circumstances { backups, archives: &[], repository: None, policy, tried: Tried::default(), now: now() }
+    let tried = Tried::default();
+    let may_begin_anew = false;
+    Circumstances { backups, archives: &[], repository: None, policy, may_begin_anew, tried, now: now() }
 }
 
 fn decide(diagnosis: &Diagnosis, backups: &[BackupSummary]) -> Result<Plan, recovery::Refusal> {
