@@ -10,6 +10,8 @@ use std::io;
 use std::path::Path;
 
 const FILE: &str = "history.jsonl";
+/// Where it is, below the data directory.
+pub(super) const PLACE: &str = ".pgbox/history.jsonl";
 /// The time of the last event that a person has acknowledged.
 const ACKNOWLEDGED: &str = "acknowledged";
 /// The last part of the history that is read.

@@ -15,6 +15,7 @@ pub mod own_settings;
 pub mod ownership;
 pub mod readiness;
 pub mod seal;
+pub(crate) mod served;
 pub mod server;
 pub mod server_configuration;
 mod server_sockets;

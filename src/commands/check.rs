@@ -3,7 +3,7 @@
 use super::arguments::is_given;
 use clap::ArgMatches;
 use pgbox::cluster::inspect::Depth;
-use pgbox::execute::{Tools, ensure};
+use pgbox::execute::{Tools, decide};
 use pgbox::format::{count, counted};
 use pgbox::plan::{ClusterCondition, Diagnosis, Finding, Presence, Remedy, Severity};
 use pgbox::ui::Ui;
@@ -14,7 +14,7 @@ const MOST_BLOCKS: usize = 8;
 /// Inspects the data directory, reading only, and tells what was found.
 pub(super) fn run(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     let depth = if is_given(arguments, "deep") { Depth::Deep } else { Depth::Structure };
-    let diagnosis = ensure::diagnose_to(tools, depth)?;
+    let diagnosis = decide::diagnose_to(tools, depth)?;
     let is_sound = diagnosis.condition == ClusterCondition::Sound && diagnosis.journal.is_none();
     if ui.is_json() {
         ui.json(&diagnosis)?;

@@ -14,6 +14,7 @@ use pgbox::cluster::setup::{Role, ensure_role};
 use pgbox::cluster::{Expectations, inspect};
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
+use pgbox::execute::decide;
 use pgbox::execute::ensure::{self, Ensured};
 use pgbox::execute::start::superuser_login;
 use pgbox::format;
@@ -125,7 +126,7 @@ fn give_cluster_to_its_user(settings: &Settings, ui: &Ui, is_dry_run: bool) -> a
 }
 
 pub(super) fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let diagnosis = ensure::diagnose(tools)?;
+    let diagnosis = decide::diagnose(tools)?;
     if let Presence::Running { pid } = diagnosis.presence {
         ui.info(&format!("a server (process {pid}) is running already; there is nothing to do"));
         return Ok(0);
@@ -133,7 +134,7 @@ pub(super) fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
     for finding in diagnosis.findings.iter().filter(|finding| finding.severity != Severity::Notice) {
         ui.info(&format!("found: {}", finding.summary()));
     }
-    let plan = ensure::decide(tools, &diagnosis)?.map_err(Failure::from)?;
+    let plan = decide::decide(tools, &diagnosis)?.map_err(Failure::from)?;
     ui.plan(&plan)?;
     Ok(0)
 }
@@ -200,7 +201,7 @@ fn wait(matches: &ArgMatches, settings: &Settings, ui: &Ui, timeout: Duration) -
     let tools = workplace.tools();
     let deadline = Instant::now() + timeout;
     loop {
-        let presence = ensure::diagnose(&tools).map(|diagnosis| diagnosis.presence);
+        let presence = decide::diagnose(&tools).map(|diagnosis| diagnosis.presence);
         if let Ok(Presence::Running { pid }) = presence
             && let Ok(Some(ensured)) = ensure::wait_for_running(&tools, pid)
         {

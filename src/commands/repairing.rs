@@ -7,7 +7,7 @@ use clap::{ArgMatches, Command};
 use pgbox::cluster::inspect::Depth;
 use pgbox::error::Failure;
 use pgbox::execute::stop::running_server;
-use pgbox::execute::{Tools, ensure};
+use pgbox::execute::{Tools, decide, ensure};
 use pgbox::plan::recovery::{Action, Plan};
 use pgbox::plan::{Diagnosis, Severity};
 use pgbox::ui::Ui;
@@ -66,12 +66,12 @@ pub(super) fn run(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Res
 
 /// A dry run stops nothing, so beside a running server it sees less.
 fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
-    let diagnosis = ensure::diagnose_to(tools, Depth::Deep)?;
+    let diagnosis = decide::diagnose_to(tools, Depth::Deep)?;
     if running_server(tools)?.is_some() {
         ui.info("a server is running; with it stopped, more can be inspected");
     }
     tell_findings(&diagnosis, ui);
-    let plan = ensure::decide(tools, &diagnosis)?.map_err(Failure::from)?;
+    let plan = decide::decide(tools, &diagnosis)?.map_err(Failure::from)?;
     ui.plan(&plan)?;
     Ok(0)
 }

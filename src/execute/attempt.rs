@@ -1,7 +1,8 @@
 //! What is known after several rounds of looking, deciding and carrying out: what was tried, done and told.
 
 use super::Tools;
-use super::ensure::{Ensured, diagnose_to, is_worth_a_word};
+use super::decide::diagnose_to;
+use super::ensure::{Ensured, is_worth_a_word};
 use super::failed_start::{is_outside_the_data, report_of, with_log_shown};
 use crate::cluster::inspect::Depth;
 use crate::plan::recovery::{Step, Tried};

@@ -4,36 +4,30 @@
 //! Safe to run any number of times at once: one does the work, the others wait for it, signalled by the
 //! kernel, and find the server running.
 
+use super::Tools;
 use super::attempt::Attempt;
-use super::branching::look_back;
-use super::compared_wal::compare_wal;
+use super::decide::{decide, decide_after, diagnose, diagnose_to};
 use super::recover::{self, Outcome};
 use super::release::wait_for_release;
 use super::salvage;
 use super::start::{superuser_login, unverified};
 use super::stop::stop_meanwhile;
 use super::takeover;
-use super::{Backups, Tools};
 use crate::cluster::elsewhere::server_elsewhere;
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::Depth;
 use crate::cluster::last_failure::LastFailure;
 use crate::cluster::readiness::{Standing, verify_by_two_connections};
 use crate::cluster::session::ServerAddress;
-use crate::cluster::{Expectations, inspect};
 use crate::error::{Failure, Kind, kind_of};
-use crate::pg::SystemIdentifier;
-use crate::plan::archive::ArchiveView;
-use crate::plan::point_in_time::{Way, restore_to};
-use crate::plan::recovery::{Action, Circumstances, Plan, Refusal, Tried, recovery};
-use crate::plan::restore::restore;
-use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Journal, Phase, Presence, Severity};
+use crate::plan::recovery::{Action, Plan, Refusal};
+use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Phase, Presence, Severity};
 use crate::sys::{
     ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, clear_stop_marker, effective_identity,
     is_alive, is_writable_directory,
 };
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -52,147 +46,6 @@ pub struct Ensured {
 
 /// How often a directory is looked at again after a replacement was taken back.
 const MOST_ROUNDS: usize = 8;
-
-/// Inspects the data directory as the server's user would.
-pub fn diagnose(tools: &Tools) -> anyhow::Result<Diagnosis> {
-    diagnose_to(tools, Depth::Structure)
-}
-
-/// Inspects the data directory as the server's user would, as far as is asked for.
-pub fn diagnose_to(tools: &Tools, depth: Depth) -> anyhow::Result<Diagnosis> {
-    diagnose_as(tools, effective_identity().uid, depth)
-}
-
-/// Inspects the data directory for a server that will run as user `server_uid`.
-pub fn diagnose_for(tools: &Tools, server_uid: u32) -> anyhow::Result<Diagnosis> {
-    diagnose_as(tools, server_uid, Depth::Structure)
-}
-
-fn diagnose_as(tools: &Tools, server_uid: u32, depth: Depth) -> anyhow::Result<Diagnosis> {
-    let wanted = tools.settings.postgres_version.map(crate::pg::MajorVersion);
-    let expectations = Expectations {
-        wanted_version: wanted,
-        installed_versions: vec![tools.installation.version],
-        server_uid,
-        depth,
-        programs: Some(tools.installation.clone()),
-    };
-    let path = &tools.settings.data_directory;
-    inspect(path, &expectations).with_context(|| format!("inspect '{}'", path.display()))
-}
-
-/// Decides what to do about a diagnosis.
-pub fn decide(tools: &Tools, diagnosis: &Diagnosis) -> anyhow::Result<Result<Plan, Refusal>> {
-    decide_after(tools, diagnosis, &Tried::default())
-}
-
-/// Decides what to do about a diagnosis, knowing what did not help.
-fn decide_after(
-    tools: &Tools,
-    diagnosis: &Diagnosis,
-    tried: &Tried,
-) -> anyhow::Result<Result<Plan, Refusal>> {
-    let is_first_try = *tried == Tried::default();
-    let backups = match diagnosis.condition {
-        // A repository that cannot be read keeps no sound cluster from starting.
-        ClusterCondition::Sound if is_first_try => Vec::new(),
-        // Only a remark, or what comes after a first try, rests on them.
-        ClusterCondition::Absent | ClusterCondition::Empty => listed_backups(tools).unwrap_or_default(),
-        ClusterCondition::Repairable if is_first_try => listed_backups(tools).unwrap_or_default(),
-        _ => listed_backups(tools)?,
-    };
-    let archives = match diagnosis.condition {
-        // To leave out archived WAL that cannot be read now would lose rows for a reason that may pass.
-        ClusterCondition::Damaged => archives_of(tools, &backups)?,
-        _ => archives_of(tools, &backups).unwrap_or_default(),
-    };
-    let circumstances = Circumstances {
-        backups: &backups,
-        archives: &archives,
-        compared: match diagnosis.condition {
-            ClusterCondition::Damaged => compare_wal(tools, diagnosis, &backups)?,
-            _ => Vec::new(),
-        },
-        // A repository that cannot be read keeps no sound cluster from starting.
-        gone_back: look_back(tools, diagnosis).unwrap_or_else(|error| {
-            tools.progress.note(&format!("could not compare the cluster with its backups: {error:#}"));
-            None
-        }),
-        repository: repository_id(tools),
-        policy: tools.settings.recovery,
-        tried: tried.clone(),
-        now: Utc::now(),
-    };
-    Ok(recovery(diagnosis, &circumstances))
-}
-
-/// Decides how to put a backup in the place of the present data.
-pub(super) fn decide_restore(
-    tools: &Tools,
-    backup: &BackupSummary,
-    diagnosis: &Diagnosis,
-    now: DateTime<Utc>,
-) -> anyhow::Result<Plan> {
-    let backups = listed_backups(tools)?;
-    let circumstances = of_restore(tools, &backups, now);
-    let decided = restore(backup, diagnosis, tools.installation.version, &circumstances);
-    decided.map_err(|refusal| Failure::from(refusal).into())
-}
-
-/// Decides how to put a backup, recovered to a moment, in the place of the present data.
-pub(super) fn decide_restore_to(
-    tools: &Tools,
-    backup: &BackupSummary,
-    way: &Way,
-    diagnosis: &Diagnosis,
-    now: DateTime<Utc>,
-) -> anyhow::Result<Plan> {
-    let backups = listed_backups(tools)?;
-    let circumstances = of_restore(tools, &backups, now);
-    let decided = restore_to(backup, way, diagnosis, tools.installation.version, &circumstances);
-    decided.map_err(|refusal| Failure::from(refusal).into())
-}
-
-/// What a restore by a person goes by.
-fn of_restore<'a>(tools: &'a Tools, backups: &'a [BackupSummary], now: DateTime<Utc>) -> Circumstances<'a> {
-    let policy = tools.settings.recovery;
-    let repository = repository_id(tools);
-    let tried = Tried::default();
-    let compared = Vec::new();
-    Circumstances { backups, archives: &[], compared, gone_back: None, repository, policy, tried, now }
-}
-
-fn repository_id<'a>(tools: &'a Tools) -> Option<&'a str> {
-    match tools.backups {
-        Backups::Open(repository) => repository.identity().map(|identity| identity.id.as_str()),
-        Backups::None | Backups::Unusable(_) => None,
-    }
-}
-
-fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
-    match tools.repository()? {
-        Some(repository) => repository.backups().context("list the backups"),
-        None => Ok(Vec::new()),
-    }
-}
-
-/// The archived WAL of every cluster that one of the backups is of.
-fn archives_of(
-    tools: &Tools,
-    backups: &[BackupSummary],
-) -> anyhow::Result<Vec<(SystemIdentifier, ArchiveView)>> {
-    let mut archives: Vec<(SystemIdentifier, ArchiveView)> = Vec::new();
-    let Ok(Some(repository)) = tools.repository() else { return Ok(archives) };
-    for backup in backups {
-        let known = backup.system_identifier.zip(backup.wal_segment_size_bytes);
-        let Some((cluster, size)) = known else { continue };
-        if archives.iter().all(|(of, _)| *of != cluster) {
-            let view = repository.wal_archive(cluster).view(size).context("list the archived WAL")?;
-            archives.push((cluster, view));
-        }
-    }
-    Ok(archives)
-}
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {

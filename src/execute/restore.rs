@@ -1,6 +1,7 @@
 //! Puts a backup that a person chose in the place of the present data.
 
-use super::ensure::{Carried, carry_out, decide_restore, diagnose, ensure_running};
+use super::decide::{decide_restore, diagnose};
+use super::ensure::{Carried, carry_out, ensure_running};
 use super::in_place::choose_way;
 use super::made_tablespace::{Surroundings, refuse_in_backup};
 use super::release::wait_for_release;

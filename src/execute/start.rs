@@ -4,13 +4,16 @@ use super::archive_queue::queue_unqueued;
 use super::failed_start::{does_not_serve, report, start_failure};
 use super::{Tools, archiving, recovery_sync};
 use crate::cluster::configuration::Fingerprint;
+use crate::cluster::control_file;
 use crate::cluster::own_settings::OwnSettings;
 use crate::cluster::readiness::{ReadinessError, Standing, verify_by_two_connections};
 use crate::cluster::seal;
+use crate::cluster::served;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::server_configuration::is_substituted;
 use crate::cluster::session::{Login, Preamble, Purpose};
 use crate::pg::TimelineId;
+use crate::pg::control_file::CONTROL_FILE;
 use crate::plan::recovery_target::RecoveryTarget;
 use crate::plan::start_failure::Cause;
 use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory};
@@ -129,12 +132,14 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyho
     let mut server = start_with_retries(tools, root, start)?;
     let Err(error) = verify(tools, &mut server) else {
         note_configuration(tools, root, configuration);
+        note_served(tools, root);
         return Ok(server);
     };
     // What keeps us out may let others in, and to stop it would keep everybody out.
     if error.standing() != Standing::Suspect && server.process.try_wait()?.is_none() {
         tools.progress.note(&unverified(&error));
         tools.progress.note(error.advice());
+        note_served(tools, root);
         return Ok(server);
     }
     if server.process.try_wait()?.is_none() {
@@ -174,6 +179,17 @@ fn note_configuration(tools: &Tools, root: &WriteRoot, configuration: Option<Fin
     let Some(configuration) = configuration.filter(is_new) else { return };
     if let Err(error) = configuration.note(root.path()) {
         tools.progress.note(&format!("could not note that the configuration is good: {error}"));
+    }
+}
+
+/// Notes that the cluster was served, so that what an interrupted removal leaves of it is never taken for an interrupted
+/// initdb.
+fn note_served(tools: &Tools, root: &WriteRoot) {
+    let noted = control_file::read_at(root, CONTROL_FILE)
+        .map_err(anyhow::Error::from)
+        .and_then(|(_, control)| Ok(served::note(root, control.system_identifier)?));
+    if let Err(error) = noted {
+        tools.progress.note(&format!("could not note that the cluster is served: {error:#}"));
     }
 }
 

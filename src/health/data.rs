@@ -23,6 +23,10 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
     let errors: Vec<&Finding> =
         diagnosis.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
     let check = match (&diagnosis.condition, errors.first(), findings.first()) {
+        (ClusterCondition::Absent | ClusterCondition::Empty, ..) if diagnosis.served.is_some() => {
+            let summary = "the cluster that was served from the data directory is not in it any more";
+            Check::issue("integrity", summary, "`init-postgresql --dry-run` tells what brings it back")
+        }
         (ClusterCondition::Absent | ClusterCondition::Empty, ..) => {
             Check::issue("integrity", "there is no cluster", "`init-postgresql` makes one")
         }
@@ -58,6 +62,10 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
     };
     checks.push(check);
     check_substitute(&tools.settings.data_directory, diagnosis, checks);
+    if tools.settings.allow_empty {
+        let summary = "ALLOW_EMPTY is on: if the data directory is lost, an empty cluster takes its place";
+        checks.push(Check::issue("allow-empty", summary, "switch it off, now that there is a cluster"));
+    }
     if let Ok(events) = history::read(&tools.settings.data_directory)
         && let Some(last) = events.iter().rev().find(|event| event.set_aside.is_some())
     {

@@ -12,7 +12,7 @@ mod version;
 mod wal_archive;
 
 use crate::execute::Tools;
-use crate::execute::ensure::diagnose;
+use crate::execute::decide::diagnose;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 

@@ -25,6 +25,7 @@ pub mod postmaster_pid;
 pub mod relation_map;
 pub mod slru;
 pub mod timeline_history;
+pub mod two_phase;
 pub mod types;
 pub mod version;
 pub mod wal;

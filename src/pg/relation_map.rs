@@ -140,6 +140,11 @@ impl RelationMap {
         Some(file)
     }
 
+    /// Returns the relfilenode of a catalog; `None` if the map does not name it.
+    pub fn filenode(&self, catalog: Oid) -> Option<Oid> {
+        self.entries.iter().find(|(of, _)| *of == catalog).map(|(_, relfilenode)| *relfilenode)
+    }
+
     /// Returns the relfilenodes that the map names. Each must have a main fork file; only those from 16384
     /// on, made by a rewrite of the catalog, may lack it until recovery has replayed a crash.
     pub fn filenodes(&self) -> impl Iterator<Item = Oid> + '_ {

@@ -6,6 +6,7 @@
 use super::MajorVersion;
 use super::bytes::{u8_at, u32_at, u64_at};
 use super::heap::TransactionStatus;
+use std::ops::RangeInclusive;
 
 /// The size of a page.
 pub const PAGE_BYTES: u64 = 8192;
@@ -84,6 +85,22 @@ pub fn transaction_status(segment: &[u8], xid: u32) -> Option<TransactionStatus>
     let byte = u8_at(segment, usize::try_from(index / 4).ok()?)?;
     let status = (byte >> ((index % 4) * 2)) & 3;
     Some(if status == 1 { TransactionStatus::Committed } else { TransactionStatus::Aborted })
+}
+
+/// The transactions of a segment file, among these, of which no end was noted: such as run, were prepared, or were cut
+/// short by a crash. Those that the file is too short for are among them.
+pub fn transactions_without_end(segment: &[u8], xids: RangeInclusive<u32>) -> impl Iterator<Item = u32> {
+    let status = |xid: u32| {
+        let index = xid % TRANSACTIONS_PER_SEGMENT;
+        let byte = usize::try_from(index / 4).ok().and_then(|at| u8_at(segment, at)).unwrap_or_default();
+        (byte >> ((index % 4) * 2)) & 3
+    };
+    xids.filter(move |xid| status(*xid) == 0)
+}
+
+/// The last transaction of the segment file that has this transaction.
+pub fn last_transaction_of_segment(xid: u32) -> u32 {
+    xid | (TRANSACTIONS_PER_SEGMENT - 1)
 }
 
 /// How a major version lays its multixacts out: 19 made the offsets 64 bits wide, so that they never begin again
@@ -200,6 +217,16 @@ mod tests {
     use super::*;
     use crate::pg::fixtures::{MAJORS, read};
     use proptest::prelude::*;
+
+    #[test]
+    fn transactions_without_an_end_are_those_with_no_bits() {
+        // Four a byte, the lowest bits first: 0 and 2 have none, nor have those beyond the end.
+        let segment = [0b1000_0100];
+        assert_eq!(transactions_without_end(&segment, 0..=5).collect::<Vec<_>>(), [0, 2, 4, 5]);
+        assert_eq!(transactions_without_end(&segment, 1..=1).next(), None);
+        assert_eq!(last_transaction_of_segment(3), 1_048_575);
+        assert_eq!(last_transaction_of_segment(u32::MAX), u32::MAX);
+    }
 
     #[test]
     fn the_transactions_of_initdb_are_committed_in_every_fixture() {

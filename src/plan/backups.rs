@@ -207,6 +207,9 @@ pub struct BackupSummary {
     pub created_at: DateTime<Utc>,
     /// When it was finished.
     pub finished_at: Option<DateTime<Utc>>,
+    /// The data directory that it is a copy of; `None` where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_directory: Option<String>,
     /// The cluster that it is a copy of.
     pub system_identifier: Option<SystemIdentifier>,
     /// The major version that wrote the cluster.
@@ -262,6 +265,7 @@ impl BackupSummary {
             format,
             created_at: name.time(),
             finished_at: None,
+            data_directory: None,
             system_identifier: None,
             major_version: None,
             timeline: None,

@@ -36,8 +36,19 @@ pub struct Diagnosis {
     pub backed_up_to: Option<String>,
     /// The backups that are of the cluster's past, as the directory itself remembers them.
     pub lineage: Lineage,
+    /// That a cluster was served from it once, by the notes that this leaves.
+    pub served: Option<Served>,
     /// How much was looked at.
     pub extent: Extent,
+}
+
+/// That a cluster was served from a data directory once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Served {
+    /// The file that shows it, below the data directory.
+    pub note: String,
+    /// Which cluster that was, where the file says so.
+    pub system_identifier: Option<SystemIdentifier>,
 }
 
 /// How much an inspection looked at, so that "nothing found" can be told from "hardly looked".
@@ -96,7 +107,7 @@ impl ClusterCondition {
     /// The verdict over what was found in a cluster.
     pub fn of_findings(findings: &[Finding]) -> Self {
         let cannot_be_repaired = |finding: &Finding| {
-            let needs_more = finding.remedy == Remedy::Replace || finding.remedy.needs_a_person();
+            let needs_more = finding.remedy.is_beyond_repair() || finding.remedy.needs_a_person();
             finding.severity == Severity::Error && needs_more
         };
         if findings.iter().any(cannot_be_repaired) {
@@ -228,6 +239,9 @@ pub enum Remedy {
     FreeSpace,
     /// What only a person can do or decide, in these words.
     SeeToIt(String),
+    /// A restore of a backup that has all the WAL since, so that nothing else is lost by it. Without one it is for a
+    /// person, in these words: what else is lost, and how to go on.
+    RestoreOrSeeToIt(String),
     /// Nothing in place: the cluster must come from a backup, be salvaged, or be made anew.
     Replace,
     /// Nothing needs to be done.
@@ -243,11 +257,21 @@ impl Remedy {
         )
     }
 
+    /// Whether nothing in place helps.
+    pub fn is_beyond_repair(&self) -> bool {
+        matches!(self, Self::Replace | Self::RestoreOrSeeToIt(_))
+    }
+
     /// Whether it is right only if the finding is not one that replay puts right by itself.
     pub fn rests_on_finality(&self) -> bool {
         matches!(
             self,
-            Self::Reindex(_) | Self::ResetWal | Self::RecreateTemplate0 | Self::ReplayFrom(_) | Self::Replace
+            Self::Reindex(_)
+                | Self::ResetWal
+                | Self::RecreateTemplate0
+                | Self::ReplayFrom(_)
+                | Self::Replace
+                | Self::RestoreOrSeeToIt(_)
         )
     }
 }
@@ -353,6 +377,7 @@ impl Diagnosis {
             wal_end: None,
             backed_up_to: None,
             lineage: Lineage::default(),
+            served: None,
             extent: Extent::default(),
         }
     }

@@ -157,6 +157,9 @@ impl fmt::Display for Remedy {
             Self::LinkWal => formatter.write_str("mount the disk that it is on; only a person knows which"),
             Self::FreeSpace => formatter.write_str("make room on the disk"),
             Self::SeeToIt(words) => formatter.write_str(words),
+            Self::RestoreOrSeeToIt(words) => {
+                write!(formatter, "restore a backup that has all the WAL since; else {words}")
+            }
             Self::Replace => {
                 formatter.write_str("restore the cluster from a backup, or save what can still be read")
             }

@@ -85,6 +85,8 @@ pub struct Settings {
     pub wal_queue_limit_bytes: u64,
     /// How far recovery goes without a person.
     pub recovery: RecoveryPolicy,
+    /// Whether an empty cluster may be made where one was lost.
+    pub allow_empty: bool,
     /// How long a starting server may make no progress.
     pub startup_timeout: Duration,
     /// How many times a start is tried.
@@ -171,6 +173,7 @@ impl Settings {
             wal_archive_limit_bytes: source.value_if_given(&table::WAL_ARCHIVE_LIMIT, values::size)?,
             wal_queue_limit_bytes: source.value(&table::WAL_QUEUE_LIMIT, values::size)?,
             recovery: source.value(&table::RECOVERY, values::recovery)?,
+            allow_empty: source.value(&table::ALLOW_EMPTY, values::switch)?,
             startup_timeout: source.value(&table::STARTUP_TIMEOUT, values::timeout)?,
             start_retries: source.value(&table::START_RETRIES, values::start_retries)?,
             retry_delay: source.value(&table::RETRY_DELAY, values::delay)?,

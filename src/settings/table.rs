@@ -156,6 +156,9 @@ pub(super) const WAL_QUEUE_LIMIT: Setting = Setting::new("wal-queue-limit", "WAL
 pub(super) const RECOVERY: Setting = Setting::new("recovery", "RECOVERY", "POLICY")
     .default("auto")
     .help("How far recovery goes without a person: auto (to the end), repair (in place only), never");
+pub(super) const ALLOW_EMPTY: Setting = Setting::new("allow-empty", "ALLOW_EMPTY", "ON|OFF")
+    .default("off")
+    .help("Whether an empty cluster may be made where one was lost of which backups are there; RECOVERY=auto only");
 pub(super) const STARTUP_TIMEOUT: Setting = Setting::new("startup-timeout", "STARTUP_TIMEOUT", "TIME")
     .default("30s")
     .help("How long a starting server may make no progress");
@@ -198,6 +201,7 @@ pub const SETTINGS: &[Setting] = &[
     WAL_ARCHIVE_LIMIT,
     WAL_QUEUE_LIMIT,
     RECOVERY,
+    ALLOW_EMPTY,
     STARTUP_TIMEOUT,
     START_RETRIES,
     RETRY_DELAY,

@@ -7,7 +7,7 @@
 mod circumstances;
 pub(crate) mod fault;
 mod in_place;
-mod judge;
+pub(crate) mod judge;
 mod pairs;
 mod replay;
 mod sound;

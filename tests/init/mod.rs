@@ -3,8 +3,10 @@
 mod another_container;
 mod branches;
 mod configuration;
+mod directories;
 mod docker_library;
 mod elsewhere;
+mod emptied;
 mod environment;
 mod fresh;
 mod healing;
@@ -13,6 +15,7 @@ mod libraries;
 mod locales;
 mod orphans;
 mod ownership;
+mod prepared;
 mod recovery;
 mod refusals;
 mod restore;

@@ -7,6 +7,7 @@
 pub(crate) mod catalog;
 mod collation;
 mod configuration;
+mod directories;
 pub mod elsewhere;
 mod environment;
 mod files;
@@ -20,6 +21,7 @@ mod map_repair;
 mod maps;
 mod naming;
 mod pages;
+mod prepared;
 mod presence;
 mod sample;
 mod seal;
@@ -34,14 +36,14 @@ pub use naming::{open_databases, relation_names};
 pub(crate) use presence::running_server;
 
 use super::binaries::Installation;
-use super::lineage;
 use super::tree::FileTree;
+use super::{lineage, served};
 use crate::pg::control_file::{ClusterState, ControlFile};
 use crate::pg::relation_map::RelationMap;
 use crate::pg::timeline_history::{self, Ancestor};
 use crate::pg::wal::WalFileName;
 use crate::pg::{MajorVersion, TimelineId, layout};
-use crate::plan::diagnosis::ClusterIdentity;
+use crate::plan::diagnosis::{ClusterIdentity, Served};
 use crate::plan::{ClusterCondition, Diagnosis, Extent, Finding, Journal, Presence, Remedy, Severity};
 use crate::sys::{EntryKind, ReadRoot, Threads};
 use std::collections::BTreeMap;
@@ -106,6 +108,8 @@ pub(super) struct Inspection<'a> {
     changed_files: Vec<String>,
     /// What is gone since the seal, of files that hold relations.
     lost_ranges: Vec<lost_files::LostRange>,
+    /// That a cluster was served from the directory once.
+    served: Option<Served>,
     /// What the catalogs have, as far as they could be read.
     catalog: Option<catalog::Catalog>,
 }
@@ -124,6 +128,7 @@ impl<'a> Inspection<'a> {
             extent: Extent::default(),
             changed_files: Vec::new(),
             lost_ranges: Vec::new(),
+            served: served::find(root),
             catalog: None,
         }
     }
@@ -221,6 +226,7 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
     if layout::is_effectively_empty(&names) && journal.is_none() {
         let mut diagnosis = Diagnosis::blank(data_directory, ClusterCondition::Empty, presence);
         diagnosis.set_aside = set_aside(&root);
+        diagnosis.served = served::find(&root);
         return Ok(diagnosis);
     }
     if !layout::looks_like_postgres(&names) && journal.is_none() {
@@ -266,6 +272,7 @@ fn inspect_cluster(
         wal_end: wal.end,
         backed_up_to: backed_up_to(root),
         lineage: lineage::read(root),
+        served: inspection.served,
         extent,
         ..Diagnosis::blank(root.path(), condition, Presence::Free)
     }
@@ -303,6 +310,7 @@ impl Inspection<'_> {
         let told = control.map(|control| control.system_identifier);
         ClusterIdentity {
             major_version: self.major,
+            // What else knows it tells which cluster was here where its own control file does not say so any more.
             system_identifier: told.or_else(|| self.witnessed_identifier()),
             // What is not on the disk yet cannot be found unchanged there.
             control_crc: control.filter(|_| !self.is_control_rebuilt).map(|control| control.crc),
@@ -357,11 +365,25 @@ impl Inspection<'_> {
     /// Whether an initdb was cut short here, so that making the cluster anew loses nothing.
     ///
     /// A missing relation map alone proves nothing; all of these together do: the server never ran (no
-    /// `postmaster.opts`), it is no base backup, its WAL goes no further, and nothing a user made is there (`facts/corruption.md` §4).
+    /// `postmaster.opts`), it is no base backup, its WAL goes no further, and nothing a user made is there, nor named in
+    /// `pg_database` (`facts/corruption.md` §4). An interrupted `rm` can leave as little, so that the notes of a cluster
+    /// that served count for more than all of that.
     fn is_interrupted_initdb(&self, names: &[String]) -> bool {
-        const MADE_LATER: [&str; 5] =
-            ["postmaster.opts", "backup_label", "backup_label.old", "backup_manifest", "recovery.signal"];
+        const MADE_LATER: [&str; 6] = [
+            "postmaster.opts",
+            "backup_label",
+            "backup_label.old",
+            "backup_manifest",
+            "recovery.signal",
+            "standby.signal",
+        ];
         let never_ran = !names.iter().any(|name| MADE_LATER.contains(&name.as_str()));
+        let is_initial = |database: &catalog::CatalogDatabase| database.oid.0 < maps::FIRST_NORMAL_OID;
+        let has_users_database =
+            self.catalog.as_ref().is_some_and(|catalog| !catalog.databases.iter().all(is_initial));
+        if self.served.is_some() || has_users_database {
+            return false;
+        }
         let next_oid_is_initial = self.control.as_ref().is_none_or(|control| {
             // A checkpoint of a running server counts those that it has set aside for itself (xlog.c,
             // `CreateCheckPoint()`; varsup.c, `VAR_OID_PREFETCH`), and CREATE DATABASE makes one.

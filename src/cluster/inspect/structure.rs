@@ -3,6 +3,7 @@
 use super::Inspection;
 use crate::pg::layout;
 use crate::pg::postmaster_pid::PostmasterPid;
+use crate::pg::two_phase::TWO_PHASE_DIRECTORY;
 use crate::pg::wal;
 use crate::plan::{Finding, Remedy, Severity};
 use crate::sys::EntryKind;
@@ -14,7 +15,8 @@ impl Inspection<'_> {
         let Some(major) = self.major else { return };
         let wal_is_out_of_reach = self.check_wal_link();
         for directory in layout::required_directories(major) {
-            if wal_is_out_of_reach && directory.starts_with("pg_wal") {
+            let has_own_check = directory == TWO_PHASE_DIRECTORY;
+            if has_own_check || (wal_is_out_of_reach && directory.starts_with("pg_wal")) {
                 continue;
             }
             match super::files::follow(self.root, directory) {
@@ -26,19 +28,9 @@ impl Inspection<'_> {
                     continue;
                 }
             }
-            let can_be_made_anew = layout::recreatable_empty_directories(major).any(|name| name == directory);
-            let (severity, remedy) = if can_be_made_anew {
-                (Severity::Warning, Remedy::RecreateDirectory)
-            } else if directory == "pg_wal" && self.can_begin_wal_anew() {
-                (Severity::Error, Remedy::RecreateDirectory)
-            } else {
-                (Severity::Error, Remedy::Replace)
-            };
-            let evidence = format!("the directory is not there{}", self.lost_with(directory));
-            self.report_with(
-                Finding::new("directory-missing", severity, directory, evidence).with_remedy(remedy),
-            );
+            self.report_with(self.missing_directory(directory, major));
         }
+        self.check_prepared_transactions();
         self.check_transaction_status();
         self.check_tablespace_links();
     }
@@ -67,29 +59,9 @@ impl Inspection<'_> {
     /// Whether no WAL is needed. Once its directory is there again, the next inspection finds the last checkpoint's
     /// segment missing, and says what is to be done about that. A link that leads nowhere may be a disk that is not
     /// mounted, with WAL that nobody may miss.
-    fn can_begin_wal_anew(&self) -> bool {
+    pub(super) fn can_begin_wal_anew(&self) -> bool {
         let is_done = self.control.as_ref().is_some_and(|control| control.redo == control.checkpoint);
         self.is_clean() && is_done && matches!(self.root.facts("pg_wal"), Ok(None))
-    }
-
-    /// What cannot be made anew with a directory, where the cluster uses that.
-    fn lost_with(&self, directory: &str) -> String {
-        if directory != "pg_logical" {
-            return String::new();
-        }
-        let slots = self.root.entries("pg_replslot").unwrap_or_default();
-        let slots: Vec<&str> = slots
-            .iter()
-            .filter(|entry| entry.facts.kind == EntryKind::Directory)
-            .map(|entry| entry.name.as_str())
-            .collect();
-        if slots.is_empty() {
-            return "; how far subscriptions had come, if there are any, is lost with it".to_owned();
-        }
-        format!(
-            "; how far subscriptions had come is lost with it, and what logical replication slots need to go on ({})",
-            slots.join(", ")
-        )
     }
 
     /// Files among the links to tablespaces, such as a `.gitkeep`: the server takes each entry for a tablespace, and does

@@ -18,7 +18,7 @@ use crate::sys::{EntryKind, ReadRoot, Threads, WriteRoot};
 use std::io;
 
 /// The seal, below the data directory.
-const SEAL_FILE: &str = ".pgbox/seal";
+pub(super) const SEAL_FILE: &str = ".pgbox/seal";
 /// A seal of ten million files is smaller.
 const LIMIT_BYTES: u64 = 512 << 20;
 

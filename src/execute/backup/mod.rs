@@ -232,6 +232,7 @@ impl HotJob<'_> {
         damaged_pages.sort_by(|left, right| (&left.file, left.block).cmp(&(&right.file, right.block)));
         name_relations(self.data, &mut damaged_pages);
         let summary = BackupSummary {
+            data_directory: Some(self.data.path().to_string_lossy().into_owned()),
             system_identifier: Some(self.control.system_identifier),
             major_version: Some(self.control.major_version()),
             timeline: Some(self.control.timeline),

@@ -36,7 +36,7 @@ use self::target::{Goal, Target};
 use super::Tools;
 use super::backup::former::{Former, newest_comparable};
 use super::backup::{ColdOptions, Shortcuts, Stored, create_cold_by};
-use super::ensure::diagnose;
+use super::decide::diagnose;
 use super::from_backup::begin_reading;
 use super::meanwhile::{another_server_ran, control_print, refuse_another_server};
 use super::restored_wal::{FormerWal, RestoredWal};

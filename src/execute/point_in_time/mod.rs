@@ -14,7 +14,8 @@ pub use elsewhere::{Elsewhere, check_elsewhere, check_place, restore_elsewhere};
 pub use outline::outline;
 
 use super::Tools;
-use super::ensure::{Ensured, decide_restore_to, diagnose};
+use super::decide::{decide_restore_to, diagnose};
+use super::ensure::Ensured;
 use super::restore::{Deciding, replace_present};
 use super::staging::ensure_room;
 use crate::error::{Failure, Kind};

@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::Prepared;
 use crate::execute::Tools;
 use crate::execute::backup::listing::{Listing, Rules};
-use crate::execute::ensure::diagnose;
+use crate::execute::decide::diagnose;
 use crate::execute::staging::available_bytes;
 use crate::plan::delta::SPARE_BYTES;
 use crate::plan::restore_outline::{Outline, Replaced, Wal};

@@ -76,6 +76,27 @@ impl Checkpoint {
         if major.0 < 17 { None } else { WalLevel::from_number(self.number(20)) }
     }
 
+    /// The next transaction id, with its epoch in the high half.
+    pub fn next_xid(&self) -> u64 {
+        const OFFSET_BYTES: usize = 24;
+        const OFFSET_IN_WIDE_BYTES: usize = 32;
+        let offset = if self.is_wide() { OFFSET_IN_WIDE_BYTES } else { OFFSET_BYTES };
+        array_at(&self.data, offset).map(u64::from_le_bytes).unwrap_or_default()
+    }
+
+    /// The oldest transaction that had not ended, prepared ones included; `None` where that was not worked out, as at
+    /// every stop (xlog.c, `CreateCheckPoint()`; procarray.c, `GetOldestActiveTransactionId()`).
+    pub fn oldest_active_xid(&self) -> Option<u32> {
+        // It comes last, before padding.
+        const FROM_THE_END_BYTES: usize = 8;
+        Some(self.number(self.size_bytes.saturating_sub(FROM_THE_END_BYTES))).filter(|xid| *xid != 0)
+    }
+
+    /// Whether it is laid out as since 19, with `logicalDecodingEnabled` before the transaction id.
+    fn is_wide(&self) -> bool {
+        self.size_bytes == MOST_CHECKPOINT_BYTES
+    }
+
     /// When it was made, in seconds since 1970. The time and three transaction ids end the data in every version.
     pub fn time(&self) -> i64 {
         const FROM_THE_END_BYTES: usize = 24;
@@ -217,6 +238,16 @@ impl WalRecord<'_> {
         let data = self.body()?.main_data;
         let path = data.get(4..)?.split(|byte| *byte == 0).next()?;
         Some((Oid(u32_at(data, 0)?), String::from_utf8_lossy(path).into_owned()))
+    }
+
+    /// Returns the state data of the transaction that the record prepares; `None` for any other record.
+    ///
+    /// Source: twophase.c, `EndPrepare()`; xact.h, `XLOG_XACT_PREPARE`.
+    pub fn prepared_state(&self) -> Option<&'_ [u8]> {
+        const PREPARE: u8 = 0x10;
+        let is_it = self.header.resource_manager == resource_manager::TRANSACTION
+            && self.header.info & 0x70 == PREPARE;
+        if is_it { Some(self.body()?.main_data) } else { None }
     }
 
     /// Source: xlog.c, `xlog_redo()`; `pg_control.h`.

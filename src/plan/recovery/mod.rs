@@ -9,6 +9,7 @@
 //! alternative, to begin anew whenever nothing else worked, would hide the rows behind a server that looks well,
 //! for a reason that may pass: a disk that is not mounted, a port that is taken.
 
+mod beginning;
 mod healing;
 mod refusals;
 mod repairs;
@@ -22,12 +23,12 @@ pub use step::{
 
 use super::ancestry::Comparison;
 use super::archive::ArchiveView;
-use super::backups::{BackupKind, BackupName, BackupSummary};
+use super::backups::{BackupName, BackupSummary};
 use super::branching::{GoneBack, branch_off};
 use super::diagnosis::{ClusterCondition, Diagnosis, Finding, Journal, Remedy};
 use super::policy::RecoveryPolicy;
-use super::selection::{free_name, newest_first};
 use crate::pg::SystemIdentifier;
+use beginning::{begin_again, begin_first};
 use chrono::{DateTime, Utc};
 use healing::heal;
 use refusals::{allow, refuse_what_is_not_ours, refuse_what_needs_a_person};
@@ -35,7 +36,7 @@ use repairs::{
     control_file_step, look_again_after, look_again_step, mode_steps, needed_remedies, ownership_step,
     recover_first, repair,
 };
-use replacement::{replace, replay};
+use replacement::{replace, replay, restore_whole};
 
 /// Everything the decision rests on besides the diagnosis.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Circumstances<'a> {
     pub repository: Option<&'a str>,
     /// What is allowed.
     pub policy: RecoveryPolicy,
+    /// Whether an empty cluster may be made where one was lost; only where everything else is allowed, too.
+    pub may_begin_anew: bool,
     /// What was tried already and did not help.
     pub tried: Tried,
     /// The time, for names.
@@ -94,11 +97,11 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
     refuse_what_needs_a_person(diagnosis)?;
     match &diagnosis.condition {
         ClusterCondition::Absent | ClusterCondition::Empty => {
-            return Ok(begin_first(diagnosis, circumstances));
+            return begin_first(diagnosis, circumstances);
         }
         ClusterCondition::InterruptedInitdb => {
             allow(policy, &IN_PLACE, diagnosis)?;
-            return Ok(begin_again(diagnosis, circumstances));
+            return begin_again(diagnosis, circumstances);
         }
         // The others were refused above, or are told apart by what they need.
         _ => {}
@@ -130,6 +133,9 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
         }
         allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
         return replace(diagnosis, &needed, circumstances);
+    }
+    if needs(|remedy| matches!(remedy, Remedy::RestoreOrSeeToIt(_))) {
+        return restore_whole(diagnosis, &needed, circumstances);
     }
     allow(policy, &IN_PLACE, diagnosis)?;
     if needs(|remedy| matches!(remedy, Remedy::ReplayFrom(_))) {
@@ -167,32 +173,4 @@ fn finish_replacement(diagnosis: &Diagnosis, journal: &Journal) -> Plan {
         start_step("the new cluster has to be seen to serve"),
     ];
     Plan { belief: Belief::default(), ..plan(format!("finish {}", journal.operation), diagnosis, steps) }
-}
-
-fn begin_first(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
-    let replacement = Replacement { sources: vec![Source::Fresh], aside: None, failed_with: None };
-    let step = Step {
-        action: Action::Replace(replacement),
-        reason: "there is no cluster yet".into(),
-        effect: Effect::Adds,
-    };
-    let mut plan = plan("make a new cluster", diagnosis, vec![step, start_step("the cluster is sound then")]);
-    if let Some(newest) = newest_first(circumstances.backups, None).first() {
-        plan.remarks.push(format!(
-            "the backups of an earlier cluster are still there; `backup-postgresql restore {}` brings its rows back",
-            newest.name
-        ));
-    }
-    plan
-}
-
-fn begin_again(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Plan {
-    let aside = free_name(BackupKind::Damaged, diagnosis, circumstances);
-    let replacement = Replacement { sources: vec![Source::Fresh], aside: Some(aside), failed_with: None };
-    let step = Step {
-        action: Action::Replace(replacement),
-        reason: "an initdb was cut short in it, before there was any row".into(),
-        effect: Effect::Replaces,
-    };
-    plan("make the cluster anew", diagnosis, vec![step, start_step("the cluster is sound then")])
 }

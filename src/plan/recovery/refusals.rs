@@ -1,8 +1,8 @@
 //! What is refused, with nothing changed: what is in use, not PostgreSQL's, of another version, what only a person
 //! can put right, and what `RECOVERY` does not allow.
 
-use super::Circumstances;
 use super::step::Refusal;
+use super::{Circumstances, Needed};
 use crate::pg::SystemIdentifier;
 use crate::plan::ancestry::{Ancestry, possible_clusters};
 use crate::plan::backups::BackupSummary;
@@ -83,6 +83,20 @@ pub(super) fn refuse_what_needs_a_person(diagnosis: &Diagnosis) -> Result<(), Re
         ),
     };
     Err(Refusal { reason: format!("'{path}' {what}: {}", finding.summary()), hint, is_busy: false })
+}
+
+/// Refuses what only a whole backup could bring back, where there is none; a lesser one would lose more.
+pub(super) fn refuse_for_want_of_a_backup(diagnosis: &Diagnosis, needed: &[Needed]) -> Refusal {
+    let found = needed.iter().find_map(|(finding, remedy)| match remedy {
+        Remedy::RestoreOrSeeToIt(words) => Some((finding.summary(), words.as_str())),
+        _ => None,
+    });
+    let (found, words) = found.unwrap_or_default();
+    Refusal {
+        reason: format!("'{}' cannot be started as it is: {found}", diagnosis.data_directory.display()),
+        hint: format!("{words}. Nothing was changed."),
+        is_busy: false,
+    }
 }
 
 /// The link of a tablespace: `pg_tblspc/16400`, of whatever is below it.

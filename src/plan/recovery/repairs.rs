@@ -67,7 +67,7 @@ fn needed_remedy(finding: &Finding, tried: &Tried) -> Option<Remedy> {
         remedy @ Remedy::WriteFile(_) if finding.code == "configuration-broken" => Some(remedy.clone()),
         _ if finding.code.starts_with("configuration-") && tried.has(finding) => None,
         remedy if remedy.rests_on_finality() && !is_final => None,
-        Remedy::Replace => Some(Remedy::Replace),
+        remedy if remedy.is_beyond_repair() => Some(remedy.clone()),
         _ if tried.has(finding) => is_final.then_some(Remedy::Replace),
         remedy => Some(remedy.clone()),
     }

@@ -1,7 +1,9 @@
 //! What is put in the place of a cluster that cannot be repaired where it is.
 
-use super::refusals::{refuse_to_forget, refuse_to_guess, refuse_unknown_identity};
-use super::repairs::{irreparable, look_again_step, not_as_it_is, repair_steps, template0_step};
+use super::refusals::{
+    allow, refuse_for_want_of_a_backup, refuse_to_forget, refuse_to_guess, refuse_unknown_identity,
+};
+use super::repairs::{look_again_step, not_as_it_is, repair_steps, template0_step};
 use super::step::{Action, Effect, PassedOver, Plan, Refusal, Replacement, Source, Step};
 use super::{Circumstances, Needed, passed_over, plan, start_step};
 use crate::plan::ancestry::Ancestry;
@@ -58,10 +60,39 @@ pub(super) fn replace(
         None => "salvage what reads into a new cluster".to_owned(),
     };
     let steps = vec![
-        replace_step(diagnosis, sources, &irreparable(needed), circumstances),
+        replace_step(diagnosis, sources, &beyond_repair(needed), circumstances),
         start_step("the cluster is sound then"),
     ];
     let passed_over = rungs_passed_over(needed, &usable);
+    Ok(Plan { passed_over, remarks, ..plan(purpose, diagnosis, steps) })
+}
+
+/// Restores a backup that has all the WAL since. A lesser one would lose rows for the sake of what was found, which only
+/// a person may decide.
+pub(super) fn restore_whole(
+    diagnosis: &Diagnosis,
+    needed: &[Needed],
+    circumstances: &Circumstances,
+) -> Result<Plan, Refusal> {
+    let lost = beyond_repair(needed);
+    let usable = past_of(diagnosis, circumstances);
+    let is_whole = |source: &Source| {
+        matches!(source, Source::Backup { replay, .. } if replay.reaches_the_end) && !is_end_lost(needed)
+    };
+    let sources: Vec<Source> = usable
+        .iter()
+        .map(|backup| source_of(backup, diagnosis, circumstances.archives))
+        .filter(is_whole)
+        .collect();
+    let Some(Source::Backup { name, .. }) = sources.first() else {
+        return Err(refuse_for_want_of_a_backup(diagnosis, needed));
+    };
+    allow(circumstances.policy, &[RecoveryPolicy::Auto], diagnosis)?;
+    let purpose = format!("restore {name}");
+    let remarks = vec![loss(usable.first().copied(), sources.first(), needed)];
+    let passed_over = rungs_passed_over(needed, &usable);
+    let steps =
+        vec![replace_step(diagnosis, sources, &lost, circumstances), start_step("the cluster is sound then")];
     Ok(Plan { passed_over, remarks, ..plan(purpose, diagnosis, steps) })
 }
 
@@ -151,7 +182,7 @@ fn replace_step(
 }
 
 fn rungs_passed_over(needed: &[Needed], usable: &[&BackupSummary]) -> Vec<PassedOver> {
-    let worst = irreparable(needed).first().map(|finding| finding.summary()).unwrap_or_default();
+    let worst = beyond_repair(needed).first().map(|finding| finding.summary()).unwrap_or_default();
     let mut rungs = vec![
         not_as_it_is(needed),
         passed_over("repair in place", format!("nothing in place can bring this back: {worst}")),
@@ -162,9 +193,19 @@ fn rungs_passed_over(needed: &[Needed], usable: &[&BackupSummary]) -> Vec<Passed
     rungs
 }
 
+/// The findings that nothing in place helps.
+fn beyond_repair<'a>(needed: &[Needed<'a>]) -> Vec<&'a Finding> {
+    let lost = needed.iter().filter(|(_, remedy)| remedy.is_beyond_repair());
+    lost.map(|(finding, _)| *finding).collect()
+}
+
+fn is_end_lost(needed: &[Needed]) -> bool {
+    needed.iter().any(|(finding, _)| finding.code == "page-beyond-wal")
+}
+
 fn loss(backup: Option<&BackupSummary>, source: Option<&Source>, needed: &[Needed]) -> String {
     // Pages that are newer than the end of the WAL say that this is not where it ended.
-    let is_end_lost = needed.iter().any(|(finding, _)| finding.code == "page-beyond-wal");
+    let is_end_lost = is_end_lost(needed);
     match (backup, source) {
         (Some(_), Some(Source::Backup { replay, .. })) if replay.reaches_the_end && !is_end_lost => {
             "no committed row is lost: the WAL since the backup is there to be replayed".into()
@@ -178,7 +219,7 @@ fn loss(backup: Option<&BackupSummary>, source: Option<&Source>, needed: &[Neede
             backup.created_at.format("%Y-%m-%d %H:%M:%S UTC")
         ),
         (None, _) => {
-            let places: Vec<String> = irreparable(needed)
+            let places: Vec<String> = beyond_repair(needed)
                 .iter()
                 .take(NAMED_FINDINGS)
                 .map(|finding| {

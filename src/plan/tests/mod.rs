@@ -2,6 +2,7 @@
 
 mod branches;
 mod properties;
+mod refused;
 
 use super::ancestry::Comparison;
 use super::archive::ArchiveView;
@@ -79,6 +80,7 @@ fn first_try(backups: &[BackupSummary]) -> Circumstances<'_> {
         gone_back: None,
         repository: None,
         policy,
+        may_begin_anew: false,
         tried,
         now: now(),
     }
@@ -315,11 +317,8 @@ fn a_line_of_the_configuration_is_left_out_only_where_more_is_allowed_and_never_
     let refused = finding(Severity::Warning, Remedy::LeaveOut);
     let diagnosis = diagnosis(ClusterCondition::of_findings(&[refused.clone()]), vec![refused]);
     let backups = [backup(5, 1, 4)];
-    let decide = |policy, tried: Tried| {
-        let circumstances =
-            Circumstances { backups: &backups, archives: &[], repository: None, policy, tried, now: now() };
-        recovery(&diagnosis, &circumstances)
-    };
+    let decide =
+        |policy, tried: Tried| recovery(&diagnosis, &Circumstances { policy, tried, ..first_try(&backups) });
     let tried = Tried { start: true, words: Some("no".into()), ..Tried::default() };
 
     for tried in [Tried::default(), tried] {
@@ -339,16 +338,9 @@ fn a_configuration_that_was_restored_and_is_broken_still_costs_no_cluster() {
     let repairs = vec![(broken.code, broken.place.clone())];
     let diagnosis = diagnosis(ClusterCondition::Repairable, vec![broken]);
     let tried = Tried { repairs, start: true, words: None };
-    let circumstances = Circumstances {
-        backups: &[backup(5, 1, 4)],
-        archives: &[],
-        repository: None,
-        policy: RecoveryPolicy::Auto,
-        tried,
-        now: now(),
-    };
+    let backups = [backup(5, 1, 4)];
 
-    let plan = recovery(&diagnosis, &circumstances).unwrap();
+    let plan = recovery(&diagnosis, &Circumstances { tried, ..first_try(&backups) }).unwrap();
 
     assert!(plan.steps.iter().all(|step| !matches!(step.action, Action::Replace(_))), "{plan:?}");
 }

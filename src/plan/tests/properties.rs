@@ -40,6 +40,7 @@ fn remedies() -> impl Strategy<Value = Remedy> {
         Just(Remedy::LinkWal),
         Just(Remedy::FreeSpace),
         Just(Remedy::Replace),
+        Just(Remedy::RestoreOrSeeToIt("make the directory".into())),
         Just(Remedy::Nothing),
     ]
 }

@@ -128,8 +128,12 @@ impl Tail {
 }
 
 /// The settings that the WAL before the redo point tells, else PostgreSQL's defaults; they only matter to a standby.
+///
+/// Whether transactions could be prepared is not known then, and a control file that says they could not would prove
+/// that a lost `pg_twophase` was empty. The server writes down what holds when it starts.
 fn parameters_before(wal: &WalDirectory, redo: Lsn) -> Parameters {
-    let mut parameters = Parameters::defaults(wal.geometry.major);
+    let defaults = Parameters::defaults(wal.geometry.major);
+    let mut parameters = Parameters { max_prepared_transactions: 1, ..defaults };
     let reader = wal.oldest_before(redo).and_then(|oldest| wal.reader_from(oldest).ok());
     let Some(mut reader) = reader else { return parameters };
     while let Ok(record) = reader.next_record() {

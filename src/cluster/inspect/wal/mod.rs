@@ -7,6 +7,7 @@ mod chain;
 mod checkpoints;
 mod control;
 mod files;
+mod prepared;
 mod touches;
 
 pub(super) use chain::WalState;
@@ -15,4 +16,5 @@ pub(crate) use checkpoints::{
     FoundCheckpoint, MapHistory, find_checkpoint_at, find_checkpoints, map_history,
 };
 pub(crate) use files::WalDirectory;
+pub(super) use prepared::PreparedInWal;
 pub(crate) use touches::WalTouches;

@@ -1,0 +1,92 @@
+//! What is refused unless nothing is lost by it.
+
+use super::*;
+use crate::plan::diagnosis::Served;
+
+fn asks_for_a_whole_backup() -> Diagnosis {
+    let remedy = Remedy::RestoreOrSeeToIt("make the directory, and run this again".into());
+    diagnosis(ClusterCondition::Damaged, vec![finding(Severity::Error, remedy)])
+}
+
+#[test]
+fn what_only_a_whole_backup_brings_back_is_restored_from_such_a_backup_alone() {
+    let mut present = asks_for_a_whole_backup();
+    present.wal_segments = vec![segment(1, 3), segment(1, 4)];
+    let backups = [backup(1, 1, 9), backup(2, 1, 3)];
+
+    let plan = decide(&present, &backups).unwrap();
+
+    let sources = sources(&plan);
+    let [Source::Backup { name, replay }] = sources.as_slice() else { panic!("{sources:?}") };
+    assert_eq!(*name, backups[1].name);
+    assert!(replay.reaches_the_end);
+}
+
+#[test]
+fn without_a_whole_backup_it_is_refused_in_its_own_words_whatever_is_allowed() {
+    for policy in RecoveryPolicy::ALL {
+        for backups in [vec![], vec![backup(1, 1, 3)]] {
+            let circumstances = Circumstances { policy, ..first_try(&backups) };
+            let refusal = recovery(&asks_for_a_whole_backup(), &circumstances).unwrap_err();
+            assert_eq!(refusal.hint, "make the directory, and run this again. Nothing was changed.");
+        }
+    }
+}
+
+#[test]
+fn a_whole_backup_is_not_restored_where_only_repairs_are_allowed() {
+    let mut present = asks_for_a_whole_backup();
+    present.wal_segments = vec![segment(1, 3)];
+    let backups = [backup(1, 1, 3)];
+    let circumstances = Circumstances { policy: RecoveryPolicy::Repair, ..first_try(&backups) };
+
+    let refusal = recovery(&present, &circumstances).unwrap_err();
+
+    assert!(refusal.hint.contains("RECOVERY=auto"), "{}", refusal.hint);
+}
+
+/// An empty directory from which a cluster may have been lost.
+fn emptied(served: Option<SystemIdentifier>) -> Diagnosis {
+    let blank = Diagnosis::blank("/data", ClusterCondition::Empty, Presence::Free);
+    let note = ".pgbox/served".to_owned();
+    Diagnosis { served: served.map(|found| Served { note, system_identifier: Some(found) }), ..blank }
+}
+
+fn of_directory(directory: Option<&str>) -> BackupSummary {
+    BackupSummary { data_directory: directory.map(str::to_owned), ..backup(1, 1, 3) }
+}
+
+#[test]
+fn no_empty_cluster_is_made_where_one_was_lost() {
+    let here = of_directory(Some("/data"));
+    let unknown = of_directory(None);
+    let elsewhere = of_directory(Some("/other"));
+    for (served, backups) in [
+        (Some(CLUSTER), vec![]),
+        (Some(CLUSTER), vec![elsewhere.clone()]),
+        (None, vec![here.clone()]),
+        (None, vec![elsewhere.clone(), unknown.clone()]),
+    ] {
+        for condition in
+            [ClusterCondition::Absent, ClusterCondition::Empty, ClusterCondition::InterruptedInitdb]
+        {
+            let present = Diagnosis { condition, ..emptied(served) };
+            let refusal = decide(&present, &backups).unwrap_err();
+            assert!(refusal.hint.contains("ALLOW_EMPTY=on"), "{}", refusal.hint);
+            let names_backup = refusal.hint.contains("backup-postgresql restore data_");
+            assert_eq!(names_backup, !backups.is_empty(), "{}", refusal.hint);
+            for policy in RecoveryPolicy::ALL {
+                let circumstances = Circumstances { policy, may_begin_anew: true, ..first_try(&backups) };
+                let is_begun = recovery(&present, &circumstances).is_ok();
+                assert_eq!(is_begun, policy == RecoveryPolicy::Auto, "{present:?} {policy}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_first_cluster_is_made_beside_the_backups_of_another_directory() {
+    let plan = decide(&emptied(None), &[of_directory(Some("/other"))]).unwrap();
+    assert_eq!(sources(&plan), [Source::Fresh]);
+    assert!(plan.remarks.iter().any(|remark| remark.contains("backup-postgresql restore")));
+}
