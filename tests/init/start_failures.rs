@@ -130,3 +130,29 @@ fn a_start_is_tried_again_only_where_its_cause_may_pass() {
     assert!(!lasting.contains("attempt 1"), "{lasting}");
     assert!(passing.contains("attempt 2"), "{passing}");
 }
+
+#[test]
+fn a_backup_that_does_not_start_for_a_cause_outside_the_data_is_taken_back_at_once() {
+    // The cluster is damaged, and its directory for sockets is not there yet: an older backup would start without it.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let sockets = sandbox.path().join("sockets");
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("INSERT INTO kept SELECT generate_series(101, 150)");
+    shell(&sandbox, &format!("echo \"unix_socket_directories = '{}'\" >>postgresql.conf", sockets.display()));
+    sandbox.succeed(&["backup-postgresql", "create", "--force"]);
+    sandbox.succeed(&["maintenance", "stop"]);
+    shell(&sandbox, "rm pg_xact/0000");
+
+    let told = sandbox.expect_status(&["init-postgresql", "--no-backup"], 1);
+
+    assert!(told.contains("could not create lock file"), "{told}");
+    assert_eq!(told.matches("began: restoring files").count(), 1, "{told}");
+    assert!(!sandbox.data().join("pg_xact/0000").exists(), "{told}");
+    fs::create_dir(&sockets).unwrap();
+    run(Command::new("chown").arg("postgres").arg(&sockets));
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "150");
+}

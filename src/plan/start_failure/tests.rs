@@ -174,17 +174,17 @@ fn data(place: &str) -> Cause {
 #[case::another_language("FATAL:  konnte private Schluesseldatei nicht finden", Cause::Unknown)]
 #[case::nothing("", Cause::Unknown)]
 fn a_start_that_failed_is_told_by_its_cause(#[case] log: &str, #[case] cause: Cause) {
-    let prefixed: String = log
+    let prefixed: Vec<String> = log
         .lines()
         .map(|line| {
             let prefix =
                 if line.starts_with("postgres:") { "" } else { "2026-11-30 06:04:31.176 UTC [19308] " };
-            format!("{prefix}{line}\n")
+            format!("{prefix}{line}")
         })
         .collect();
 
     assert_eq!(of(log).cause, cause);
-    assert_eq!(of(&prefixed).cause, cause);
+    assert_eq!(of(&prefixed.join("\n")).cause, cause);
 }
 
 #[test]

@@ -315,7 +315,8 @@ fn is_set_aside_first(plan: &Plan) -> bool {
 #[test]
 fn a_line_of_the_configuration_is_left_out_only_where_more_is_allowed_and_never_costs_the_cluster() {
     let refused = finding(Severity::Warning, Remedy::LeaveOut);
-    let diagnosis = diagnosis(ClusterCondition::of_findings(&[refused.clone()]), vec![refused]);
+    let condition = ClusterCondition::of_findings(std::slice::from_ref(&refused));
+    let diagnosis = diagnosis(condition, vec![refused]);
     let backups = [backup(5, 1, 4)];
     let decide =
         |policy, tried: Tried| recovery(&diagnosis, &Circumstances { policy, tried, ..first_try(&backups) });
