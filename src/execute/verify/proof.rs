@@ -136,7 +136,7 @@ fn restore_and_read(
 /// machine has no memory or no library for says nothing about the backup.
 fn is_about_backup(error: &StartError) -> bool {
     matches!(error, StartError::Ended { .. })
-        && ServerAnswer::last_in_log(error.log()).is_some_and(ServerAnswer::is_about_data_at_start)
+        && ServerAnswer::last_in_log(error.whole_log()).is_some_and(ServerAnswer::is_about_data_at_start)
 }
 
 /// What is told where something kept the copy from being read, and nothing of it is known to be damaged.
