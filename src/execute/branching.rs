@@ -147,7 +147,10 @@ fn compare_archived(
     let ours = wal.read_bounded(&name, u64::from(segment.segment_size_bytes())).context("read WAL")?;
     let mut theirs = Vec::new();
     match archive.fetch(&name, &mut theirs) {
-        Ok(_) => Ok(Some(compare_pages(segment.start_lsn(), &ours, &theirs, &geometry))),
+        Ok(_) => {
+            let found = compare_pages(segment.start_lsn(), &ours, &theirs, &geometry);
+            Ok(Some(found.unwrap_or(Comparison::Unknown)))
+        }
         Err(RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. }) => {
             Ok(Some(Comparison::Unknown))
         }

@@ -18,8 +18,6 @@ use crate::sys::ReadRoot;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// What is compared at once.
-const PAGE_BYTES: u64 = 8192;
 /// How much of a copy of a stopped cluster is compared: its last checkpoint record.
 const CHECKPOINT_RECORD_BYTES: u64 = 96;
 
@@ -88,7 +86,6 @@ impl Stretch {
 
     fn compare(&self, backup: &BackupReader, present: &ReadRoot) -> Result<Comparison, RepositoryError> {
         let segments: Vec<WalFileName> = self.segments().collect();
-        let mut last = Comparison::Unknown;
         for segment in segments.iter().rev() {
             let entry = backup.entry(&path_of(*segment)).filter(|entry| entry.is_file());
             let (Some(entry), Ok(file)) = (entry, present.open_file(segment.to_string())) else { break };
@@ -102,47 +99,49 @@ impl Stretch {
             if stored_bytes < theirs.len() || file.read_exact_at(&mut ours, from - begin).is_err() {
                 break;
             }
-            match compare_pages(Lsn(from), &ours, &theirs, &geometry) {
-                // Where the end says nothing, what comes before it may.
-                Comparison::Unknown => {}
-                found => {
-                    last = found;
-                    break;
-                }
+            // Where the end has nothing to compare, what comes before it may.
+            if let Some(found) = compare_pages(Lsn(from), &ours, &theirs, &geometry) {
+                return Ok(found);
             }
         }
-        Ok(last)
+        Ok(Comparison::Unknown)
     }
 }
 
 /// Compares two stretches of WAL of one place, from the last page to the first. WAL that is equal somewhere was equal
-/// before; what is no WAL at all is damage, and says nothing, and neither does what is empty.
-pub(super) fn compare_pages(from: Lsn, ours: &[u8], theirs: &[u8], geometry: &WalGeometry) -> Comparison {
-    let first = from.0 / PAGE_BYTES * PAGE_BYTES;
+/// before; what is no WAL at all is damage, and says nothing, and neither does what is empty. `None`: all of it is such.
+pub(super) fn compare_pages(
+    from: Lsn,
+    ours: &[u8],
+    theirs: &[u8],
+    geometry: &WalGeometry,
+) -> Option<Comparison> {
+    let page_bytes = u64::from(geometry.block_size_bytes.max(1));
+    let first = from.0 / page_bytes * page_bytes;
     let end = from.0 + ours.len().min(theirs.len()) as u64;
-    let pages: Vec<u64> = (first..end).step_by(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX)).collect();
+    let pages: Vec<u64> = (first..end).step_by(usize::try_from(page_bytes).unwrap_or(usize::MAX)).collect();
     let mut differing = 0;
     for page in pages.into_iter().rev() {
         let offset = |lsn: u64| usize::try_from(lsn.max(from.0) - from.0).unwrap_or(usize::MAX);
-        let range = offset(page)..offset(end.min(page + PAGE_BYTES));
+        let range = offset(page)..offset(end.min(page + page_bytes));
         let (Some(our), Some(their)) = (ours.get(range.clone()), theirs.get(range)) else { break };
         if our == their {
             if is_empty_page(our) {
                 continue;
             }
-            return match differing {
+            return Some(match differing {
                 0 => Comparison::Same,
                 // One page may be damaged.
                 1 => Comparison::Unknown,
                 _ => Comparison::Differs,
-            };
+            });
         }
         // The header of a page whose beginning is not in the stretch cannot be asked.
         if page < from.0 || geometry.is_page_at(Lsn(page), our) {
             differing += 1;
         }
     }
-    if differing > 0 { Comparison::Differs } else { Comparison::Unknown }
+    (differing > 0).then_some(Comparison::Differs)
 }
 
 /// Which of two files of one name is the WAL of the present cluster.
@@ -168,8 +167,9 @@ pub(super) fn own_of(segment: WalFileName, present: &[u8], archived: &[u8]) -> O
     let header = present.get(..LONG_HEADER_SIZE_BYTES).and_then(|bytes| WalPageHeader::parse(bytes).ok());
     let Some(geometry) = header.map(|header| WalGeometry::from(&header)) else { return Own::Archived };
     match compare_pages(segment.start_lsn(), present, archived, &geometry) {
-        Comparison::Differs | Comparison::Unknown if is_whole(segment, present, geometry) => Own::Present,
-        Comparison::Same | Comparison::Differs | Comparison::Unknown => Own::Archived,
+        Some(Comparison::Same) => Own::Archived,
+        _ if is_whole(segment, present, geometry) => Own::Present,
+        _ => Own::Archived,
     }
 }
 
@@ -218,4 +218,70 @@ pub(super) fn geometry_of(file: &std::fs::File) -> Option<WalGeometry> {
     let read: io::Result<()> = file.read_exact_at(&mut header, 0);
     read.ok()?;
     WalPageHeader::parse(&header).ok().map(|header| WalGeometry::from(&header))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::pg::{MajorVersion, SystemIdentifier};
+
+    const PAGE_BYTES: u64 = 8192;
+    /// Behind the first page of a segment, which has a long header.
+    const FROM: Lsn = Lsn(0x0500_2000);
+    const GEOMETRY: WalGeometry = WalGeometry {
+        major: MajorVersion(15),
+        system_identifier: SystemIdentifier(7),
+        segment_size_bytes: 16 << 20,
+        block_size_bytes: 8192,
+    };
+
+    /// Pages of WAL, one for each letter: records of the one history or of another, nothing behind the header, damage in
+    /// the records, no page at all.
+    fn pages(letters: &str) -> Vec<u8> {
+        let page = |(number, letter): (usize, char)| {
+            let address = FROM.0 + number as u64 * PAGE_BYTES;
+            let mut page = vec![0; usize::try_from(PAGE_BYTES).unwrap()];
+            page[..2].copy_from_slice(&0xD110_u16.to_le_bytes());
+            page[4..8].copy_from_slice(&1_u32.to_le_bytes());
+            page[8..16].copy_from_slice(&address.to_le_bytes());
+            match letter {
+                'e' => {}
+                'x' => page.fill(0xFF),
+                letter => page[100..8000].fill(u8::try_from(letter).unwrap()),
+            }
+            page
+        };
+        letters.chars().enumerate().flat_map(page).collect()
+    }
+
+    #[rstest]
+    #[case::equal("aaaa", "aaaa", Some(Comparison::Same))]
+    #[case::equal_up_to_an_empty_end("aaee", "aaee", Some(Comparison::Same))]
+    #[case::damage_in_the_middle("abaa", "aaaa", Some(Comparison::Same))]
+    #[case::no_page_in_the_middle("axaa", "aaaa", Some(Comparison::Same))]
+    #[case::parted_in_the_middle("aabb", "aaaa", Some(Comparison::Differs))]
+    #[case::parted_before("bbbb", "aaaa", Some(Comparison::Differs))]
+    #[case::parted_and_then_empty("bbee", "aaee", Some(Comparison::Differs))]
+    #[case::the_only_page("b", "a", Some(Comparison::Differs))]
+    #[case::the_last_page_may_be_damaged("aaab", "aaaa", Some(Comparison::Unknown))]
+    #[case::the_end_is_no_wal("aaxx", "aaaa", Some(Comparison::Same))]
+    #[case::none_of_it_is_wal("xxxx", "aaaa", None)]
+    #[case::nothing_but_empty_pages("eeee", "eeee", None)]
+    fn wal_of_another_history_is_told_from_damage(
+        #[case] ours: &str,
+        #[case] theirs: &str,
+        #[case] expected: Option<Comparison>,
+    ) {
+        assert_eq!(compare_pages(FROM, &pages(ours), &pages(theirs), &GEOMETRY), expected);
+    }
+
+    #[test]
+    fn what_comes_before_and_after_the_stretch_is_not_compared() {
+        let (ours, theirs) = (pages("baaab"), pages("aaaaa"));
+        let (from, to) = (8192 + 100, 4 * 8192 - 100);
+        let found = compare_pages(Lsn(FROM.0 + 8292), &ours[from..to], &theirs[from..to], &GEOMETRY);
+        assert_eq!(found, Some(Comparison::Same));
+    }
 }
