@@ -78,7 +78,6 @@ fn a_healing_that_is_killed_at_any_step_is_finished_by_the_next_start() {
 
 #[test]
 fn a_table_that_was_written_to_while_the_backup_ran_is_not_healed_from_its_copy() {
-    const CREATE: [&str; 3] = ["backup-postgresql", "create", "--force"];
     // The file was copied before the update, and the control file after the checkpoint that followed it.
     if !has_postgresql() || !has_step_points() {
         return;
