@@ -230,7 +230,7 @@ impl Default for ManifestWriter {
 }
 
 impl ManifestWriter {
-    /// Adds a file with its CRC. A path that is not UTF-8 is written in hexadecimal (backup_manifest.c,
+    /// Adds a file with its CRC. A path that is not UTF-8 is written in hexadecimal (`backup_manifest.c`,
     /// `AddFileToBackupManifest()`). `modified` is a time as `2026-11-21 12:00:00 GMT`.
     ///
     /// # Errors

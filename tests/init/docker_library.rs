@@ -124,7 +124,9 @@ fn hosts_are_let_in_as_it_was_asked_for(#[case] settings: &[(&str, &str)], #[cas
         return;
     }
     let mut sandbox = with_names();
-    settings.iter().for_each(|(name, value)| sandbox.set(name, *value));
+    for (name, value) in settings {
+        sandbox.set(name, *value);
+    }
 
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
 

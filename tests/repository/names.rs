@@ -5,7 +5,7 @@ use rstest::rstest;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -96,8 +96,7 @@ fn a_name_in_another_encoding_is_told_by_its_bytes() {
     }
     let sandbox = Sandbox::without_backup();
     add_strays(&sandbox);
-    fs::set_permissions(place(&sandbox.data(), PLACES[0]), std::os::unix::fs::PermissionsExt::from_mode(0))
-        .unwrap();
+    fs::set_permissions(place(&sandbox.data(), PLACES[0]), fs::Permissions::from_mode(0o000)).unwrap();
 
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
 

@@ -88,17 +88,16 @@ fn own_directory(bin_directory: &Path) -> Option<PathBuf> {
 /// goes on (miscinit.c, `load_libraries()`; varlena.c, `SplitDirectoriesString()`).
 ///
 /// A name in double quotes is taken as it is, with the commas in it; two quotes in it are one. `ALTER SYSTEM SET … = 'a,b'`
-/// writes such a name, which is that of one library (guc_funcs.c, `flatten_set_variable_args()`).
+/// writes such a name, which is that of one library (`guc_funcs.c`, `flatten_set_variable_args()`).
 fn split_list(list: &str) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let mut rest = list.trim_start();
     while !rest.is_empty() {
-        let (name, after) = match rest.strip_prefix('"') {
-            Some(quoted) => quoted_name(quoted)?,
-            None => {
-                let (name, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
-                (name.trim_end().to_owned(), after)
-            }
+        let (name, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            quoted_name(quoted)?
+        } else {
+            let (name, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+            (name.trim_end().to_owned(), after)
         };
         if name.is_empty() {
             return None;
