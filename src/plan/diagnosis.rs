@@ -38,6 +38,8 @@ pub struct Diagnosis {
     pub lineage: Lineage,
     /// That a cluster was served from it once, by the notes that this leaves.
     pub served: Option<Served>,
+    /// What shows that it is the cluster of a standby; `None` where nothing does.
+    pub standby: Option<&'static str>,
     /// How much was looked at.
     pub extent: Extent,
 }
@@ -378,6 +380,7 @@ impl Diagnosis {
             backed_up_to: None,
             lineage: Lineage::default(),
             served: None,
+            standby: None,
             extent: Extent::default(),
         }
     }

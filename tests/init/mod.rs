@@ -22,5 +22,6 @@ mod restore;
 mod scripts;
 mod seal;
 mod sockets;
+mod standby;
 mod start_failures;
 mod wal_disk;

@@ -31,7 +31,7 @@ use crate::pg::SystemIdentifier;
 use beginning::{begin_again, begin_first};
 use chrono::{DateTime, Utc};
 use healing::heal;
-use refusals::{allow, refuse_what_is_not_ours, refuse_what_needs_a_person};
+use refusals::{allow, refuse_to_replace_a_standby, refuse_what_is_not_ours, refuse_what_needs_a_person};
 use repairs::{
     control_file_step, look_again_after, look_again_step, mode_steps, needed_remedies, ownership_step,
     recover_first, repair,
@@ -110,6 +110,7 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
         allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
     }
     let needed = needed_remedies(diagnosis, &circumstances.tried);
+    refuse_to_replace_a_standby(diagnosis, &needed)?;
     if needed.is_empty() {
         if let Some(plan) = recover_first(diagnosis) {
             return Ok(plan);

@@ -120,6 +120,10 @@ pub(super) fn mode_steps(diagnosis: &Diagnosis, tried: &Tried) -> Vec<Step> {
 /// What is found after a crash may be what replay puts right, and to restore a backup on account of it would be wrong;
 /// to serve at once would be, too, if it is not. After a clean stop the same finding is final.
 pub(super) fn recover_first(diagnosis: &Diagnosis) -> Option<Plan> {
+    // No private server replays what a standby takes from its primary (xlogrecovery.c, `InitWalRecovery()`).
+    if diagnosis.standby.is_some() {
+        return None;
+    }
     let is_crashed = diagnosis.identity.state.is_some_and(|state| state != ClusterState::ShutDown);
     let is_open =
         |finding: &&Finding| finding.severity == Severity::Warning && finding.remedy.rests_on_finality();
