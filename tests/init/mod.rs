@@ -24,4 +24,5 @@ mod seal;
 mod sockets;
 mod standby;
 mod start_failures;
+mod startup_files;
 mod wal_disk;

@@ -26,6 +26,7 @@ mod presence;
 mod sample;
 mod seal;
 mod standby;
+mod startup_files;
 mod structure;
 mod transaction_status;
 mod user_files;
@@ -289,6 +290,7 @@ impl Inspection<'_> {
         self.check_structure();
         self.check_backup_label();
         self.check_signals();
+        self.check_startup_files();
         // The pid of a server in another container means nothing here; that it holds the lock does.
         if !self.is_in_use {
             self.check_pid_file();
