@@ -21,6 +21,7 @@ pub mod server_configuration;
 mod server_sockets;
 pub mod session;
 pub mod setup;
+pub mod standby;
 mod start_progress;
 pub(crate) mod tree;
 pub mod usable_configuration;

@@ -4,6 +4,7 @@ use anyhow::Context;
 use pgbox::cluster::history::{self, Event};
 use pgbox::cluster::last_failure::LastFailure;
 use pgbox::cluster::session::ServerAddress;
+use pgbox::cluster::standby;
 use pgbox::execute::Tools;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
@@ -37,7 +38,7 @@ struct Status<'a> {
 #[serde(rename_all = "kebab-case")]
 enum Server {
     Stopped { by_hand: bool, last_failure: Option<LastFailure> },
-    Running { pid: i32, port: Option<u16>, figures: Option<Figures> },
+    Running { pid: i32, port: Option<u16>, standby: Option<&'static str>, figures: Option<Figures> },
 }
 
 #[derive(Serialize)]
@@ -104,9 +105,11 @@ fn server(tools: &Tools) -> anyhow::Result<Server> {
         let last_failure = LastFailure::read(path);
         return Ok(Server::Stopped { by_hand: has_stop_marker(path), last_failure });
     };
-    let address = ServerAddress::read(&ReadRoot::open(path)?);
+    let root = ReadRoot::open(path)?;
+    let address = ServerAddress::read(&root);
+    let standby = standby::of_running(&root).map(|following| following.words().0);
     let figures = address.as_ref().and_then(|address| figures(tools, address));
-    Ok(Server::Running { pid, port: address.map(|address| address.port), figures })
+    Ok(Server::Running { pid, port: address.map(|address| address.port), standby, figures })
 }
 
 fn figures(tools: &Tools, address: &ServerAddress) -> Option<Figures> {
@@ -159,10 +162,11 @@ fn server_line(server: &Server, version: &str) -> String {
         }
         Server::Stopped { by_hand: true, .. } => "stopped by hand; `maintenance start` starts it".to_owned(),
         Server::Stopped { by_hand: false, .. } => "not running; `maintenance start` starts it".to_owned(),
-        Server::Running { pid, port, figures } => {
+        Server::Running { pid, port, standby, figures } => {
             let port = port.map_or_else(|| "no port yet".to_owned(), |port| format!("port {port}"));
             let figures = figures.as_ref().map(figures_line).unwrap_or_default();
-            format!("PostgreSQL {version} runs (process {pid}, {port}){figures}")
+            let standby = standby.map(|standby| format!("; {standby}")).unwrap_or_default();
+            format!("PostgreSQL {version} runs (process {pid}, {port}){figures}{standby}")
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::cluster::inspect::Depth;
 use crate::cluster::last_failure::LastFailure;
 use crate::cluster::readiness::{Standing, verify_by_two_connections};
 use crate::cluster::session::ServerAddress;
+use crate::cluster::standby;
 use crate::error::{Failure, Kind, kind_of};
 use crate::plan::recovery::{Action, Plan, Refusal};
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Phase, Presence, Severity};
@@ -276,6 +277,10 @@ pub(super) fn carry_out(
         return Ok(Carried::LookAgain(outcome.done));
     };
     LastFailure::clear(path).context("clear the note of a failed start")?;
+    if let Some(remark) = standby_remark(&root) {
+        tools.progress.note(&remark);
+        remarks.push(remark);
+    }
     let pid = i32::try_from(server.process.pid()).context("read the server's process id")?;
     let address = server.address.clone();
     Ok(Carried::Serving(Box::new(Ensured { address, pid, outcome: Some(outcome), remarks })))
@@ -286,6 +291,12 @@ pub(super) fn refuse_server_elsewhere(root: &WriteRoot) -> anyhow::Result<()> {
     let Some(server) = server_elsewhere(root) else { return Ok(()) };
     let message = format!("'{}' is in use by {server}", root.path().display());
     Err(Failure::new(Kind::Busy, message).hint("stop it first. Nothing was changed.").into())
+}
+
+/// What a person must know of a server that takes no writes.
+fn standby_remark(root: &ReadRoot) -> Option<String> {
+    let (what, advice) = standby::of_running(root)?.words();
+    Some(format!("{what}; {advice}"))
 }
 
 /// What was wrong, for the history. Half-way between two clusters, the journal knows it, not the inspection.
@@ -340,7 +351,10 @@ pub fn wait_for_running(tools: &Tools, pid: i32) -> anyhow::Result<Option<Ensure
         let last_word = match ServerAddress::read(&root) {
             None => "it has not written its address yet".to_owned(),
             Some(address) => match verify_by_two_connections(&address, &superuser_login(tools)) {
-                Ok(()) => return Ok(Some(Ensured { address, pid, outcome: None, remarks: Vec::new() })),
+                Ok(()) => {
+                    let remarks = standby_remark(&root).into_iter().collect();
+                    return Ok(Some(Ensured { address, pid, outcome: None, remarks }));
+                }
                 Err(error) if error.standing() == Standing::RefusesUs => {
                     let remarks = vec![unverified(&error), error.advice().to_owned()];
                     return Ok(Some(Ensured { address, pid, outcome: None, remarks }));

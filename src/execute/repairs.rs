@@ -4,13 +4,16 @@
 use super::Tools;
 use super::configuration::sound_configuration;
 use super::healing::heal_from_backup;
+use super::restored_wal::RestoredWal;
 use super::single_user::run_single_user;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, follow};
 use crate::cluster::session::quote_identifier;
 use crate::cluster::wal_gap::{self, WalGap};
 use crate::cluster::{control_file, seal};
 use crate::error::{Failure, Kind};
+use crate::format::counted;
 use crate::pg::Lsn;
+use crate::pg::control_file::CONTROL_FILE;
 use crate::pg::wal::{self, WalFileName};
 use crate::plan::recovery::Action;
 use crate::plan::{FileContent, RelationName};
@@ -31,6 +34,7 @@ pub(super) fn repair(action: &Action, root: &WriteRoot, tools: &Tools) -> anyhow
         Action::SetMode { place, mode } => set_mode(root, place, *mode)?,
         Action::RecreateDirectory { place } => recreate_directory(root, place)?,
         Action::SetAsideFile { place } => set_aside_file(root, place)?,
+        Action::TakeFromArchive { place } => take_from_archive(root, tools, place)?,
         Action::WriteFile { place, content } => write_file(root, place, content)?,
         Action::RestoreConfiguration { place } => restore_configuration(root, tools, place)?,
         Action::HealFromBackup { backup, place } => heal_from_backup(root, tools, *backup, place)?,
@@ -46,7 +50,9 @@ pub(super) fn repair(action: &Action, root: &WriteRoot, tools: &Tools) -> anyhow
 /// What is changed here would otherwise count as damage, were we killed before the server starts.
 fn unseal(action: &Action, root: &WriteRoot) -> io::Result<()> {
     match action {
-        Action::SetAsideFile { place } => seal::pass_over(root, place, None),
+        Action::SetAsideFile { place } | Action::TakeFromArchive { place } => {
+            seal::pass_over(root, place, None)
+        }
         Action::WriteFile { place, content } => seal::pass_over(root, place, Some(&content.bytes)),
         // A server, or as good as one, is at work on all files.
         Action::ResetWal | Action::RecreateTemplate0 | Action::Reindex { .. } => seal::remove(root),
@@ -86,12 +92,55 @@ fn set_aside_file(root: &WriteRoot, place: &str) -> anyhow::Result<String> {
     let target = aside_of(place);
     let moved = || -> io::Result<()> {
         root.create_directories(ASIDE_DIRECTORY, 0o700)?;
+        // No directory can be moved to where an earlier one is.
+        root.discard(&target)?;
         root.rename(place, &target)?;
         root.sync_directory(ASIDE_DIRECTORY)?;
         root.sync_directory(parent_of(place))
     };
     moved().with_context(|| format!("set '{place}' aside"))?;
     Ok(format!("moved '{place}' to '{}'", target.display()))
+}
+
+/// Takes a file of `pg_wal` from the archive. The server can do without it, so that an archive that is out of reach keeps
+/// nothing from starting.
+fn take_from_archive(root: &WriteRoot, tools: &Tools, place: &str) -> anyhow::Result<String> {
+    if root.facts(place).with_context(|| format!("look at '{place}'"))?.is_none() {
+        return fetch_wal_from(root, tools, place);
+    }
+    let aside = set_aside_file(root, place)?;
+    step_point("a file set aside");
+    let name = place.rsplit('/').next().unwrap_or(place);
+    match fetch_archived(root, tools, name) {
+        Ok(true) => Ok(format!("took '{place}' from the WAL archive, and {aside} before")),
+        Ok(false) => Ok(format!("{aside}; the WAL archive has none")),
+        Err(error) => Ok(format!("{aside}; it could not be taken from the WAL archive: {error:#}")),
+    }
+}
+
+/// Takes a segment from the archive, and all that follow it there.
+fn fetch_wal_from(root: &WriteRoot, tools: &Tools, place: &str) -> anyhow::Result<String> {
+    let (_, control) = control_file::read_at(root, CONTROL_FILE).context("read the control file")?;
+    let name = place.rsplit('/').next().unwrap_or(place);
+    let mut segment = WalFileName::parse(name, control.wal_segment_size).ok();
+    let mut count = 0;
+    while let Some(wanted) = segment
+        && fetch_archived(root, tools, &wanted.to_string())?
+    {
+        count += 1;
+        segment = wanted.next();
+    }
+    Ok(format!("took {} from the WAL archive, from '{place}' on", counted(count, "segment")))
+}
+
+fn fetch_archived(root: &WriteRoot, tools: &Tools, name: &str) -> anyhow::Result<bool> {
+    let Some(repository) = tools.repository()? else { return Ok(false) };
+    let (_, control) = control_file::read_at(root, CONTROL_FILE).context("read the control file")?;
+    let archive = repository.wal_archive(control.system_identifier);
+    let wal = RestoredWal { tools, root, directory: "pg_wal".into(), archive: Some(&archive) };
+    let is_there = wal.fetch(name)?;
+    root.sync_file_system().context("write it to disk")?;
+    Ok(is_there)
 }
 
 /// Copies a file aside, so that its name is never without a file while it is replaced.

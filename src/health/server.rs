@@ -4,6 +4,7 @@ use super::Check;
 use crate::cluster::last_failure::LastFailure;
 use crate::cluster::readiness::{Standing, verify_by_two_connections};
 use crate::cluster::session::{ServerAddress, describe};
+use crate::cluster::standby::{self, Following};
 use crate::execute::Tools;
 use crate::execute::start::superuser_login;
 use crate::format;
@@ -94,8 +95,19 @@ fn readiness(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
         });
         return None;
     }
+    let root = ReadRoot::open(&tools.settings.data_directory).ok();
+    checks.extend(root.as_ref().and_then(standby::of_running).map(role));
     checks.push(Check::ok("readiness", format!("two connections to port {} were served", address.port)));
     address.connect(&login).ok()
+}
+
+/// That the server is a standby. One that follows nobody was most likely meant to take writes.
+fn role(following: Following) -> Check {
+    let (what, advice) = following.words();
+    match following {
+        Following::Another => Check::ok("standby", what),
+        Following::Nothing => Check::issue("standby", what, advice),
+    }
 }
 
 /// Checks for queries that have run for long.

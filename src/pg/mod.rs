@@ -23,6 +23,8 @@ pub mod line_pointers;
 pub mod page;
 pub mod postmaster_pid;
 pub mod relation_map;
+pub mod replication_origin;
+pub mod replication_slot;
 pub mod slru;
 pub mod timeline_history;
 pub mod two_phase;

@@ -38,6 +38,8 @@ pub struct Diagnosis {
     pub lineage: Lineage,
     /// That a cluster was served from it once, by the notes that this leaves.
     pub served: Option<Served>,
+    /// What shows that it is the cluster of a standby; `None` where nothing does.
+    pub standby: Option<&'static str>,
     /// How much was looked at.
     pub extent: Extent,
 }
@@ -107,7 +109,9 @@ impl ClusterCondition {
     /// The verdict over what was found in a cluster.
     pub fn of_findings(findings: &[Finding]) -> Self {
         let cannot_be_repaired = |finding: &Finding| {
-            let needs_more = finding.remedy.is_beyond_repair() || finding.remedy.needs_a_person();
+            let needs_more = finding.remedy.is_beyond_repair()
+                || finding.remedy.needs_a_person()
+                || matches!(finding.remedy, Remedy::FetchBackupWal(_));
             finding.severity == Severity::Error && needs_more
         };
         if findings.iter().any(cannot_be_repaired) {
@@ -217,6 +221,11 @@ pub enum Remedy {
     RestoreConfiguration,
     /// Start the server without it: a line of the configuration that it refuses. The file stays as it is.
     LeaveOut,
+    /// Take the file from the WAL archive, or go on without it where that has none; the damaged one is set aside.
+    TakeFromArchive,
+    /// Take the WAL that a base backup needs from the archive, from this segment on. What that does not have only a person
+    /// has, in these words.
+    FetchBackupWal(String),
     /// Build the index anew from its table.
     Reindex(RelationName),
     /// Replay the WAL from the checkpoint record at this LSN, older than the last one, on a copy of the cluster.
@@ -378,6 +387,7 @@ impl Diagnosis {
             backed_up_to: None,
             lineage: Lineage::default(),
             served: None,
+            standby: None,
             extent: Extent::default(),
         }
     }

@@ -26,6 +26,7 @@ pub fn restore(
     let plan = replace_by(backup, Replay::default(), diagnosis, installed, circumstances)?;
     let replaces = plan.steps.iter().any(|step| step.effect == Effect::Replaces);
     let mut remarks = remarks(backup, replaces);
+    remarks.extend(standby_remark(diagnosis));
     if let (true, Ancestry::OtherBranch(reason)) =
         (replaces, ancestry(backup, diagnosis, &circumstances.compared))
     {
@@ -135,6 +136,15 @@ fn remarks(backup: &BackupSummary, replaces: bool) -> Vec<String> {
     }
     remarks.extend(damage_remark(backup));
     remarks
+}
+
+/// What a person must know who restores a backup in the place of a standby.
+pub(super) fn standby_remark(diagnosis: &Diagnosis) -> Option<String> {
+    let sign = diagnosis.standby?;
+    Some(format!(
+        "the data directory is that of a standby ({sign}): what is restored is a primary of its own, which must not run \
+         beside the first"
+    ))
 }
 
 pub(super) fn damage_remark(backup: &BackupSummary) -> Option<String> {

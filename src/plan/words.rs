@@ -45,6 +45,7 @@ impl fmt::Display for Action {
             Self::SetMode { place, mode } => write!(formatter, "set the mode of '{place}' to {mode:04o}"),
             Self::RecreateDirectory { place } => write!(formatter, "make the directory '{place}' anew"),
             Self::SetAsideFile { place } => write!(formatter, "move '{place}' out of the way"),
+            Self::TakeFromArchive { place } => write!(formatter, "take '{place}' from the WAL archive"),
             Self::WriteFile { place, content } => {
                 write!(formatter, "write '{place}': {}", content.description)
             }
@@ -129,6 +130,10 @@ impl fmt::Display for Remedy {
         match self {
             Self::RecreateDirectory => formatter.write_str("make the directory anew, empty"),
             Self::SetAsideFile => formatter.write_str("move it out of the way; the server makes it anew"),
+            Self::FetchBackupWal(words) => write!(formatter, "take it from the WAL archive; else {words}"),
+            Self::TakeFromArchive => {
+                formatter.write_str("take it from the WAL archive, else go on without it")
+            }
             Self::WriteFile(content) => {
                 write!(formatter, "set it aside and write it anew: {}", content.description)
             }

@@ -22,5 +22,7 @@ mod restore;
 mod scripts;
 mod seal;
 mod sockets;
+mod standby;
 mod start_failures;
+mod startup_files;
 mod wal_disk;

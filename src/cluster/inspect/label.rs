@@ -5,8 +5,10 @@
 //! only where the control file proves that this is no restored backup.
 
 use super::Inspection;
-use crate::pg::backup_label::BackupLabel;
-use crate::pg::control_file::ClusterState;
+use super::wal::WalDirectory;
+use crate::pg::backup_label::{BackupLabel, BackupMethod, BackupOrigin};
+use crate::pg::control_file::{ClusterState, ControlFile};
+use crate::pg::wal::{WalFault, WalFileName};
 use crate::plan::{Finding, Remedy, Severity};
 use std::io;
 
@@ -28,7 +30,7 @@ impl Inspection<'_> {
         let evidence = match self.root.read_text(LABEL, LIMIT_BYTES) {
             Ok(None) => return,
             Ok(Some(text)) => match BackupLabel::parse(&text) {
-                Ok(_) => return,
+                Ok(label) => return self.check_wal_of_backup(&label),
                 Err(error) => error.to_string(),
             },
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => error.to_string(),
@@ -48,6 +50,62 @@ impl Inspection<'_> {
         });
     }
 
+    /// Checks that the WAL that a base backup needs is there: from its redo point to its end. A server that lacks the first
+    /// of it advises to remove the label, which corrupts a base backup silently (xlogrecovery.c, `InitWalRecovery()`).
+    fn check_wal_of_backup(&mut self, label: &BackupLabel) {
+        // With a signal file, what is lacking comes from an archive or a primary.
+        let comes_from_elsewhere = ["recovery.signal", "standby.signal"]
+            .iter()
+            .any(|name| !matches!(self.root.facts(name), Ok(None)));
+        let Some(control) = self.control.clone().filter(|_| !comes_from_elsewhere) else { return };
+        let Some(lacking) = self.lacking_wal(label, &control) else { return };
+        let place = format!("pg_wal/{lacking}");
+        if self.was_stopped_cleanly() {
+            let evidence = format!(
+                "the WAL that it asks for is not there ({lacking}), and the server had stopped cleanly, which no backup of a \
+                 running server says of itself"
+            );
+            let finding = Finding::new("backup-label-stale", Severity::Warning, LABEL, evidence);
+            return self.report_with(finding.with_remedy(Remedy::SetAsideFile));
+        }
+        let evidence =
+            "this is a base backup, and it needs this WAL segment to be consistent, and those that follow";
+        let words = format!(
+            "put '{lacking}' and the segments after it into pg_wal, from where the WAL of this backup is kept; or set \
+             restore_command and make recovery.signal. Leave backup_label in place: without it the cluster would be \
+             corrupt, and nothing would show it"
+        );
+        let finding = Finding::new("backup-wal-missing", Severity::Error, place, evidence);
+        self.report_with(finding.with_remedy(Remedy::FetchBackupWal(words)));
+    }
+
+    /// The first segment that is not there of those that a base backup needs; `None` where all are.
+    fn lacking_wal(&self, label: &BackupLabel, control: &ControlFile) -> Option<WalFileName> {
+        let segment = |lsn| WalFileName::containing(lsn, label.start_timeline, control.wal_segment_size).ok();
+        let wal = WalDirectory::of_cluster(self.root, control)?;
+        for lsn in [label.start_wal_location, label.checkpoint_location] {
+            if !wal.has(lsn) {
+                return segment(lsn);
+            }
+        }
+        // A backup of a standby ends where the control file says; one by `pg_start_backup()` need not say its end.
+        let says_its_end = label.backup_method == Some(BackupMethod::Streamed)
+            && label.backup_from != Some(BackupOrigin::Standby);
+        if !says_its_end {
+            return None;
+        }
+        let mut reader = wal.reader_at(label.start_wal_location);
+        loop {
+            match reader.next_record() {
+                Ok(record) if record.ended_backup() == Some(label.start_wal_location) => return None,
+                Ok(_) => {}
+                Err(WalFault::SegmentMissing(lsn)) => return segment(lsn),
+                // Where the WAL breaks off otherwise, a segment that could be fetched would not help.
+                Err(_) => return None,
+            }
+        }
+    }
+
     /// Whether the control file on the disk is that of a server that stopped. A base backup has the one of a server
     /// that runs, be it a primary or a standby (xlog.c, `UpdateControlFile()` when each starts).
     fn was_stopped_cleanly(&self) -> bool {
@@ -59,7 +117,6 @@ impl Inspection<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::control_file::ControlFile;
     use crate::sys::ReadRoot;
 
     const CONTROL: &[u8] = include_bytes!("../../../tests/fixtures/postgres/15/pg_control");
@@ -85,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_a_server_reads_is_left_alone() {
+    fn a_label_that_a_server_reads_is_left_alone_where_there_is_no_wal_to_look_at() {
         let label =
             "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2000060\n";
         assert_eq!(found(label, ClusterState::ShutDown), None);

@@ -25,6 +25,8 @@ mod prepared;
 mod presence;
 mod sample;
 mod seal;
+mod standby;
+mod startup_files;
 mod structure;
 mod transaction_status;
 mod user_files;
@@ -260,6 +262,7 @@ fn inspect_cluster(
         inspection.check_all(expectations)
     };
     let identity = inspection.identity();
+    let standby = inspection.standby_sign();
     let condition = inspection.condition(names, expectations, &wal.segments);
     let extent = inspection.extent;
     let mut findings = inspection.findings;
@@ -273,6 +276,7 @@ fn inspect_cluster(
         backed_up_to: backed_up_to(root),
         lineage: lineage::read(root),
         served: inspection.served,
+        standby,
         extent,
         ..Diagnosis::blank(root.path(), condition, Presence::Free)
     }
@@ -285,6 +289,8 @@ impl Inspection<'_> {
         let tree = FileTree::read(self.root, self.control.as_ref(), Threads::All);
         self.check_structure();
         self.check_backup_label();
+        self.check_signals();
+        self.check_startup_files();
         // The pid of a server in another container means nothing here; that it holds the lock does.
         if !self.is_in_use {
             self.check_pid_file();

@@ -207,6 +207,7 @@ pub fn pass_over(root: &WriteRoot, place: &str, content: Option<&[u8]>) -> io::R
         seal.stop = Stop::of(&control);
     } else {
         let (directory, name) = place.rsplit_once('/').unwrap_or(("", place));
+        seal.directories.retain(|sealed| sealed.path != place);
         for sealed in seal.directories.iter_mut().filter(|sealed| sealed.path == directory) {
             sealed.files.retain(|file| file.name != name);
         }

@@ -250,6 +250,17 @@ impl WalRecord<'_> {
         if is_it { Some(self.body()?.main_data) } else { None }
     }
 
+    /// Returns where the backup began that the record ends; `None` for any other record.
+    ///
+    /// Source: xlogrecovery.c, `xlogrecovery_redo()`, `XLOG_BACKUP_END`.
+    pub fn ended_backup(&self) -> Option<Lsn> {
+        const BACKUP_END: u8 = 0x50;
+        if !self.is(resource_manager::XLOG, BACKUP_END) {
+            return None;
+        }
+        array_at(self.body()?.main_data, 0).map(u64::from_le_bytes).map(Lsn)
+    }
+
     /// Source: xlog.c, `xlog_redo()`; `pg_control.h`.
     fn xlog_event(&self, data: &[u8]) -> Option<WalEvent> {
         match self.header.kind() {

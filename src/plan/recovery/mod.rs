@@ -9,6 +9,7 @@
 //! alternative, to begin anew whenever nothing else worked, would hide the rows behind a server that looks well,
 //! for a reason that may pass: a disk that is not mounted, a port that is taken.
 
+mod backup_wal;
 mod beginning;
 mod healing;
 mod refusals;
@@ -28,10 +29,11 @@ use super::branching::{GoneBack, branch_off};
 use super::diagnosis::{ClusterCondition, Diagnosis, Finding, Journal, Remedy};
 use super::policy::RecoveryPolicy;
 use crate::pg::SystemIdentifier;
+use backup_wal::fetch_backup_wal;
 use beginning::{begin_again, begin_first};
 use chrono::{DateTime, Utc};
 use healing::heal;
-use refusals::{allow, refuse_what_is_not_ours, refuse_what_needs_a_person};
+use refusals::{allow, refuse_to_replace_a_standby, refuse_what_is_not_ours, refuse_what_needs_a_person};
 use repairs::{
     control_file_step, look_again_after, look_again_step, mode_steps, needed_remedies, ownership_step,
     recover_first, repair,
@@ -110,6 +112,10 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
         allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
     }
     let needed = needed_remedies(diagnosis, &circumstances.tried);
+    refuse_to_replace_a_standby(diagnosis, &needed)?;
+    if let Some(plan) = fetch_backup_wal(diagnosis, &needed, circumstances)? {
+        return Ok(plan);
+    }
     if needed.is_empty() {
         if let Some(plan) = recover_first(diagnosis) {
             return Ok(plan);

@@ -85,6 +85,33 @@ pub(super) fn refuse_what_needs_a_person(diagnosis: &Diagnosis) -> Result<(), Re
     Err(Refusal { reason: format!("'{path}' {what}: {}", finding.summary()), hint, is_busy: false })
 }
 
+/// Refuses what would make a standby a primary of its own, or change it otherwise than its primary did: its server
+/// replays what its primary wrote, and no other.
+pub(super) fn refuse_to_replace_a_standby(diagnosis: &Diagnosis, needed: &[Needed]) -> Result<(), Refusal> {
+    let makes_it_another = |(_, remedy): &&Needed| {
+        remedy.is_beyond_repair()
+            || matches!(
+                remedy,
+                Remedy::Reindex(_) | Remedy::ReplayFrom(_) | Remedy::ResetWal | Remedy::RecreateTemplate0
+            )
+    };
+    let found = needed.iter().find(makes_it_another);
+    let Some((sign, (finding, _))) = diagnosis.standby.zip(found) else { return Ok(()) };
+    let path = diagnosis.data_directory.display();
+    Err(Refusal {
+        reason: format!(
+            "'{path}' is the cluster of a standby ({sign}), and is damaged: {}",
+            finding.summary()
+        ),
+        hint: format!(
+            "make it again from its primary: move what is in '{path}' elsewhere, and run `pg_basebackup -R -D '{path}'` \
+             with the primary's address. A backup that is restored becomes a second primary beside the first; only if the \
+             first is gone for good, `backup-postgresql restore` makes this one its successor. Nothing was changed."
+        ),
+        is_busy: false,
+    })
+}
+
 /// Refuses what only a whole backup could bring back, where there is none; a lesser one would lose more.
 pub(super) fn refuse_for_want_of_a_backup(diagnosis: &Diagnosis, needed: &[Needed]) -> Refusal {
     let found = needed.iter().find_map(|(finding, remedy)| match remedy {

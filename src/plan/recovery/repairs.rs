@@ -36,6 +36,7 @@ fn deals_with(action: &Action, finding: &Finding) -> bool {
         (Action::SetMode { place, .. }, Remedy::SetMode(_))
         | (Action::RecreateDirectory { place }, Remedy::RecreateDirectory)
         | (Action::SetAsideFile { place }, Remedy::SetAsideFile)
+        | (Action::TakeFromArchive { place }, Remedy::TakeFromArchive | Remedy::FetchBackupWal(_))
         | (Action::WriteFile { place, .. }, Remedy::WriteFile(_))
         | (Action::RestoreConfiguration { place }, Remedy::RestoreConfiguration)
         | (Action::HealFromBackup { place, .. }, Remedy::Replace) => *place == finding.place,
@@ -68,6 +69,8 @@ fn needed_remedy(finding: &Finding, tried: &Tried) -> Option<Remedy> {
         _ if finding.code.starts_with("configuration-") && tried.has(finding) => None,
         remedy if remedy.rests_on_finality() && !is_final => None,
         remedy if remedy.is_beyond_repair() => Some(remedy.clone()),
+        // Whether it was tried already, is asked where it is decided upon.
+        remedy @ Remedy::FetchBackupWal(_) => Some(remedy.clone()),
         _ if tried.has(finding) => is_final.then_some(Remedy::Replace),
         remedy => Some(remedy.clone()),
     }
@@ -120,6 +123,10 @@ pub(super) fn mode_steps(diagnosis: &Diagnosis, tried: &Tried) -> Vec<Step> {
 /// What is found after a crash may be what replay puts right, and to restore a backup on account of it would be wrong;
 /// to serve at once would be, too, if it is not. After a clean stop the same finding is final.
 pub(super) fn recover_first(diagnosis: &Diagnosis) -> Option<Plan> {
+    // No private server replays what a standby takes from its primary (xlogrecovery.c, `InitWalRecovery()`).
+    if diagnosis.standby.is_some() {
+        return None;
+    }
     let is_crashed = diagnosis.identity.state.is_some_and(|state| state != ClusterState::ShutDown);
     let is_open =
         |finding: &&Finding| finding.severity == Severity::Warning && finding.remedy.rests_on_finality();
@@ -178,6 +185,7 @@ fn repair_step((finding, remedy): &Needed) -> Option<(u8, Step)> {
         Remedy::SetMode(mode) => (0, Action::SetMode { place, mode: *mode }, Effect::Adjusts),
         Remedy::RecreateDirectory => (1, Action::RecreateDirectory { place }, Effect::Adds),
         Remedy::SetAsideFile => (2, Action::SetAsideFile { place }, Effect::SetsAside),
+        Remedy::TakeFromArchive => (2, Action::TakeFromArchive { place }, Effect::Repairs),
         Remedy::WriteFile(content) => {
             (3, Action::WriteFile { place, content: content.clone() }, Effect::Repairs)
         }

@@ -126,6 +126,11 @@ pub enum Action {
         /// The file.
         place: String,
     },
+    /// Move a file of `pg_wal` to `.pgbox/aside`, and take it from the archive.
+    TakeFromArchive {
+        /// The file.
+        place: String,
+    },
     /// Put this content in the place of a file.
     WriteFile {
         /// The file.

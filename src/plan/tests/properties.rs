@@ -26,6 +26,8 @@ fn remedies() -> impl Strategy<Value = Remedy> {
     prop_oneof![
         Just(Remedy::RecreateDirectory),
         Just(Remedy::SetAsideFile),
+        Just(Remedy::TakeFromArchive),
+        Just(Remedy::FetchBackupWal("put it into pg_wal".into())),
         Just(Remedy::WriteFile(content())),
         Just(Remedy::RestoreConfiguration),
         Just(Remedy::LeaveOut),
@@ -249,6 +251,7 @@ fn leaves_nothing_undone(plan: &Plan, findings: &[Finding]) -> bool {
             (Action::Reindex { indexes, .. }, Remedy::Reindex(index)) => indexes.contains(index),
             (Action::RecreateDirectory { place }, Remedy::RecreateDirectory)
             | (Action::SetAsideFile { place }, Remedy::SetAsideFile)
+            | (Action::TakeFromArchive { place }, Remedy::TakeFromArchive)
             | (Action::WriteFile { place, .. }, Remedy::WriteFile(_))
             | (Action::RestoreConfiguration { place }, Remedy::RestoreConfiguration)
             | (Action::SetMode { place, .. }, Remedy::SetMode(_)) => *place == finding.place,

@@ -90,3 +90,45 @@ fn a_first_cluster_is_made_beside_the_backups_of_another_directory() {
     assert_eq!(sources(&plan), [Source::Fresh]);
     assert!(plan.remarks.iter().any(|remark| remark.contains("backup-postgresql restore")));
 }
+
+#[test]
+fn a_standby_is_never_replaced_nor_changed_otherwise_than_by_its_primary() {
+    let reindex = Remedy::Reindex(RelationName {
+        database: "postgres".into(),
+        schema: "public".into(),
+        name: "an_index".into(),
+    });
+    let remedies = [Remedy::Replace, reindex, Remedy::ReplayFrom(Lsn(64)), Remedy::ResetWal];
+    for remedy in remedies {
+        let found = vec![finding(Severity::Error, remedy)];
+        let damaged = diagnosis(ClusterCondition::of_findings(&found), found);
+        let standby = Diagnosis { standby: Some("standby.signal is in it"), ..damaged.clone() };
+
+        let refusal = decide(&standby, &[backup(1, 1, 3)]).unwrap_err();
+
+        assert!(refusal.reason.contains("standby") && refusal.hint.contains("pg_basebackup"), "{refusal:?}");
+        assert!(decide(&damaged, &[backup(1, 1, 3)]).is_ok());
+    }
+}
+
+#[test]
+fn a_standby_that_was_killed_is_started_as_it_is_and_its_small_things_are_put_right() {
+    let unsure = diagnosis(ClusterCondition::Sound, vec![finding(Severity::Warning, Remedy::Replace)]);
+    let mut standby = Diagnosis { standby: Some("standby.signal is in it"), ..unsure };
+    standby.identity.state = Some(ClusterState::InArchiveRecovery);
+    let starts = |plan: Plan| plan.steps.last().is_some_and(|step| step.action == Action::Start);
+    assert!(starts(decide(&standby, &[]).unwrap()));
+
+    standby.findings = vec![finding(Severity::Warning, Remedy::RecreateDirectory)];
+    assert!(starts(decide(&standby, &[]).unwrap()));
+}
+
+#[test]
+fn a_person_who_restores_in_the_place_of_a_standby_is_told() {
+    let present = Diagnosis {
+        standby: Some("standby.signal is in it"),
+        ..diagnosis(ClusterCondition::Sound, Vec::new())
+    };
+    let plan = restore(&backup(1, 1, 3), &present, MajorVersion(15), &first_try(&[])).unwrap();
+    assert!(plan.remarks.iter().any(|remark| remark.contains("standby")), "{:?}", plan.remarks);
+}
