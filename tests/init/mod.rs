@@ -23,4 +23,5 @@ mod scripts;
 mod seal;
 mod sockets;
 mod start_failures;
+mod status;
 mod wal_disk;
