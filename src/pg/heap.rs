@@ -143,6 +143,26 @@ impl<'a> Tuple<'a> {
         Some(status(self.xmax, transactions))
     }
 
+    /// The transactions that the row itself says have committed, as a server notes on it once it has looked. What is
+    /// frozen says nothing of its transaction any more (PostgreSQL: `SetHintBits()` in `heapam_visibility.c`).
+    pub fn noted_committed(&self) -> impl Iterator<Item = u32> {
+        const MOVED: u16 = 0xC000;
+        let is_plain = self.infomask & MOVED == 0;
+        let made = self.infomask & (XMIN_COMMITTED | XMIN_INVALID) == XMIN_COMMITTED;
+        let is_removed = self.infomask & (XMAX_COMMITTED | XMAX_INVALID) == XMAX_COMMITTED;
+        let removed = is_removed && self.infomask & (LOCK_ONLY | XMAX_IS_MULTI) == 0;
+        let xids = [(made, self.xmin), (removed, self.xmax)];
+        xids.into_iter().filter(move |(is_noted, _)| is_plain && *is_noted).map(|(_, xid)| xid)
+    }
+
+    /// The multixact that has the transaction which changed the row among its members (PostgreSQL:
+    /// `HeapTupleGetUpdateXid()`); `None` where there is none, or it was rolled back.
+    pub fn updating_multixact(&self) -> Option<u32> {
+        let is_updated =
+            self.infomask & (XMAX_IS_MULTI | XMAX_INVALID | LOCK_ONLY) == XMAX_IS_MULTI && self.xmax != 0;
+        is_updated.then_some(self.xmax)
+    }
+
     /// Says whether a transaction set out to remove the row and was rolled back, which the row itself remembers.
     ///
     /// Before 15.4 nothing else tells of a DROP DATABASE that was cut short after the directory was gone.

@@ -30,6 +30,7 @@ pub mod timeline_history;
 pub mod two_phase;
 pub mod types;
 pub mod version;
+pub mod visibility_map;
 pub mod wal;
 
 pub use types::{BlockNumber, Lsn, MajorVersion, Oid, ParseLsnError, SystemIdentifier, TimelineId};

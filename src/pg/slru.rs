@@ -77,14 +77,47 @@ pub fn transaction_segment_bytes(xid: u32) -> u64 {
     (page + 1) * PAGE_BYTES
 }
 
+/// The two bits of a transaction that did not end, or that the end of a server cut short.
+pub const IN_PROGRESS: u8 = 0;
+/// The two bits of a transaction that committed.
+pub const COMMITTED: u8 = 1;
+/// The two bits of a transaction that was rolled back.
+pub const ABORTED: u8 = 2;
+
 /// Reads the status of a transaction from its segment file; `None` where the file is too short for it.
 ///
 /// Offline nobody runs: what is in progress, or a sub-transaction whose parent did not commit, is aborted.
 pub fn transaction_status(segment: &[u8], xid: u32) -> Option<TransactionStatus> {
+    let status = status_bits(segment, xid)?;
+    Some(if status == COMMITTED { TransactionStatus::Committed } else { TransactionStatus::Aborted })
+}
+
+/// Reads the two bits of a transaction from its segment file; `None` where the file is too short.
+pub fn status_bits(segment: &[u8], xid: u32) -> Option<u8> {
+    let (index, shift) = status_place(xid)?;
+    Some((u8_at(segment, index)? >> shift) & 3)
+}
+
+/// Writes the two bits of a transaction into its segment file, as far as that reaches.
+pub fn put_status_bits(segment: &mut [u8], xid: u32, status: u8) {
+    let place = status_place(xid).and_then(|(index, shift)| Some((segment.get_mut(index)?, shift)));
+    if let Some((byte, shift)) = place {
+        *byte = (*byte & !(3 << shift)) | ((status & 3) << shift);
+    }
+}
+
+/// The byte of a transaction in its segment file, and where in it its two bits begin.
+fn status_place(xid: u32) -> Option<(usize, u32)> {
     let index = xid % TRANSACTIONS_PER_SEGMENT;
-    let byte = u8_at(segment, usize::try_from(index / 4).ok()?)?;
-    let status = (byte >> ((index % 4) * 2)) & 3;
-    Some(if status == 1 { TransactionStatus::Committed } else { TransactionStatus::Aborted })
+    Some((usize::try_from(index / 4).ok()?, index % 4 * 2))
+}
+
+/// Returns the transactions whose status is on a page, by its segment file and its number in it.
+pub fn transactions_of_page(segment: SlruSegment, page: u32) -> RangeInclusive<u32> {
+    const PER_PAGE: u32 = 4 * 8192;
+    let first = u32::try_from(segment.number % TRANSACTION_SEGMENTS).unwrap_or_default();
+    let first = first.wrapping_mul(TRANSACTIONS_PER_SEGMENT).wrapping_add(page.wrapping_mul(PER_PAGE));
+    first..=first.saturating_add(PER_PAGE - 1)
 }
 
 /// The transactions of a segment file, among these, of which no end was noted: such as run, were prepared, or were cut
@@ -145,6 +178,17 @@ impl MultixactLayout {
         }
     }
 
+    /// Writes the number of a multixact's first member into its segment file, as far as that reaches.
+    pub fn put_first_member(self, segment: &mut [u8], multixact: u32, first_member: u64) {
+        let index = usize::try_from(multixact % self.multixacts_per_segment()).unwrap_or(usize::MAX / 8);
+        let bytes = first_member.to_le_bytes();
+        let size = usize::try_from(self.offset_bytes()).unwrap_or_default();
+        let place = segment.get_mut(index * size..).and_then(|rest| rest.get_mut(..size));
+        if let (Some(place), Some(bytes)) = (place, bytes.get(..size)) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
     /// Returns the file in `pg_multixact/members` that has a member.
     pub fn member_segment(self, member: u64) -> SlruSegment {
         self.member_file()(member / MEMBERS_PER_SEGMENT)
@@ -191,13 +235,39 @@ impl MultixactLayout {
 
 /// Reads a member from its segment file: its transaction, if it changed the row. `None` where the file is too short.
 pub fn updating_member(segment: &[u8], member: u64) -> Option<Option<u32>> {
+    let (xid, status) = member_at(segment, member)?;
+    Some((status >= FIRST_UPDATING_STATUS).then_some(xid))
+}
+
+/// Reads the transaction and the status of a member from its segment file; `None` where the file is too short.
+pub fn member_at(segment: &[u8], member: u64) -> Option<(u32, u8)> {
+    let (status, xid) = member_place(member)?;
+    Some((u32_at(segment, xid)?, u8_at(segment, status)?))
+}
+
+/// Returns the number of a member's page in its segment file.
+pub fn page_of_member(member: u64) -> usize {
+    usize::try_from(member % MEMBERS_PER_SEGMENT / MEMBERS_PER_PAGE).unwrap_or_default()
+}
+
+/// Writes a member into its segment file, as far as that reaches.
+pub fn put_member(segment: &mut [u8], member: u64, xid: u32, status: u8) {
+    let Some((status_at, xid_at)) = member_place(member) else { return };
+    if let Some(place) = segment.get_mut(xid_at..).and_then(<[u8]>::first_chunk_mut) {
+        *place = xid.to_le_bytes();
+    }
+    if let Some(place) = segment.get_mut(status_at) {
+        *place = status;
+    }
+}
+
+/// Where in its segment file the status and the transaction of a member are.
+fn member_place(member: u64) -> Option<(usize, usize)> {
     let within = member % MEMBERS_PER_SEGMENT;
     let (page, in_page) = (within / MEMBERS_PER_PAGE, within % MEMBERS_PER_PAGE);
     let group = usize::try_from(page * PAGE_BYTES + in_page / MEMBERS_PER_GROUP * GROUP_BYTES).ok()?;
     let in_group = usize::try_from(in_page % MEMBERS_PER_GROUP).ok()?;
-    let status = u8_at(segment, group + in_group)?;
-    let xid = u32_at(segment, group + 4 + in_group * 4)?;
-    Some((status >= FIRST_UPDATING_STATUS).then_some(xid))
+    Some((group + in_group, group + 4 + in_group * 4))
 }
 
 /// The files from the first to the last, both included, where the numbers begin again after `count`.
@@ -269,6 +339,37 @@ mod tests {
         assert_eq!(Narrow.members_between(u64::from(u32::MAX), 1), 2);
         assert_eq!(Wide.member_after(u64::from(u32::MAX), 2), (1 << 32) + 1);
         assert_eq!(Wide.members_between(1, 1 << 40), (1 << 40) - 1);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_nothing_else_changes() {
+        let mut status = vec![0; 8192];
+        put_status_bits(&mut status, 1_048_576 + 9, ABORTED);
+        put_status_bits(&mut status, 10, COMMITTED);
+        put_status_bits(&mut status, 40_000, COMMITTED);
+        let read: Vec<_> = [8, 9, 10, 11].map(|xid| status_bits(&status, xid)).into();
+        assert_eq!(read, [Some(IN_PROGRESS), Some(ABORTED), Some(COMMITTED), Some(IN_PROGRESS)]);
+        assert_eq!(status_bits(&status, 40_000), None);
+
+        let mut members = vec![0; 8192];
+        put_member(&mut members, 5, 4711, 4);
+        let read: Vec<_> = [4, 5, 6].map(|member| member_at(&members, member)).into();
+        assert_eq!(read, [Some((0, 0)), Some((4711, 4)), Some((0, 0))]);
+        assert_eq!(updating_member(&members, 5), Some(Some(4711)));
+
+        for layout in [Narrow, Wide] {
+            let mut offsets = vec![0; 8192];
+            layout.put_first_member(&mut offsets, layout.multixacts_per_segment() + 7, 9);
+            layout.put_first_member(&mut offsets, 5000, 9);
+            let read = [6, 7, 8].map(|multixact| layout.first_member(&offsets, multixact));
+            assert_eq!(read, [Some(0), Some(9), Some(0)]);
+        }
+    }
+
+    #[test]
+    fn a_page_has_the_status_of_32768_transactions() {
+        assert_eq!(transactions_of_page(SlruSegment::short(0), 1), 32_768..=65_535);
+        assert_eq!(transactions_of_page(SlruSegment::short(4095), 31), 4_294_934_528..=u32::MAX);
     }
 
     #[test]

@@ -357,6 +357,20 @@ impl Finding {
         }
     }
 
+    /// Whether it is about a file that says which transactions committed, or which of them changed a row.
+    pub fn is_about_transaction_status(&self) -> bool {
+        ["pg_xact/", "pg_multixact/", "pg_twophase/"]
+            .iter()
+            .any(|directory| self.place.starts_with(directory))
+    }
+
+    /// Whether the status of transactions is there, and another than the server wrote: whatever is read by it, rows that
+    /// were committed are missing, and rows that were deleted are back.
+    pub fn is_wrong_status(&self) -> bool {
+        const CODES: [&str; 3] = ["seal-content-changed", "transaction-status-wrong", "multixact-wrong"];
+        CODES.contains(&self.code) && self.is_about_transaction_status()
+    }
+
     /// The finding in one line.
     pub fn summary(&self) -> String {
         match &self.relation {

@@ -25,4 +25,5 @@ mod sockets;
 mod standby;
 mod start_failures;
 mod startup_files;
+mod status;
 mod wal_disk;

@@ -1,8 +1,12 @@
 //! What was changed in a stopped cluster, which only the seal of its last stop can tell.
 
-use crate::support::sandbox::{Sandbox, has_postgresql};
+use crate::support::sandbox::{Sandbox, has_postgresql, run};
 use crate::support::wait::wait_until;
-use std::path::PathBuf;
+use rstest::rstest;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A stopped, sealed cluster with a backup, and the file of its table `kept`.
 fn sealed() -> (Sandbox, PathBuf) {
@@ -36,7 +40,7 @@ fn a_table_that_lost_its_rows_while_the_server_was_stopped_comes_back() {
     }
     // Every file is there, and each is a whole number of blocks: the server would serve a table without a row.
     let (sandbox, table) = sealed();
-    std::fs::File::options().write(true).open(&table).unwrap().set_len(0).unwrap();
+    File::options().write(true).open(&table).unwrap().set_len(0).unwrap();
 
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
@@ -55,7 +59,7 @@ fn an_index_that_was_cut_while_the_server_was_stopped_is_built_anew_in_place() {
     let place = sandbox.sql("SELECT pg_relation_filepath('kept_pkey')");
     sandbox.succeed(&["maintenance", "stop"]);
     let index = sandbox.data().join(place);
-    std::fs::File::options().write(true).open(&index).unwrap().set_len(5 * 8192).unwrap();
+    File::options().write(true).open(&index).unwrap().set_len(5 * 8192).unwrap();
 
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
@@ -69,11 +73,9 @@ fn a_copy_that_kept_no_times_is_told_in_one_line_and_started() {
         return;
     }
     let (sandbox, _) = sealed();
-    crate::support::sandbox::run(
-        std::process::Command::new("find")
-            .arg(sandbox.data().join("base"))
-            .args(["-type", "f", "-exec", "touch", "{}", "+"]),
-    );
+    run(Command::new("find")
+        .arg(sandbox.data().join("base"))
+        .args(["-type", "f", "-exec", "touch", "{}", "+"]));
 
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
@@ -96,6 +98,95 @@ fn a_page_that_was_overwritten_while_the_server_was_stopped_is_found_before_the_
 
     assert!(told.contains("page-"), "{told}");
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+}
+
+/// A stopped, sealed cluster with a backup and without data checksums. Its table `seen` has 1,000 rows that everybody
+/// sees, after 9,000 were deleted; and the file of a relation.
+fn sealed_without_checksums(relation: &str) -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::with_backup();
+    run(Command::new("setpriv")
+        .args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"])
+        .args(["/usr/lib/postgresql/15/bin/pg_checksums", "--disable"])
+        .arg(sandbox.data()));
+    sandbox.succeed(&["maintenance", "start", "--no-backup"]);
+    sandbox.sql("CREATE TABLE seen (id int PRIMARY KEY) WITH (autovacuum_enabled = off)");
+    sandbox.sql("INSERT INTO seen SELECT generate_series(1, 10000)");
+    sandbox.sql("VACUUM seen");
+    sandbox.sql("DELETE FROM seen WHERE id > 1000");
+    sandbox.succeed(&["backup-postgresql", "create", "--force"]);
+    let place = sandbox.sql(&format!("SELECT pg_relation_filepath('{relation}')"));
+    sandbox.succeed(&["maintenance", "stop"]);
+    let file = sandbox.data().join(place);
+    (sandbox, file)
+}
+
+/// The rows of `seen` by the table, and by its index and the visibility map.
+fn rows_both_ways(sandbox: &Sandbox) -> [String; 2] {
+    ["enable_indexonlyscan", "enable_seqscan"].map(|off| {
+        let rows =
+            format!("SET {off} = off; SET enable_bitmapscan = off; SELECT count(*) FROM seen WHERE id > 0");
+        sandbox.sql(&rows).lines().last().unwrap().to_owned()
+    })
+}
+
+fn overwrite(file: &Path, offset: u64, bytes: &[u8]) {
+    File::options().write(true).open(file).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+#[rstest]
+#[case::its_visibility_map("seen", "_vm", 24, "out of the way")]
+#[case::its_free_space_map("seen", "_fsm", 64, "out of the way")]
+#[case::the_table("seen", "", 8184, "data_")]
+#[case::its_index("seen_pkey", "", 8192 + 4000, "plan: repair in place")]
+fn what_is_changed_in_a_stopped_cluster_without_checksums_is_not_used(
+    #[case] relation: &str,
+    #[case] fork: &str,
+    #[case] offset: u64,
+    #[case] expected: &str,
+) {
+    if !has_postgresql() {
+        return;
+    }
+    // Nothing in the files themselves tells; what the map has wrong brings deleted rows back.
+    let (sandbox, file) = sealed_without_checksums(relation);
+    let file = PathBuf::from(format!("{}{fork}", file.display()));
+    overwrite(&file, offset, &[0xFF; 8]);
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(told.contains("seal-content-changed") && told.contains(expected), "{told}");
+    assert_eq!(rows_both_ways(&sandbox), ["1000", "1000"]);
+}
+
+#[test]
+fn a_copy_of_a_cluster_without_checksums_that_kept_no_times_is_started_as_it_is() {
+    if !has_postgresql() {
+        return;
+    }
+    let (sandbox, file) = sealed_without_checksums("seen");
+    run(Command::new("find").arg(sandbox.data()).args(["-type", "f", "-exec", "touch", "{}", "+"]));
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(!told.contains("seal-content-changed") && !told.contains("plan: re"), "{told}");
+    assert!(Path::new(&format!("{}_vm", file.display())).exists(), "the map was dropped");
+    assert_eq!(rows_both_ways(&sandbox), ["1000", "1000"]);
+}
+
+#[test]
+fn a_map_that_calls_a_page_visible_against_the_page_is_dropped_by_a_repair() {
+    if !has_postgresql() {
+        return;
+    }
+    let (sandbox, file) = sealed_without_checksums("seen");
+    std::fs::remove_file(sandbox.data().join(".pgbox/seal")).unwrap();
+    overwrite(Path::new(&format!("{}_vm", file.display())), 24, &[0xFF; 8]);
+
+    let told = sandbox.expect_status(&["maintenance", "check", "--deep"], 1);
+    assert!(told.contains("visibility-map-wrong"), "{told}");
+
+    sandbox.succeed(&["maintenance", "repair", "--yes"]);
+    assert_eq!(rows_both_ways(&sandbox), ["1000", "1000"]);
 }
 
 #[test]

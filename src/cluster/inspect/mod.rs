@@ -11,6 +11,7 @@ mod directories;
 pub mod elsewhere;
 mod environment;
 mod files;
+mod heap_pages;
 mod identity;
 mod index_to_heap;
 mod label;
@@ -27,6 +28,7 @@ mod sample;
 mod seal;
 mod standby;
 mod startup_files;
+mod status;
 mod structure;
 mod transaction_status;
 mod user_files;
@@ -112,6 +114,10 @@ pub(super) struct Inspection<'a> {
     lost_ranges: Vec<lost_files::LostRange>,
     /// That a cluster was served from the directory once.
     served: Option<Served>,
+    /// The status files that are not as they were sealed, with what they held.
+    changed_status: Vec<(String, seal::SealedContent)>,
+    /// Whether the content of every status file was sealed, and is the same.
+    is_status_sealed: bool,
     /// What the catalogs have, as far as they could be read.
     catalog: Option<catalog::Catalog>,
 }
@@ -131,6 +137,8 @@ impl<'a> Inspection<'a> {
             changed_files: Vec::new(),
             lost_ranges: Vec::new(),
             served: served::find(root),
+            changed_status: Vec::new(),
+            is_status_sealed: false,
             catalog: None,
         }
     }
@@ -304,6 +312,7 @@ impl Inspection<'_> {
         self.check_files(&tree, expectations);
         let wal = self.check_wal();
         self.check_seal(&tree);
+        self.check_status_content(&tree);
         self.check_data(tree, wal.end, expectations.depth);
         self.consult_wal_of_lost();
         self.check_configuration(trial, expectations);

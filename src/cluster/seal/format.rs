@@ -1,22 +1,29 @@
-//! The seal as bytes: about ten bytes a file, and no way to be misread.
+//! The seal as bytes: about ten bytes a file, 32 more where its content is sealed, and no way to be misread.
 //!
 //! ```text
 //! magic "pgboxsel", version u8, system identifier u64, checkpoint u64, control file's CRC u32 (little-endian)
 //! number of directories
 //!   each: length of its path, path, number of files
-//!     each: bytes shared with the name before it, length of the rest, the rest, size, time less the one before it
+//!     each: bytes shared with the name before it, length of the rest, the rest, size, time less the one before it,
+//!           from version 2 on: 0, or 1 and the BLAKE3 hash of what it holds
 //! CRC-32C of all that, u32
 //! ```
-//! Numbers without a width are varints (LEB128), the time's zigzag. JSON was refused: it takes ten times as long.
+//! Numbers without a width are varints (LEB128), the time's zigzag. JSON was refused: it takes ten times as long. A
+//! seal of version 1, which an older pgbox wrote, is read as one that sealed no content.
 
+use super::content::ContentHash;
 use super::{Seal, SealedDirectory, SealedFile, Stop};
 use crate::pg::{Lsn, SystemIdentifier};
 
 const MAGIC: &[u8; 8] = b"pgboxsel";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version that had no hashes of contents.
+const VERSION_WITHOUT_CONTENTS: u8 = 1;
 /// No file system of Linux takes longer names (linux/limits.h, `NAME_MAX`).
 const LONGEST_NAME_BYTES: usize = 3 * 255;
 const CRC_SIZE_BYTES: usize = 4;
+const NO_CONTENT: u8 = 0;
+const HAS_CONTENT: u8 = 1;
 
 pub(super) fn encode(seal: &Seal) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64 + 24 * seal.file_count());
@@ -48,6 +55,13 @@ fn put_files(bytes: &mut Vec<u8>, files: &[SealedFile]) {
         bytes.extend_from_slice(rest);
         put_number(bytes, file.size_bytes);
         put_number(bytes, zigzag(file.modified_ns.wrapping_sub(time_before)));
+        match file.content {
+            Some(ContentHash(hash)) => {
+                bytes.push(HAS_CONTENT);
+                bytes.extend_from_slice(&hash);
+            }
+            None => bytes.push(NO_CONTENT),
+        }
         (name_before, time_before) = (name, file.modified_ns);
     }
 }
@@ -83,8 +97,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Seal> {
     if crc32c::crc32c(content) != u32::from_le_bytes(crc.try_into().ok()?) {
         return None;
     }
-    let mut reader = Reader { rest: content };
-    if reader.take(MAGIC.len())? != MAGIC || reader.take(1)? != [VERSION] {
+    let mut reader = Reader { rest: content, version: VERSION };
+    if reader.take(MAGIC.len())? != MAGIC {
+        return None;
+    }
+    [reader.version] = reader.array()?;
+    if ![VERSION, VERSION_WITHOUT_CONTENTS].contains(&reader.version) {
         return None;
     }
     let stop = Stop {
@@ -103,6 +121,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Seal> {
 
 struct Reader<'a> {
     rest: &'a [u8],
+    version: u8,
 }
 
 impl<'a> Reader<'a> {
@@ -152,9 +171,22 @@ impl<'a> Reader<'a> {
             let size_bytes = self.number()?;
             modified_ns = modified_ns.wrapping_add(unzigzag(self.number()?));
             let name = std::str::from_utf8(&name).ok()?.to_owned();
-            files.push(SealedFile { name, size_bytes, modified_ns });
+            files.push(SealedFile { name, size_bytes, modified_ns, content: self.content()? });
         }
         Some(files)
+    }
+
+    /// Reads the hash of a file's content, if it has one. The outer `None` is a byte that no seal has there.
+    #[expect(clippy::option_option, reason = "a seal that is none is not a file without a hash")]
+    fn content(&mut self) -> Option<Option<ContentHash>> {
+        if self.version == VERSION_WITHOUT_CONTENTS {
+            return Some(None);
+        }
+        match self.array()? {
+            [NO_CONTENT] => Some(None),
+            [HAS_CONTENT] => Some(Some(ContentHash(self.array()?))),
+            _ => None,
+        }
     }
 }
 
@@ -164,8 +196,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn seal() -> impl Strategy<Value = Seal> {
-        let file = (".{0,8}", any::<u64>(), any::<i64>())
-            .prop_map(|(name, size_bytes, modified_ns)| SealedFile { name, size_bytes, modified_ns });
+        let content = prop::option::of(any::<[u8; 32]>().prop_map(ContentHash));
+        let file = (".{0,8}", any::<u64>(), any::<i64>(), content).prop_map(
+            |(name, size_bytes, modified_ns, content)| SealedFile { name, size_bytes, modified_ns, content },
+        );
         let directory = (".{0,12}", prop::collection::vec(file, 0..6))
             .prop_map(|(path, files)| SealedDirectory { path, files });
         let stop =
@@ -176,6 +210,20 @@ mod tests {
             });
         (stop, prop::collection::vec(directory, 0..5))
             .prop_map(|(stop, directories)| Seal { stop, directories })
+    }
+
+    #[test]
+    fn a_seal_of_the_first_version_is_read_as_one_without_contents() {
+        let file = [0, 4, b'0', b'0', b'0', b'0', 8, 10];
+        let stop = [[7, 0, 0, 0, 0, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let directory = [&[1, 7][..], b"pg_xact", &[1], &file].concat();
+        let mut bytes = [MAGIC.as_slice(), &[1], &stop, &[9, 0, 0, 0], &directory].concat();
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+
+        let file = SealedFile { name: "0000".to_owned(), size_bytes: 8, modified_ns: 5, content: None };
+        let stop = Stop { system_identifier: SystemIdentifier(7), checkpoint: Lsn(8), control_crc: 9 };
+        let directories = vec![SealedDirectory { path: "pg_xact".to_owned(), files: vec![file] }];
+        assert_eq!(decode(&bytes), Some(Seal { stop, directories }));
     }
 
     proptest! {

@@ -4,10 +4,16 @@
 //! somebody else, which no checksum tells. The seal counts only for the very stop that it was written after: the
 //! control file names it, and a server that was started by other means leaves another one.
 //!
+//! A time that differs is no proof: a copy of a volume need not keep it. So the seal has the hash of what is small
+//! and has no checksum of its own; see [`content`].
+//!
 //! It is written once the server is gone, under the cluster's lock, and removed before a server is started. Whatever
 //! ends us in between leaves a cluster without a seal, never one with a wrong seal.
 
+pub(crate) mod content;
 mod format;
+
+pub(crate) use content::ContentHash;
 
 use super::tree::{FileTree, TreeDirectory};
 use crate::cluster::control_file::{self, ReadControlFileError};
@@ -62,6 +68,8 @@ pub(crate) struct SealedFile {
     pub(crate) name: String,
     pub(crate) size_bytes: u64,
     pub(crate) modified_ns: i64,
+    /// What it held; `None` where that was not read.
+    pub(crate) content: Option<ContentHash>,
 }
 
 /// What the loss of a file means.
@@ -131,6 +139,7 @@ pub(crate) fn sealed_files(directory: &TreeDirectory) -> Option<(Contents, Vec<S
             name: entry.name.clone(),
             size_bytes: entry.facts.size_bytes,
             modified_ns: entry.facts.modified_ns,
+            content: None,
         });
     Some((contents, files.collect()))
 }
@@ -183,7 +192,8 @@ pub fn write(root: &WriteRoot) -> Result<usize, SealError> {
     if let Some(unreadable) = tree.unreadable.first() {
         return Err(SealError::Unreadable(unreadable.clone()));
     }
-    let seal = Seal::of_tree(Stop::of(&control), &tree);
+    let mut seal = Seal::of_tree(Stop::of(&control), &tree);
+    content::add_contents(root, &control, &mut seal);
     root.write_durably(SEAL_FILE, &format::encode(&seal), 0o600)?;
     Ok(seal.file_count())
 }

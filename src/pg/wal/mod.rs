@@ -10,6 +10,7 @@ mod range;
 mod reader;
 mod record;
 mod segment_file;
+mod transactions;
 
 pub use decode::{Checkpoint, Parameters, WalEvent, checkpoint_size_bytes};
 pub use moment::WalMoment;
@@ -26,6 +27,7 @@ pub use record::{
     WalRecord,
 };
 pub use segment_file::SegmentFileError;
+pub use transactions::{MultixactCreated, Outcome, TransactionEnd};
 
 #[cfg(test)]
 mod tests;

@@ -44,7 +44,7 @@ pub(super) fn fetch_backup_wal(
         reason: finding.evidence.clone(),
         effect: Effect::Adds,
     };
-    Ok(Some(look_again_after(step, diagnosis)))
+    Ok(Some(look_again_after(vec![step], diagnosis)))
 }
 
 fn has(view: &ArchiveView, finding: &Finding) -> bool {

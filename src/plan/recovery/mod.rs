@@ -36,7 +36,7 @@ use healing::heal;
 use refusals::{allow, refuse_to_replace_a_standby, refuse_what_is_not_ours, refuse_what_needs_a_person};
 use repairs::{
     control_file_step, look_again_after, look_again_step, mode_steps, needed_remedies, ownership_step,
-    recover_first, repair,
+    recover_first, repair, status_steps,
 };
 use replacement::{replace, replay, restore_whole};
 
@@ -131,7 +131,12 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
     if needs(|remedy| matches!(remedy, Remedy::Replace)) {
         if let Some(step) = control_file_step(&needed) {
             allow(policy, &IN_PLACE, diagnosis)?;
-            return Ok(look_again_after(step, diagnosis));
+            return Ok(look_again_after(vec![step], diagnosis));
+        }
+        let steps = status_steps(&needed);
+        if !steps.is_empty() {
+            allow(policy, &IN_PLACE, diagnosis)?;
+            return Ok(look_again_after(steps, diagnosis));
         }
         if let Some(plan) = heal(diagnosis, &needed, circumstances) {
             allow(policy, &IN_PLACE, diagnosis)?;

@@ -149,6 +149,24 @@ pub(super) fn allow(
     })
 }
 
+/// Where the status of transactions is wrong, whatever is read has wrong rows: nothing can be salvaged, and nothing may be
+/// served.
+pub(super) fn refuse_wrong_rows(diagnosis: &Diagnosis, needed: &[Needed]) -> Result<(), Refusal> {
+    let wrong = needed.iter().find(|(finding, _)| finding.is_wrong_status());
+    let Some((finding, _)) = wrong else { return Ok(()) };
+    Err(Refusal {
+        reason: format!(
+            "'{}' would show wrong rows, and there is no backup of it: {}",
+            diagnosis.data_directory.display(),
+            finding.summary()
+        ),
+        hint: "rows that were committed would be missing, and deleted ones would be back. Put the file back as it was, or \
+               make a backup of this cluster available in the backup directory, and run this again. Nothing was changed."
+            .into(),
+        is_busy: false,
+    })
+}
+
 /// Backups that are there and cannot be read may hold the rows, so that no empty cluster takes their place.
 pub(super) fn refuse_to_forget(
     diagnosis: &Diagnosis,

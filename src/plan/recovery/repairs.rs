@@ -98,10 +98,20 @@ pub(super) fn control_file_step(needed: &[Needed]) -> Option<Step> {
     needed.iter().find(is_control_file).and_then(repair_step).map(|(_, step)| step)
 }
 
-/// A plan of one step, after which everything is judged anew.
-pub(super) fn look_again_after(step: Step, diagnosis: &Diagnosis) -> Plan {
-    let purpose = format!("{}, then look again", step.action);
-    plan(purpose, diagnosis, vec![step, look_again_step()])
+/// The files of transaction status whose content is proven and has not been written yet: with a wrong one, rows of the
+/// catalogs are missing, so that they come before any verdict on other findings, too.
+pub(super) fn status_steps(needed: &[Needed]) -> Vec<Step> {
+    let is_status = |(finding, remedy): &&Needed| {
+        finding.is_about_transaction_status() && matches!(remedy, Remedy::WriteFile(_))
+    };
+    each_once(needed.iter().filter(is_status).filter_map(repair_step).map(|(_, step)| step))
+}
+
+/// A plan of these steps, after which everything is judged anew.
+pub(super) fn look_again_after(mut steps: Vec<Step>, diagnosis: &Diagnosis) -> Plan {
+    let first = steps.first().map(|step| step.action.to_string()).unwrap_or_default();
+    steps.push(look_again_step());
+    plan(format!("{first}, then look again"), diagnosis, steps)
 }
 
 /// What keeps its own user from reading the cluster comes before any verdict, too: of what cannot be read nothing is
@@ -176,7 +186,18 @@ pub(super) fn look_again_step() -> Step {
 pub(super) fn repair_steps(needed: &[Needed]) -> Vec<Step> {
     let mut ranked: Vec<(u8, Step)> = needed.iter().filter_map(repair_step).collect();
     ranked.sort_by_key(|(rank, _)| *rank);
-    ranked.into_iter().map(|(_, step)| step).collect()
+    each_once(ranked.into_iter().map(|(_, step)| step))
+}
+
+/// What two findings ask for is done once: a file that was moved out of the way cannot be moved again.
+fn each_once(steps: impl Iterator<Item = Step>) -> Vec<Step> {
+    let mut once: Vec<Step> = Vec::new();
+    for step in steps {
+        if once.iter().all(|earlier| earlier.action != step.action) {
+            once.push(step);
+        }
+    }
+    once
 }
 
 fn repair_step((finding, remedy): &Needed) -> Option<(u8, Step)> {

@@ -2,6 +2,7 @@
 
 use super::refusals::{
     allow, refuse_for_want_of_a_backup, refuse_to_forget, refuse_to_guess, refuse_unknown_identity,
+    refuse_wrong_rows,
 };
 use super::repairs::{look_again_step, not_as_it_is, repair_steps, template0_step};
 use super::step::{Action, Effect, PassedOver, Plan, Refusal, Replacement, Source, Step};
@@ -30,10 +31,15 @@ pub(super) fn replace(
         // That a backup cannot be used may be for a reason that will pass; an empty cluster would hide it.
         refuse_to_forget(diagnosis, &unreadable)?;
         refuse_to_guess(diagnosis, &for_a_person)?;
+        refuse_wrong_rows(diagnosis, needed)?;
     }
     let mut sources = sources(diagnosis, &usable, circumstances);
     // Somebody may want the rows of the other branch, which an empty cluster would hide.
     sources.retain(|source| *source != Source::Fresh || for_a_person.is_empty());
+    if needed.iter().any(|(finding, _)| finding.is_wrong_status()) {
+        // A dump would have the wrong rows, and nothing would say which.
+        sources.retain(|source| *source != Source::Salvage);
+    }
     let mut remarks = vec![loss(usable.first().copied(), sources.first(), needed)];
     let keys = order_keys(circumstances.backups);
     let is_newer = |other: &BackupSummary| {

@@ -304,6 +304,47 @@ fn a_restore_by_name_sets_aside_what_is_there_and_replays_nothing() {
     assert!(restore(&taken, &present, MajorVersion(16), &circumstances).is_err());
 }
 
+fn wrong_status(remedy: Remedy) -> Finding {
+    let evidence = "it holds something else than when the server stopped";
+    Finding::new("seal-content-changed", Severity::Error, "pg_xact/0000", evidence).with_remedy(remedy)
+}
+
+#[test]
+fn with_a_wrong_status_of_transactions_nothing_is_salvaged() {
+    let damaged = diagnosis(ClusterCondition::Damaged, vec![wrong_status(Remedy::Replace)]);
+
+    let refusal = decide(&damaged, &[]).unwrap_err();
+    assert!(refusal.reason.contains("would show wrong rows"), "{}", refusal.reason);
+
+    let all = sources(&decide(&damaged, &[backup(5, 1, 9)]).unwrap());
+    assert!(matches!(all.as_slice(), [Source::Backup { .. }]), "{all:?}");
+}
+
+#[test]
+fn a_file_that_two_findings_ask_to_set_aside_is_set_aside_once() {
+    let finding = |code| {
+        let finding = Finding::new(code, Severity::Warning, "base/5/16389_vm", "it is wrong");
+        finding.with_remedy(Remedy::SetAsideFile)
+    };
+    let findings = vec![finding("seal-content-changed"), finding("page-checksum")];
+
+    let plan = decide(&diagnosis(ClusterCondition::Repairable, findings), &[]).unwrap();
+
+    let is_set_aside = |step: &&recovery::Step| matches!(step.action, Action::SetAsideFile { .. });
+    assert_eq!(plan.steps.iter().filter(is_set_aside).count(), 1, "{:?}", plan.steps);
+}
+
+#[test]
+fn a_proven_status_of_transactions_is_written_before_anything_is_replaced() {
+    let content = FileContent { description: "worked out from the WAL".to_owned(), bytes: vec![1] };
+    let findings = vec![finding(Severity::Error, Remedy::Replace), wrong_status(Remedy::WriteFile(content))];
+
+    let plan = decide(&diagnosis(ClusterCondition::Damaged, findings), &[]).unwrap();
+
+    let actions: Vec<&Action> = plan.steps.iter().map(|step| &step.action).collect();
+    assert!(matches!(actions.as_slice(), [Action::WriteFile { .. }, Action::LookAgain]), "{actions:?}");
+}
+
 /// Whether each step that replaces something names where it is kept.
 fn is_set_aside_first(plan: &Plan) -> bool {
     plan.steps.iter().all(|step| match &step.action {

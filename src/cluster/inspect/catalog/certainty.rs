@@ -102,7 +102,7 @@ pub(in crate::cluster::inspect) fn low_half(full_xid: u64) -> u32 {
 }
 
 /// Whether a transaction id comes before another, where the ids begin again (transam.c, `TransactionIdPrecedes()`).
-fn precedes(xid: u32, other: u32) -> bool {
+pub(in crate::cluster::inspect) fn precedes(xid: u32, other: u32) -> bool {
     const FIRST_NORMAL_XID: u32 = 3;
     if xid < FIRST_NORMAL_XID || other < FIRST_NORMAL_XID {
         return xid < other;

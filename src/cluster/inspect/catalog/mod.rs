@@ -18,9 +18,10 @@ mod transactions;
 mod unlogged;
 mod walk;
 
-pub(super) use certainty::low_half;
+pub(super) use certainty::{low_half, precedes};
 pub(super) use files::FOLLOWED_TABLES;
 pub(super) use mapped::NEVER_EMPTY_TABLES;
+pub(super) use transactions::StoredTransactions;
 
 use super::{FileTree, Inspection};
 use crate::pg::Oid;

@@ -17,7 +17,7 @@ const MOST_MEMBERS: u64 = 10_000;
 type Segment = Option<Arc<Vec<u8>>>;
 
 /// The status files of one cluster.
-pub(super) struct StoredTransactions<'a> {
+pub(in crate::cluster::inspect) struct StoredTransactions<'a> {
     root: &'a ReadRoot,
     prepared: BTreeSet<u32>,
     next_multi: Option<(u32, u64)>,
@@ -27,7 +27,7 @@ pub(super) struct StoredTransactions<'a> {
 
 impl<'a> StoredTransactions<'a> {
     /// Those below a data directory.
-    pub(super) fn new(root: &'a ReadRoot, control: Option<&ControlFile>) -> Self {
+    pub(in crate::cluster::inspect) fn new(root: &'a ReadRoot, control: Option<&ControlFile>) -> Self {
         let entries = follow(root, "pg_twophase").and_then(|directory| directory.entries("."));
         let names = entries.unwrap_or_default().into_iter().map(|entry| entry.name);
         // Eight digits, from 17 on sixteen, the epoch first.
@@ -62,6 +62,15 @@ impl<'a> StoredTransactions<'a> {
             _ => first(next)?,
         };
         Some((first(multixact)?, end))
+    }
+}
+
+impl StoredTransactions<'_> {
+    /// Whether a multixact surely has no member that changed a row: its place is blank, or its members can all be read
+    /// and only lock.
+    pub(in crate::cluster::inspect) fn has_no_updater(&self, multixact: u32) -> bool {
+        let is_blank = self.members(multixact).is_some_and(|(first, _)| first == 0);
+        is_blank || self.updater(multixact) == Ok(None)
     }
 }
 

@@ -117,6 +117,9 @@ impl Inspection<'_> {
         if self.is_clean() && !self.is_in_use {
             let changed = (depth == Depth::Structure).then(|| self.changed_files.iter().cloned().collect());
             self.check_index_entries(files, known, &bad, changed.as_ref());
+            if depth == Depth::Deep {
+                self.check_heap_pages(files, known, &bad);
+            }
             self.consider_lost_files(files, known);
         }
     }
@@ -143,7 +146,7 @@ impl Inspection<'_> {
     }
 
     /// Reads what the WAL says about pages.
-    fn page_history(&self, control: &ControlFile) -> PageHistory {
+    pub(super) fn page_history(&self, control: &ControlFile) -> PageHistory {
         let wal = self.has_wal_of_its_own().then(|| WalDirectory::of_cluster(self.root, control)).flatten();
         match wal {
             Some(wal) if self.is_clean() => PageHistory::of_all(wal, control),

@@ -15,6 +15,6 @@ pub(crate) use chain::find_end;
 pub(crate) use checkpoints::{
     FoundCheckpoint, MapHistory, find_checkpoint_at, find_checkpoints, map_history,
 };
-pub(crate) use files::WalDirectory;
+pub(crate) use files::{WalDirectory, WalFiles};
 pub(super) use prepared::PreparedInWal;
 pub(crate) use touches::WalTouches;

@@ -1,46 +1,28 @@
 //! What became of a cleanly stopped cluster since it was sealed.
 //!
 //! The seal of another stop says nothing, and neither does none. A file that another check has reported is passed
-//! over: that check knows more of it. The owner of a file and its content are not looked at here; a file that was
-//! written to goes on the list that the page check takes.
+//! over: that check knows more of it. A relation's file that was written to goes on the list that the page check takes.
+//!
+//! Where the content was sealed, it decides, and the time says nothing: a file that holds what it held is as it was.
+
+mod differences;
 
 use super::catalog::{Catalog, CatalogRelation, RelationKind};
 use super::lost_files::LostRange;
 use super::{FileTree, Inspection};
-use crate::cluster::seal::{self, Contents, Seal, SealedFile, Stop, Worth};
+use crate::cluster::seal::{self, Contents, Seal, SealedDirectory, Stop, Worth};
 use crate::pg::Oid;
 use crate::pg::layout::RelationFile;
 use crate::plan::{Finding, Remedy, Severity};
-use crate::sys::Entry;
+use differences::{Change, Difference, differences, settle};
 use std::collections::{HashMap, HashSet};
 
+pub(super) use differences::SealedContent;
+
 const SIZE_CHANGED: &str = "seal-size-changed";
+const CONTENT_CHANGED: &str = "seal-content-changed";
 /// Up to so many files are named one by one where it is not each of them that matters.
 const MOST_NAMED: usize = 20;
-
-/// What became of one file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    /// 0 for a whole directory, whose files are not listed one by one.
-    Missing {
-        sealed: u64,
-    },
-    Size {
-        sealed: u64,
-        found: u64,
-    },
-    Modified,
-    New,
-}
-
-/// A file that is not as it was sealed.
-#[derive(Debug, PartialEq, Eq)]
-struct Difference {
-    place: String,
-    contents: Contents,
-    worth: Worth,
-    change: Change,
-}
 
 impl Inspection<'_> {
     /// Compares the files of a cleanly stopped cluster with its seal.
@@ -54,12 +36,18 @@ impl Inspection<'_> {
                 return self.report("seal-unreadable", Severity::Notice, ".pgbox/seal", evidence);
             }
         };
-        let differences = differences(&seal, tree);
+        let differences = settle(self.root, differences(&seal, tree));
+        let is_written = |found: &Difference| matches!(found.change, Change::Modified | Change::Content);
         self.changed_files = differences
             .iter()
-            .filter(|found| found.contents == Contents::Relations && found.change == Change::Modified)
+            .filter(|found| found.contents == Contents::Relations && is_written(found))
             .map(|found| found.place.clone())
             .collect();
+        let is_status = |found: &&Difference| found.contents == Contents::TransactionStatus;
+        let status = differences.iter().filter(is_status);
+        self.changed_status =
+            status.clone().filter_map(|found| Some((found.place.clone(), found.sealed?))).collect();
+        self.is_status_sealed = status.count() == 0 && has_all_status(&seal);
         self.lost_ranges = differences.iter().filter_map(lost_range).collect();
         let known: HashSet<String> = self.findings.iter().map(|finding| finding.place.clone()).collect();
         let found = findings(&differences, seal.file_count());
@@ -75,6 +63,14 @@ impl Inspection<'_> {
     pub(super) fn changed_files(&self) -> &[String] {
         &self.changed_files
     }
+}
+
+/// Whether the content of every status file was sealed.
+fn has_all_status(seal: &Seal) -> bool {
+    let is_status =
+        |sealed: &&SealedDirectory| Contents::of(&sealed.path) == Some(Contents::TransactionStatus);
+    let mut files = seal.directories.iter().filter(is_status).flat_map(|sealed| &sealed.files);
+    files.all(|file| file.content.is_some())
 }
 
 /// The part of a relation's file that is not there any more.
@@ -118,92 +114,15 @@ fn with_relations(findings: Vec<Finding>, catalog: &Catalog) -> Vec<Finding> {
                 finding.with_remedy(Remedy::Reindex(relation.name()))
             }
             // What an unlogged table holds may be lost by contract; that much is no reason to replace a cluster.
-            Remedy::Replace if relation.is_unlogged && finding.code == SIZE_CHANGED => {
+            Remedy::Replace
+                if relation.is_unlogged && [SIZE_CHANGED, CONTENT_CHANGED].contains(&finding.code) =>
+            {
                 Finding { severity: Severity::Warning, ..finding.with_remedy(Remedy::Nothing) }
             }
             _ => finding,
         }
     };
     findings.into_iter().map(complete).collect()
-}
-
-fn differences(seal: &Seal, tree: &FileTree) -> Vec<Difference> {
-    let present = tree.by_path();
-    let is_unknown = |path: &str| {
-        tree.unreadable.iter().any(|unreadable| {
-            path.strip_prefix(unreadable.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
-    };
-    let mut differences = Vec::new();
-    for directory in &seal.directories {
-        let Some(contents) = Contents::of(&directory.path) else { continue };
-        let comparison = Comparison { path: &directory.path, contents };
-        match present.get(directory.path.as_str()) {
-            Some(found) => differences.extend(comparison.compare(&directory.files, &found.entries)),
-            None if is_unknown(&directory.path) => {}
-            None => differences.extend(comparison.lost(directory.files.len())),
-        }
-    }
-    differences
-}
-
-/// The comparison of one directory.
-struct Comparison<'a> {
-    path: &'a str,
-    contents: Contents,
-}
-
-impl Comparison<'_> {
-    /// Goes through both lists at once: each is in name order.
-    fn compare(&self, sealed: &[SealedFile], found: &[Entry]) -> Vec<Difference> {
-        let mut differences = Vec::new();
-        let mut found = found.iter().peekable();
-        for file in sealed {
-            while let Some(new) = found.next_if(|entry| entry.name < file.name) {
-                differences.extend(self.new_file(new));
-            }
-            let change = match found.next_if(|entry| entry.name == file.name) {
-                Some(entry) => change_of(file, entry),
-                None => Some(Change::Missing { sealed: file.size_bytes }),
-            };
-            differences.extend(change.and_then(|change| self.difference(&file.name, change)));
-        }
-        differences.extend(found.filter_map(|entry| self.new_file(entry)));
-        differences
-    }
-
-    fn new_file(&self, entry: &Entry) -> Option<Difference> {
-        let is_file = entry.facts.kind == crate::sys::EntryKind::File;
-        if is_file { self.difference(&entry.name, Change::New) } else { None }
-    }
-
-    fn difference(&self, name: &str, change: Change) -> Option<Difference> {
-        let worth = self.contents.worth_of(name)?;
-        let place = format!("{}/{name}", self.path);
-        Some(Difference { place, contents: self.contents, worth, change })
-    }
-
-    /// A whole directory that is gone is said once; an empty one is no loss that its files would show.
-    fn lost(&self, files: usize) -> Option<Difference> {
-        let worth = if self.contents == Contents::Other { Worth::Other } else { Worth::Rows };
-        let (place, contents) = (self.path.to_owned(), self.contents);
-        (files > 0).then_some(Difference { place, contents, worth, change: Change::Missing { sealed: 0 } })
-    }
-}
-
-fn change_of(sealed: &SealedFile, found: &Entry) -> Option<Change> {
-    if found.facts.size_bytes != sealed.size_bytes {
-        return Some(Change::Size { sealed: sealed.size_bytes, found: found.facts.size_bytes });
-    }
-    (!is_same_time(sealed.modified_ns, found.facts.modified_ns)).then_some(Change::Modified)
-}
-
-/// Whether a time is the sealed one, as far as whoever copied the file kept it: archives keep whole seconds, some
-/// file systems micro- or milliseconds.
-fn is_same_time(sealed_ns: i64, found_ns: i64) -> bool {
-    const UNITS_NS: [i64; 5] = [1, 100, 1_000, 1_000_000, 1_000_000_000];
-    UNITS_NS.iter().any(|unit| found_ns == sealed_ns - sealed_ns.rem_euclid(*unit))
 }
 
 fn findings(differences: &[Difference], sealed_count: usize) -> Vec<Finding> {
@@ -216,7 +135,7 @@ fn findings(differences: &[Difference], sealed_count: usize) -> Vec<Finding> {
     findings
 }
 
-/// A file that is gone, or of another size.
+/// A file that is gone, of another size, or with another content.
 fn loss(difference: &Difference) -> Option<Finding> {
     let (code, evidence) = match difference.change {
         Change::Missing { .. } => {
@@ -225,11 +144,14 @@ fn loss(difference: &Difference) -> Option<Finding> {
         Change::Size { sealed, found } => {
             (SIZE_CHANGED, format!("it had {sealed} bytes when the server stopped, and has {found}"))
         }
-        Change::Modified | Change::New => return None,
+        Change::Content => {
+            (CONTENT_CHANGED, "it holds something else than when the server stopped".to_owned())
+        }
+        Change::Modified | Change::Unread | Change::New => return None,
     };
     let (severity, remedy) = match (difference.worth, difference.change) {
         (Worth::Rows, _) => (Severity::Error, Remedy::Replace),
-        (Worth::Rebuilt, Change::Size { .. }) => (Severity::Warning, Remedy::SetAsideFile),
+        (Worth::Rebuilt, Change::Size { .. } | Change::Content) => (Severity::Warning, Remedy::SetAsideFile),
         (Worth::Rebuilt | Worth::Other, _) => (Severity::Warning, Remedy::Nothing),
     };
     Some(Finding::new(code, severity, difference.place.clone(), evidence).with_remedy(remedy))
@@ -240,8 +162,12 @@ fn modified_findings(modified: &[&Difference], sealed_count: usize) -> Vec<Findi
     const CODE: &str = "seal-mtime-changed";
     if modified.len() <= MOST_NAMED {
         let evidence = "it was written to after the server stopped; what is in it may be another's";
-        let finding =
-            |found: &&Difference| Finding::new(CODE, Severity::Warning, found.place.clone(), evidence);
+        let finding = |found: &&Difference| {
+            let finding = Finding::new(CODE, Severity::Warning, found.place.clone(), evidence);
+            // A wrong visibility map shows deleted rows; the server makes both maps again.
+            let is_rebuilt = found.worth == Worth::Rebuilt;
+            finding.with_remedy(if is_rebuilt { Remedy::SetAsideFile } else { Remedy::Nothing })
+        };
         return modified.iter().map(finding).collect();
     }
     let evidence = format!(
@@ -270,10 +196,11 @@ fn new_findings(new: &[&Difference]) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use super::differences::is_same_time;
     use super::*;
     use crate::cluster::tree::TreeDirectory;
     use crate::pg::{Lsn, SystemIdentifier};
-    use crate::sys::{EntryKind, FileFacts};
+    use crate::sys::{Entry, EntryKind, FileFacts};
 
     const SECOND_NS: i64 = 1_000_000_000;
 
