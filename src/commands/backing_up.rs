@@ -12,6 +12,7 @@ use pgbox::execute::Tools;
 use pgbox::execute::backup::{self, CreateOptions, CreateOutcome};
 use pgbox::execute::branching::archive_conflict;
 use pgbox::execute::cleanup::{clean_up, plan_cleanup};
+use pgbox::execute::scrub::scrub_before_backup;
 use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
@@ -71,6 +72,7 @@ pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &U
 fn back_up(tools: &Tools, address: &ServerAddress, options: &CreateOptions, ui: &Ui) -> anyhow::Result<u8> {
     let repository = store_what_was_set_aside(tools, ui)?;
     tell_other_repository(tools, &repository, ui);
+    scrub_before_backup(tools, &repository, Utc::now());
     let mut client = address.connect(&superuser_login(tools))?;
     let data = ReadRoot::open(&tools.settings.data_directory).context("open the data directory")?;
     tell_clock(&repository, options.time, ui)?;

@@ -6,7 +6,7 @@ use super::context::Workplace;
 use super::finding::{backup_named, find};
 use super::privileges::{Directories, drop_privileges};
 use super::verifying::{self, files_of, verified_of};
-use super::{exporting, importing, restoring};
+use super::{exporting, importing, restoring, scrubbing};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use pgbox::error::{Failure, Kind};
 use pgbox::format;
@@ -23,6 +23,13 @@ sound. Exit status 4 means that something is damaged, 1 that something could not
 
 With --prove it is then restored into a directory of its own, a server that nobody else can reach recovers it, every \
 row of every table is read, and pg_amcheck holds every index against its table. The server goes on meanwhile.";
+
+const SCRUB: &str = "Reads back as much of the packs, file tables and archived WAL as is due, if all is to be read once in \
+SCRUB_INTERVAL, and no more in a second than SCRUB_RATE. start-services runs it by itself.
+
+The place that was reached is kept in the repository. A backup that rests on what is damaged gets its verdict, is not \
+restored from, and the next backup stores again what the cluster still has. It needs no server, and keeps no backup from \
+being made. Exit status 4 means that something is damaged, 1 that something could not be read.";
 
 /// The command line.
 pub(super) fn command() -> Command {
@@ -61,6 +68,14 @@ pub(super) fn command() -> Command {
                     "prove",
                     "Restore it beside the server, recover it, and read every table and index, too",
                 )),
+        )
+        .subcommand(
+            subcommand(
+                "scrub",
+                "Reads back a share of the backups and the archived WAL, to find what rotted",
+            )
+            .long_about(SCRUB)
+            .arg(switch("all", "Read back all that is left of this round, without a pause")),
         )
         .subcommand(
             subcommand("pin", "Keeps a backup until it is unpinned, whatever its age")
@@ -124,6 +139,7 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         ("undo", _) => restoring::undo(arguments, &tools, ui),
         ("verify", None) => verifying::run(arguments, &tools, None, ui),
         ("verify", Some(name)) => verifying::run(arguments, &tools, Some(&find(&tools, name)?), ui),
+        ("scrub", _) => scrubbing::run(arguments, &tools, ui),
         ("pin", Some(name)) => backing_up::pin(arguments, &tools, find(&tools, name)?.name, ui),
         ("unpin", Some(name)) => backing_up::unpin(arguments, &tools, find(&tools, name)?.name, ui),
         ("cleanup", _) => backing_up::cleanup(arguments, &tools, ui),

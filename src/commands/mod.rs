@@ -21,6 +21,7 @@ mod own;
 mod privileges;
 mod repairing;
 mod restoring;
+mod scrubbing;
 mod start_services;
 mod status;
 mod verifying;

@@ -5,6 +5,7 @@ use anyhow::Context;
 use chrono::Utc;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
+use pgbox::execute::scrub::note_all_read;
 use pgbox::execute::verify::{
     Proving, Verified, VerifyReport, is_verifiable, prove, verify, verify_archived_wal,
 };
@@ -37,6 +38,7 @@ pub(super) fn run(
         Some(backup) => vec![verifiable(backup)?],
         None => all(repository, ui)?,
     };
+    let began = Utc::now();
     let mut report = verify(tools, repository, &names, Utc::now())?;
     let mut unread = None;
     if chosen.is_none() {
@@ -54,6 +56,9 @@ pub(super) fn run(
     }
     // What was found out before is told all the same.
     unread.map_or(Ok(()), Err)?;
+    if chosen.is_none() && !report.has_unreadable() {
+        note_all_read(repository, began, report.read_bytes)?;
+    }
     if is_given(arguments, "prove") {
         prove_all(tools, repository, &mut report, ui)?;
     }

@@ -35,6 +35,7 @@ pub mod restore_files;
 mod restored_layout;
 mod restored_wal;
 mod salvage;
+pub mod scrub;
 pub mod set_aside;
 mod single_user;
 mod staging;

@@ -19,6 +19,7 @@ pub(super) fn check(tools: &Tools, now: DateTime<Utc>, checks: &mut Vec<Check>) 
         && let Ok(backups) = repository.backups()
     {
         checks.push(verification(&backups, now));
+        checks.push(super::scrub::check(tools, repository, &backups, now));
         checks.extend(clock(&backups, now));
     }
 }
@@ -97,7 +98,7 @@ fn verification(backups: &[BackupSummary], now: DateTime<Utc>) -> Check {
             );
             Check::ok(NAME, format!("{name} was found sound {hours} h ago; {proven}"))
         }
-        None => Check::ok(NAME, "no backup was verified yet; `backup-postgresql verify latest` does"),
+        None => Check::ok(NAME, "none was read whole at once; `backup-postgresql verify latest` does"),
     }
 }
 

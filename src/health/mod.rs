@@ -7,6 +7,7 @@ mod backups;
 mod collations;
 mod data;
 mod disks;
+mod scrub;
 mod server;
 mod version;
 mod wal_archive;

@@ -16,6 +16,7 @@ pub mod recovery_target;
 pub mod restore;
 pub mod restore_outline;
 pub mod retention;
+pub mod scrub;
 pub mod selection;
 pub mod server_answer;
 pub mod socket_lock;

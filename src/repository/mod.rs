@@ -7,6 +7,7 @@
 //!                             verification.json (the newest verdict on it, if it was ever verified)
 //! data_20261120_114010.pin    that it is not to be removed, if a person said so
 //! packs/ab/ab….pack           the chunks of all backups, each once
+//! scrub.json                  how far all this was read back, and what was found; scrub.lock while it is
 //! wal/SYSTEM/TIMELINE/…       archived WAL files, each under its name and the hash of its content
 //! ```
 //! A backup counts once its `backup.json` is there, needs no other backup, and is never changed. Everything that is
@@ -35,6 +36,7 @@ mod removal;
 mod repack;
 mod scan;
 mod script_copy;
+mod scrub;
 mod shared;
 mod stream;
 mod table;
@@ -52,6 +54,7 @@ pub use identity::RepositoryIdentity;
 pub use reader::{BackupReader, FileReader};
 pub use removal::SweepReport;
 pub use scan::{ChunkFault, ChunkSet, FaultyChunk, PackScan};
+pub use scrub::{ReadingBack, ScrubLock, TrustedChunks};
 pub use stream::ChunkStream;
 pub use table::{Baseline, EntryContent, TableEntry, TableHeader, TablePath, TablePathError};
 pub use wal::{ArchivedFile, Archiving, WalArchive};

@@ -160,6 +160,18 @@ impl Repository {
     pub fn scan_packs(
         &self,
         _lock: &SharedLock,
+        needed: ChunkSet,
+        progress: &dyn Progress,
+    ) -> Result<PackScan, RepositoryError> {
+        self.scan_packs_beside(needed, progress)
+    }
+
+    /// [`Self::scan_packs`] beside others who may remove packs: that one is gone is an error.
+    ///
+    /// # Errors
+    /// As [`Self::scan_packs`].
+    pub fn scan_packs_beside(
+        &self,
         mut needed: ChunkSet,
         progress: &dyn Progress,
     ) -> Result<PackScan, RepositoryError> {

@@ -66,7 +66,7 @@ impl Repository {
             .map_err(attempting("write", self.root().path().join(&path)))
     }
 
-    /// The packs that a verification found damaged. Their chunks are not relied on by a new backup.
+    /// The packs that a verification, or reading back, found damaged. Their chunks are not relied on by a new backup.
     pub(super) fn damaged_packs(&self) -> Result<HashSet<PackId>, RepositoryError> {
         let mut packs = HashSet::new();
         for name in self.backup_directories()? {
@@ -74,6 +74,8 @@ impl Repository {
                 packs.extend(verdict.damaged_packs.iter().filter_map(|pack| pack.parse::<PackId>().ok()));
             }
         }
+        let read_back = self.scrub_state()?;
+        packs.extend(read_back.damaged_packs().filter_map(|pack| pack.parse::<PackId>().ok()));
         Ok(packs)
     }
 }

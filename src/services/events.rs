@@ -40,6 +40,8 @@ pub enum Child {
     Command,
     /// A backup.
     Backup,
+    /// What reads the repository back.
+    Scrub,
     /// What seals the cluster after a stop.
     Seal,
 }
@@ -130,4 +132,6 @@ pub struct Configuration {
     pub stop_timeout: Duration,
     /// How often a backup is made after the first; `None` is never.
     pub backup_interval: Option<Duration>,
+    /// In what time the repository is read back once; `None` is never.
+    pub scrub_interval: Option<Duration>,
 }

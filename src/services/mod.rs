@@ -9,6 +9,7 @@ pub mod directory;
 pub mod events;
 pub mod keeper;
 pub mod run;
+mod scrub;
 mod stopping;
 pub mod supervisor;
 #[cfg(test)]

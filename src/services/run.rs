@@ -53,6 +53,7 @@ pub fn run(settings: &Settings, options: &Options<'_>) -> anyhow::Result<u8> {
         has_command: !options.command.is_empty(),
         stop_timeout: settings.stop_timeout,
         backup_interval: settings.backup_interval,
+        scrub_interval: settings.scrub_interval,
     };
     let mut supervisor = Supervisor::new(configuration, Instant::now());
     let mut runner =
@@ -212,6 +213,7 @@ impl Runner<'_> {
         match child {
             Child::Init => Some(myself("init-postgresql", "--no-backup")),
             Child::Backup => Some(myself("backup-postgresql", "create")),
+            Child::Scrub => Some(myself("backup-postgresql", "scrub")),
             Child::Seal => Some(myself("maintenance", "seal")),
             Child::Service(index) => {
                 let program = &self.services.get(index)?.program;

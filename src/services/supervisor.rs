@@ -5,6 +5,7 @@
 
 use super::events::{Action, Child, Configuration, Event, Level, Order, Seen, StartFailure, View};
 use super::keeper::Keeper;
+use super::scrub::Scrub;
 use super::stopping::{Stop, Urgency};
 use crate::sys::{Ended, Signal};
 use std::time::{Duration, Instant};
@@ -66,6 +67,7 @@ pub struct Supervisor {
     backup: Backup,
     is_server_alive: bool,
     looked_at: Instant,
+    scrub: Scrub,
     stop: Option<Stop>,
     /// The server had to be shut down at once because a fast shutdown took too long.
     was_cut_short: bool,
@@ -83,6 +85,7 @@ impl Supervisor {
     pub fn new(configuration: Configuration, now: Instant) -> Self {
         Self {
             keeper: configuration.has_server.then(Keeper::starting),
+            scrub: Scrub::every(configuration.scrub_interval.filter(|_| configuration.has_server), now),
             configuration,
             stage: Stage::Server,
             running_services: Vec::new(),
@@ -121,10 +124,11 @@ impl Supervisor {
             Backup::Due(at) if self.is_server_running() => Some(at),
             _ => None,
         };
+        let scrub = self.scrub.deadline().filter(|_| self.may_scrub());
         let stop = self.stop.as_ref().and_then(Stop::deadline);
         let keeper = self.keeper.as_ref().and_then(Keeper::deadline).filter(|_| self.stop.is_none());
         let look = self.keeper.as_ref().map(|_| self.looked_at + self.look_interval());
-        [service, backup, stop, keeper, look].into_iter().flatten().min()
+        [service, backup, scrub, stop, keeper, look].into_iter().flatten().min()
     }
 
     fn look_interval(&self) -> Duration {
@@ -193,6 +197,7 @@ impl Supervisor {
                 self.command_ended(&format!("the command ended with {how}"), status, now)
             }
             Child::Backup => self.backup_ended(how, now),
+            Child::Scrub => self.scrub.ended(Ok(how), now),
             Child::Seal => self.sealing_is_over(),
         }
     }
@@ -221,6 +226,7 @@ impl Supervisor {
                 self.schedule_backup(now, BACKUP_RETRY);
                 vec![say(Level::Warning, format!("could not start a backup: {reason}"))]
             }
+            Child::Scrub => self.scrub.ended(Err(reason), now),
             Child::Seal => self.sealing_is_over(),
         }
     }
@@ -325,9 +331,11 @@ impl Supervisor {
         let services = self.running_services.iter().map(|index| Child::Service(*index));
         let init = self.is_init_running().then_some(Child::Init);
         let backup = matches!(self.backup, Backup::Running(_)).then_some(Child::Backup);
+        let scrub = self.scrub.is_running().then_some(Child::Scrub);
         let seal = (self.sealing == Sealing::Running).then_some(Child::Seal);
         init.into_iter()
             .chain(backup)
+            .chain(scrub)
             .chain(seal)
             .chain(services)
             .map(|child| Action::Signal(child, signal))
@@ -419,10 +427,20 @@ impl Supervisor {
         };
         if is_due && self.is_server_running() {
             self.backup = Backup::Running(now);
+            actions.extend(self.scrub.make_way());
             actions.push(Action::Start(Child::Backup));
+        } else if self.may_scrub() {
+            actions.extend(self.scrub.start_if_due(now));
         }
         actions.extend(self.look_if_due(now));
         actions
+    }
+
+    /// Nothing else is to be slower for it.
+    fn may_scrub(&self) -> bool {
+        self.stop.is_none()
+            && self.stage == Stage::Up
+            && !matches!(self.backup, Backup::Running(_) | Backup::Wanted)
     }
 
     fn look_if_due(&mut self, now: Instant) -> Option<Action> {
@@ -468,6 +486,7 @@ impl Supervisor {
         !self.is_command_running
             && !self.is_init_running()
             && !matches!(self.backup, Backup::Running(_))
+            && !self.scrub.is_running()
             && self.running_services.is_empty()
             && self.sealing != Sealing::Running
             && !self.is_server_alive

@@ -77,6 +77,10 @@ pub struct Settings {
     pub keep_monthly: u32,
     /// How often a backup is made; `None` is never.
     pub backup_interval: Option<Duration>,
+    /// In what time the repository is read back once; `None` is never.
+    pub scrub_interval: Option<Duration>,
+    /// How much of it is read back in a second, at the most.
+    pub scrub_bytes_per_second: u64,
     /// Whether WAL is archived. A program that embeds pgbox has no command for the server to run, and sets it off.
     pub wal_archive: bool,
     /// How much the archived WAL may take; `None` is as much as the kept backups need.
@@ -169,6 +173,8 @@ impl Settings {
             keep_weekly: source.value(&table::KEEP_WEEKLY, values::period_count)?,
             keep_monthly: source.value(&table::KEEP_MONTHLY, values::period_count)?,
             backup_interval: source.value(&table::BACKUP_INTERVAL, values::interval)?,
+            scrub_interval: source.value(&table::SCRUB_INTERVAL, values::interval)?,
+            scrub_bytes_per_second: source.value(&table::SCRUB_RATE, values::size)?,
             wal_archive: source.value(&table::WAL_ARCHIVE, values::switch)?,
             wal_archive_limit_bytes: source.value_if_given(&table::WAL_ARCHIVE_LIMIT, values::size)?,
             wal_queue_limit_bytes: source.value(&table::WAL_QUEUE_LIMIT, values::size)?,

@@ -145,6 +145,12 @@ pub(super) const KEEP_MONTHLY: Setting =
 pub(super) const BACKUP_INTERVAL: Setting = Setting::new("backup-interval", "BACKUP_INTERVAL", "TIME")
     .default("24h")
     .help("How often start-services makes a backup: 90s, 15m, 6h, 1d, or off");
+pub(super) const SCRUB_INTERVAL: Setting = Setting::new("scrub-interval", "SCRUB_INTERVAL", "TIME")
+    .default("14d")
+    .help("In what time all that is in the backup directory is read back once, to find what rotted; or off");
+pub(super) const SCRUB_RATE: Setting = Setting::new("scrub-rate", "SCRUB_RATE", "SIZE")
+    .default("32M")
+    .help("How much of it start-services reads back in a second, at the most");
 pub(super) const WAL_ARCHIVE: Setting = Setting::new("wal-archive", "WAL_ARCHIVE", "ON|OFF")
     .default("on")
     .help("Whether WAL is archived beside the backups, so that every moment since them can be reached");
@@ -197,6 +203,8 @@ pub const SETTINGS: &[Setting] = &[
     KEEP_WEEKLY,
     KEEP_MONTHLY,
     BACKUP_INTERVAL,
+    SCRUB_INTERVAL,
+    SCRUB_RATE,
     WAL_ARCHIVE,
     WAL_ARCHIVE_LIMIT,
     WAL_QUEUE_LIMIT,

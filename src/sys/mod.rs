@@ -26,6 +26,7 @@ mod orphans;
 mod output_file;
 mod own_directory;
 mod prepare;
+mod priority;
 mod private_directory;
 mod process;
 mod read_root;
@@ -58,10 +59,11 @@ pub use prepare::{
     OwnershipReport, ensure_directory, fix_ownership, give_entries, is_runnable, is_writable_directory,
     misowned_entries, set_owner,
 };
+pub use priority::lower_priority;
 pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
-pub use scratch::{read_scratch, scratch_file};
+pub use scratch::{forget_cached, read_scratch, scratch_file};
 pub use server_process::{
     ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,
 };

@@ -11,6 +11,11 @@ pub fn scratch_file(directory: &Path) -> io::Result<File> {
     tempfile::tempfile_in(directory).or_else(|_| tempfile::tempfile())
 }
 
+/// Drops what the kernel has of a file in memory, so that reading it asks the disk. A kernel that does not is no error.
+pub fn forget_cached(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
 /// Reads a piece of one back.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ mod repack;
 mod restored;
 mod rounds;
 mod script_copies;
+mod scrub;
 mod second;
 mod server;
 mod unplugged;

@@ -125,6 +125,7 @@ pub fn create(
         && !newest.as_ref().is_some_and(|newest| has_hole_after(repository, newest.summary(), progress))
         && let (Some(newest), Some(former)) = (&newest, &former)
         && pool.install(|| unchanged::is_unchanged(former, &listing, &control))?
+        && pool.install(|| unchanged::is_all_stored(newest, &writer, progress))
     {
         session.stop()?;
         // That it holds what the cluster holds shows whose past it is.
@@ -159,7 +160,12 @@ fn has_hole_after(repository: &Repository, backup: &BackupSummary, progress: &dy
     let known = backup.system_identifier.zip(backup.wal_segment_size_bytes);
     let Some((cluster, size)) = known else { return false };
     match repository.wal_archive(cluster).view(size) {
-        Ok(view) => first_missing(backup, &view).is_some(),
+        Ok(mut view) => {
+            let state = repository.scrub_state().unwrap_or_default();
+            let damaged: Vec<&str> = state.damaged_wal().collect();
+            view.segments.retain(|segment| !damaged.contains(&segment.to_string().as_str()));
+            first_missing(backup, &view).is_some()
+        }
         Err(error) => {
             progress.note(&format!("could not look for holes in the WAL archive: {error}"));
             false

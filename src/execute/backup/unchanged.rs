@@ -13,7 +13,8 @@ use super::copying::read_up_to;
 use super::former::{Comparison, Former};
 use super::listing::{Item, Listing};
 use crate::pg::control_file::{CONTROL_FILE, ControlFile};
-use crate::repository::{CHUNK_SIZE_BYTES, ChunkList};
+use crate::progress::Progress;
+use crate::repository::{BackupReader, BackupWriter, CHUNK_SIZE_BYTES, ChunkList, EntryContent, TableEntry};
 
 /// Whether the listed files are those of a former backup.
 pub(super) fn is_unchanged(
@@ -42,6 +43,29 @@ pub(super) fn is_unchanged(
     }
     let has_content = |(item, chunks): &(&Item, &ChunkList)| has_same_content(former, listing, item, chunks);
     doubtful.par_iter().map(has_content).try_reduce(|| true, |left, right| Ok(left && right))
+}
+
+/// Whether the repository still has all of a backup, as far as its packs are there and were not found damaged. If it has
+/// not, a new backup stores again what the cluster has.
+pub(super) fn is_all_stored(
+    newest: &BackupReader,
+    writer: &BackupWriter<'_>,
+    progress: &dyn Progress,
+) -> bool {
+    let is_stored = |entry: &TableEntry| match &entry.content {
+        // A list that cannot be read back says nothing.
+        EntryContent::File { chunks, .. } => {
+            chunks.load().is_ok_and(|chunks| chunks.iter().all(|chunk| writer.has_chunk(chunk)))
+        }
+        _ => true,
+    };
+    let is_all_stored = newest.entries().par_iter().all(is_stored);
+    if !is_all_stored {
+        let name = newest.summary().name;
+        progress
+            .note(&format!("nothing changed since {name}, and not all of it is in the repository any more"));
+    }
+    is_all_stored
 }
 
 fn has_same_content(

@@ -26,7 +26,7 @@ use crate::plan::{
 use crate::progress::Progress;
 use crate::repository::{
     CHUNK_SIZE_BYTES, ChunkFault, ChunkId, ChunkList, EntryContent, FaultyChunk, PackScan, Repository,
-    RepositoryError, SharedLock, TableEntry,
+    RepositoryError, SharedLock, TableEntry, TrustedChunks,
 };
 use crate::sys::step_point;
 
@@ -120,13 +120,17 @@ pub fn verify(
         }
     }
     let scan = repository.scan_packs(&lock, needed, tools.progress).context("read the packs")?;
-    let verification = Job { tools, repository, lock: &lock, scan: &scan, now };
+    let verification = Job { tools, repository, scan: &scan, now };
     let (chosen, others): (Vec<&BackupSummary>, _) = summaries
         .iter()
         .filter(|backup| is_verifiable(backup))
         .partition(|backup| names.contains(&backup.name));
-    let backups = chosen.into_iter().map(|backup| verification.judge_and_keep(backup)).collect();
-    let also_damaged = verification.also_damaged(&others);
+    let backups = chosen.into_iter().map(|backup| {
+        let judgement = verification.judge(backup);
+        verification.keep(&lock, backup, judgement)
+    });
+    let backups = backups.collect();
+    let also_damaged = verification.also_damaged(&lock, &others);
     Ok(VerifyReport {
         backups,
         also_damaged,
@@ -139,6 +143,57 @@ pub fn verify(
         damaged_wal: BTreeMap::new(),
         damaged_identity: None,
     })
+}
+
+/// Judges the backups that rest on what is known to be damaged or missing, and those that were found damaged before. Only
+/// what of theirs has no copy elsewhere is read, and the lock is taken for keeping the verdicts alone.
+///
+/// # Errors
+/// [`crate::error::Kind::Busy`] while another process writes: what is known of the packs is not lost by it.
+pub fn judge_damaged(
+    tools: &Tools,
+    repository: &Repository,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Vec<Verified>> {
+    let trusted = repository.trusted_chunks().context("read the indexes of the packs")?;
+    let mut doubtful = repository.chunk_set();
+    let mut concerned = Vec::new();
+    for backup in repository.backups().context("list the backups")?.into_iter().filter(is_verifiable) {
+        let mut rests_on_doubtful = true;
+        if let Ok(entries) = repository.entries(backup.name) {
+            let lacking = lacking_chunks(&entries, &trusted)?;
+            rests_on_doubtful = !lacking.is_empty();
+            doubtful.extend(&lacking);
+        }
+        if rests_on_doubtful || backup.verification.is_damaged() {
+            concerned.push(backup);
+        }
+    }
+    if concerned.is_empty() {
+        return Ok(Vec::new());
+    }
+    let scan = repository.scan_packs_beside(doubtful, tools.progress).context("read the damaged packs")?;
+    let job = Job { tools, repository, scan: &scan, now };
+    let judged = concerned.into_iter().map(|backup| (job.judge(&backup), backup));
+    // That nothing of a backup was found damaged here is no verdict: not all of it was read.
+    let is_news = |(judgement, backup): &(Judgement, BackupSummary)| {
+        judgement.is_damaged() || backup.verification.is_damaged()
+    };
+    let news: Vec<_> = judged.filter(is_news).collect();
+    if news.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lock = repository.lock_shared("keeping what reading back found").context("lock the repository")?;
+    Ok(news.into_iter().map(|(judgement, backup)| job.keep(&lock, &backup, judgement)).collect())
+}
+
+/// The chunks that no pack has that is trusted.
+fn lacking_chunks(entries: &[TableEntry], trusted: &TrustedChunks) -> Result<Vec<ChunkId>, RepositoryError> {
+    let mut lacking = Vec::new();
+    for (_, chunks) in files(entries) {
+        lacking.extend(chunks.load()?.iter().filter(|chunk| !trusted.contains(chunk)));
+    }
+    Ok(lacking)
 }
 
 /// Reads every archived WAL file of every cluster. Returns those that are not what was archived, and why.
@@ -214,26 +269,25 @@ pub fn prove(
 struct Job<'a> {
     tools: &'a Tools<'a>,
     repository: &'a Repository,
-    lock: &'a SharedLock,
     scan: &'a PackScan,
     now: DateTime<Utc>,
 }
 
 impl Job<'_> {
-    fn judge_and_keep(&self, backup: &BackupSummary) -> Verified {
+    fn judge(&self, backup: &BackupSummary) -> Judgement {
         let mut judgement = judge(self.observe(backup), self.now);
         if let Judgement::Reached(verdict) = &mut judgement {
             // What it holds never changes, so that a proof stands.
             verdict.proof = backup.verification.proof().cloned();
         }
-        self.keep(backup, judgement)
+        judgement
     }
 
-    fn keep(&self, backup: &BackupSummary, judgement: Judgement) -> Verified {
+    fn keep(&self, lock: &SharedLock, backup: &BackupSummary, judgement: Judgement) -> Verified {
         let not_kept = match &judgement {
             Judgement::Reached(verdict) => {
                 step_point("verified");
-                let kept = self.repository.keep_verdict(self.lock, backup.name, verdict);
+                let kept = self.repository.keep_verdict(lock, backup.name, verdict);
                 step_point("kept the verdict");
                 kept.err().map(|error| format!("{:#}", anyhow::Error::new(error)))
             }
@@ -282,7 +336,7 @@ impl Job<'_> {
     }
 
     /// The backups beside those that were verified that need a chunk that was found damaged.
-    fn also_damaged(&self, others: &[&BackupSummary]) -> Vec<Verified> {
+    fn also_damaged(&self, lock: &SharedLock, others: &[&BackupSummary]) -> Vec<Verified> {
         if self.scan.faulty.values().all(|faulty| faulty.fault == ChunkFault::Unreadable) {
             return Vec::new();
         }
@@ -297,7 +351,7 @@ impl Job<'_> {
                 continue;
             }
             name_relations(self.tools, backup, &mut observed.damage);
-            verified.push(self.keep(backup, judge(observed, self.now)));
+            verified.push(self.keep(lock, backup, judge(observed, self.now)));
         }
         verified
     }

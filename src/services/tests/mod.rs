@@ -1,5 +1,7 @@
 //! Every rule of the supervisor, told as events and the actions that must follow.
 
+mod backups;
+
 use super::events::{Action, Child, Configuration, Event, Level, Order, Seen, StartFailure, View};
 use super::supervisor::Supervisor;
 use crate::sys::{Ended, Signal};
@@ -25,6 +27,7 @@ fn configuration() -> Configuration {
         has_command: false,
         stop_timeout: Duration::from_secs(8),
         backup_interval: None,
+        scrub_interval: None,
     }
 }
 
@@ -416,60 +419,6 @@ fn the_server_is_looked_at_every_few_seconds_because_its_end_may_not_be_told() {
     scene.now += Duration::from_secs(5);
     assert!(scene.all(Event::Tick).contains(&Action::Look));
     assert!(scene.supervisor.deadline().unwrap() > scene.now);
-}
-
-#[test]
-fn backups_are_made_at_the_start_and_then_every_interval_while_the_server_runs() {
-    let interval = Duration::from_hours(1);
-    let mut scene = Scene::up(Configuration { backup_interval: Some(interval), ..configuration() });
-    scene.now += Duration::from_secs(100);
-    scene.event(Event::Ended(Child::Backup, DONE));
-
-    // An interval after it began, not after it ended.
-    assert_eq!(scene.after(3499), []);
-    assert_eq!(scene.after(1), [Action::Start(Child::Backup)]);
-    scene.event(Event::Ended(Child::Backup, DONE));
-    scene.event(Event::Looked(STOPPED));
-    assert_eq!(scene.after(7200), []);
-    assert_eq!(scene.event(Event::Looked(ALIVE)), [Action::Start(Child::Backup)]);
-}
-
-#[test]
-fn a_backup_that_failed_is_told_and_tried_again_sooner() {
-    let interval = Duration::from_hours(24);
-    let mut scene = Scene::up(Configuration { backup_interval: Some(interval), ..configuration() });
-
-    let actions = scene.all(Event::Ended(Child::Backup, Ended::Status(1)));
-    assert_eq!(said(&actions, Level::Warning), Some("the backup ended with status 1"));
-    assert_eq!(scene.after(15 * 60), [Action::Start(Child::Backup)]);
-}
-
-#[rstest::rstest]
-#[case::of_every_day(Some(Duration::from_hours(24)))]
-#[case::of_none(None)]
-fn a_hole_that_a_restart_left_in_the_archive_is_closed_by_a_backup_at_once(
-    #[case] backup_interval: Option<Duration>,
-) {
-    let with_gap = View { has_wal_gap: true, ..ALIVE };
-    let mut scene = Scene::up(Configuration { backup_interval, ..configuration() });
-    scene.event(Event::Ended(Child::Backup, DONE));
-    // Not while it runs: then the archive was out of reach, and a backup is no likelier to reach it.
-    assert_eq!(scene.event(Event::Looked(with_gap)), []);
-    scene.event(Event::Looked(GONE));
-    assert_eq!(scene.after(1), [Action::Start(Child::Init)]);
-    scene.event(Event::Ended(Child::Init, DONE));
-
-    assert_eq!(scene.event(Event::Looked(with_gap)), [Action::Start(Child::Backup)]);
-
-    scene.event(Event::Ended(Child::Backup, Ended::Status(1)));
-    assert_eq!(scene.event(Event::Looked(with_gap)), [], "one that fails is not tried without a pause");
-}
-
-#[test]
-fn without_an_interval_there_is_only_the_first_backup() {
-    let mut scene = Scene::up(configuration());
-    scene.event(Event::Ended(Child::Backup, DONE));
-    assert_eq!(scene.after(1_000_000), []);
 }
 
 #[test]
