@@ -79,8 +79,10 @@ pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<
     Ok(plan)
 }
 
+/// The policies that allow repairs in place.
+const IN_PLACE: [RecoveryPolicy; 2] = [RecoveryPolicy::Auto, RecoveryPolicy::Repair];
+
 fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
-    const IN_PLACE: [RecoveryPolicy; 2] = [RecoveryPolicy::Auto, RecoveryPolicy::Repair];
     let policy = circumstances.policy;
     refuse_what_is_not_ours(diagnosis)?;
     if let Some(journal) = &diagnosis.journal {
@@ -129,21 +131,7 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
     }
     let needs = |sort: fn(&Remedy) -> bool| needed.iter().any(|(_, remedy)| sort(remedy));
     if needs(|remedy| matches!(remedy, Remedy::Replace)) {
-        if let Some(step) = control_file_step(&needed) {
-            allow(policy, &IN_PLACE, diagnosis)?;
-            return Ok(look_again_after(vec![step], diagnosis));
-        }
-        let steps = status_steps(&needed);
-        if !steps.is_empty() {
-            allow(policy, &IN_PLACE, diagnosis)?;
-            return Ok(look_again_after(steps, diagnosis));
-        }
-        if let Some(plan) = heal(diagnosis, &needed, circumstances) {
-            allow(policy, &IN_PLACE, diagnosis)?;
-            return Ok(plan);
-        }
-        allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
-        return replace(diagnosis, &needed, circumstances);
+        return heal_or_replace(diagnosis, &needed, circumstances);
     }
     if needs(|remedy| matches!(remedy, Remedy::RestoreOrSeeToIt(_))) {
         return restore_whole(diagnosis, &needed, circumstances);
@@ -153,6 +141,30 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
         return Ok(replay(diagnosis, &needed, circumstances));
     }
     Ok(repair(diagnosis, &needed))
+}
+
+/// Brings back what is not in the cluster any more, with as little of a backup as will do.
+fn heal_or_replace(
+    diagnosis: &Diagnosis,
+    needed: &[Needed],
+    circumstances: &Circumstances,
+) -> Result<Plan, Refusal> {
+    let policy = circumstances.policy;
+    if let Some(step) = control_file_step(needed) {
+        allow(policy, &IN_PLACE, diagnosis)?;
+        return Ok(look_again_after(vec![step], diagnosis));
+    }
+    let steps = status_steps(needed);
+    if !steps.is_empty() {
+        allow(policy, &IN_PLACE, diagnosis)?;
+        return Ok(look_again_after(steps, diagnosis));
+    }
+    if let Some(plan) = heal(diagnosis, needed, circumstances) {
+        allow(policy, &IN_PLACE, diagnosis)?;
+        return Ok(plan);
+    }
+    allow(policy, &[RecoveryPolicy::Auto], diagnosis)?;
+    replace(diagnosis, needed, circumstances)
 }
 
 /// A finding with what is to be done about it now, which may be more than what it asked for at first.
