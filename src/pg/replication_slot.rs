@@ -10,14 +10,14 @@ pub const SLOT_DIRECTORY: &str = "pg_replslot";
 /// A state file is far smaller.
 pub const LIMIT_BYTES: u64 = 64 * 1024;
 
-/// PostgreSQL: `SLOT_MAGIC`, the same in 13 to 18.
+/// PostgreSQL: `SLOT_MAGIC`, the same in 13 to 19.
 const MAGIC: u32 = 0x0105_1CA1;
 /// What the length does not count, and how much of that the CRC does not cover.
 const HEADER_BYTES: usize = 16;
 const UNCHECKED_BYTES: usize = 8;
 /// The first and the last major version, with their `SLOT_VERSION` and the length of what follows the header.
 const FORMATS: [(u32, u32, u32, u32); 4] =
-    [(13, 13, 2, 168), (14, 15, 2, 184), (16, 16, 3, 184), (17, 18, 5, 184)];
+    [(13, 13, 2, 168), (14, 15, 2, 184), (16, 16, 3, 184), (17, 19, 5, 184)];
 
 /// Why the server does not take a state file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
