@@ -211,7 +211,7 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
             .settings()
             .into_iter()
             .chain(archiving)
-            .chain(recovery_sync::server_settings(tools.installation, &own))
+            .chain(recovery_sync::server_settings(tools.installation, root.path(), &own))
             .collect(),
         accepts_standby: *start == Start::AsItIs,
         log_file: tools.log_file(),

@@ -7,6 +7,7 @@
 //! Every name that leaves here, and every path that comes in, is a text that stands for bytes (`name`).
 
 use super::name::{path_of, text_of};
+use super::whole_sync::is_sound_for;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions, OpenOptionsExt, PermissionsExt};
 use rayon::prelude::*;
@@ -368,10 +369,32 @@ impl Directory {
         self.dir.open(path_of(path))?.sync_all()
     }
 
-    /// Writes everything of the file system that holds this directory to disk, in one call.
+    /// Writes everything below this directory to disk: all of its file system in one call where that does it, else
+    /// file by file.
     pub(super) fn sync_file_system(&self) -> io::Result<()> {
         let here = self.dir.open(".")?;
-        Ok(rustix::fs::syncfs(&here)?)
+        if is_sound_for(&here)? {
+            return Ok(rustix::fs::syncfs(&here)?);
+        }
+        self.sync_tree(Path::new("."))
+    }
+
+    /// Syncs every file and directory below a path; links are not followed. A file that we may not read is none that we
+    /// wrote.
+    fn sync_tree(&self, path: &Path) -> io::Result<()> {
+        for entry in self.entries(path, Threads::One)? {
+            let place = path.join(&entry.name);
+            match entry.facts.kind {
+                EntryKind::Directory => self.sync_tree(&place)?,
+                EntryKind::File => match self.open_file(&place) {
+                    Ok(file) => file.sync_all()?,
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                    Err(error) => return Err(error),
+                },
+                EntryKind::Symlink | EntryKind::Special => {}
+            }
+        }
+        self.sync_directory(path)
     }
 }
 

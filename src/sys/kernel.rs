@@ -1,7 +1,7 @@
 //! Which kernel this runs on.
 
 /// The first two numbers of the kernel's version; `None` where they cannot be told from what it calls itself.
-pub fn kernel_version() -> Option<(u32, u32)> {
+pub(super) fn kernel_version() -> Option<(u32, u32)> {
     parse(&rustix::system::uname().release().to_string_lossy())
 }
 

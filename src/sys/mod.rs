@@ -38,6 +38,7 @@ mod step_point;
 mod store_root;
 mod supervise;
 mod wait;
+mod whole_sync;
 mod write_root;
 
 pub use activity::{Activity, ProcessActivity};
@@ -45,7 +46,6 @@ pub use copy::{Copied, Unreadable};
 pub use directory::{Entry, EntryKind, FileFacts, Threads};
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};
-pub use kernel::kernel_version;
 pub use lease::{Writer, find_writer};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
@@ -76,6 +76,7 @@ pub use supervise::{
     reap_one, signal_group, spawn_supervised,
 };
 pub use wait::ChangeWatch;
+pub use whole_sync::syncs_at_once;
 pub use write_root::{ClaimError, DATA_LOCK, OPERATION_LOCK, OWN_DIRECTORY, OperationLock, WriteRoot};
 
 pub use rustix::process::Signal;

@@ -266,7 +266,7 @@ impl WriteRoot {
         self.directory.sync_directory(path.as_ref())
     }
 
-    /// Writes everything of this file system to disk.
+    /// Writes everything below the directory to disk, of this file system.
     pub fn sync_file_system(&self) -> io::Result<()> {
         self.directory.sync_file_system()
     }

@@ -1,6 +1,7 @@
 //! What an inspection says of the configuration, which no start needs to fail for.
 
 use crate::support::sandbox::{Sandbox, has_postgresql};
+use crate::support::unpluggable_disk::UnpluggableDisk;
 use rstest::rstest;
 use std::fs;
 
@@ -73,4 +74,23 @@ fn a_server_syncs_its_cluster_at_once_before_it_recovers_unless_its_owner_has_it
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
     assert_eq!(sandbox.sql("SHOW recovery_init_sync_method"), "fsync");
+}
+
+#[test]
+fn on_a_file_system_that_ignores_a_sync_of_the_whole_each_file_is_synced() {
+    // FUSE answers syncfs() with success and does nothing.
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::with_backup();
+    let share = sandbox.path().join("share");
+    let Some(disk) = UnpluggableDisk::new(&sandbox.data(), &share) else { return };
+    sandbox.set("PGDATA", disk.path().display().to_string());
+    std::fs::remove_file(disk.path().join("pg_xact/0000")).unwrap();
+
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+    assert_eq!(sandbox.sql("SHOW recovery_init_sync_method"), "fsync");
+    sandbox.succeed(&["maintenance", "stop"]);
 }
