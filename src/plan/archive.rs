@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::backups::{BackupKind, BackupSummary};
+use super::backups::{BackupFormat, BackupKind, BackupSummary};
 use super::order::sort_newest_first;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
@@ -157,11 +157,17 @@ impl WalRetention<'_> {
 
     /// Whether a backup that is kept may need a file. One that cannot be read, and may be of any cluster, keeps all.
     fn is_needed(&self, cluster: SystemIdentifier, file: &Archived) -> bool {
+        // A plain copy needs no archived WAL.
+        let may_be_of_any = |backup: &&BackupSummary| {
+            backup.system_identifier.is_none() && backup.format == BackupFormat::Chunked
+        };
+        if self.kept.iter().any(may_be_of_any) {
+            return true;
+        }
         let mut of_cluster = self.kept.iter().filter(|backup| is_of(backup, cluster)).peekable();
         // Before the first backup of a cluster there is nothing to hold a file against.
         if of_cluster.peek().is_none() {
-            let is_unknown = |backup: &&&BackupSummary| backup.system_identifier.is_none();
-            return self.current == Some(cluster) || self.kept.iter().any(|backup| is_unknown(&backup));
+            return self.current == Some(cluster);
         }
         of_cluster.any(|backup| follows(backup, file))
     }
@@ -202,7 +208,6 @@ fn removal(cluster: SystemIdentifier, files: &[&Archived], reason: &str) -> Opti
 mod tests {
     use super::*;
     use crate::pg::Lsn;
-    use crate::plan::backups::BackupFormat;
 
     const CLUSTER: SystemIdentifier = SystemIdentifier(7);
     const SEGMENT: u64 = 16 << 20;
@@ -264,6 +269,21 @@ mod tests {
 
         let expected: Vec<String> = (1..=3).map(|number| segment(1, number).to_string()).collect();
         assert_eq!(removed(&retention, files), expected);
+    }
+
+    #[test]
+    fn a_kept_backup_that_cannot_be_read_keeps_all_wal_for_it_may_be_of_any_cluster() {
+        let readable = backup(2, 1, 6);
+        let unreadable = BackupSummary { system_identifier: None, ..backup(1, 1, 3) };
+        let plain_copy = BackupSummary { format: BackupFormat::ScriptCopy, ..unreadable.clone() };
+        let files = || vec![archived(&segment(1, 2), 0)];
+        let removed_beside = |other| {
+            let kept = [&readable, other];
+            removed(&WalRetention { kept: &kept, current: Some(CLUSTER), limit_bytes: None }, files()).len()
+        };
+
+        assert_eq!(removed_beside(&unreadable), 0);
+        assert_eq!(removed_beside(&plain_copy), 1);
     }
 
     #[test]

@@ -4,11 +4,12 @@ use crate::support::docker::{Container, Volumes};
 
 #[test]
 fn what_nothing_in_place_brings_back_comes_from_the_backup_with_its_rows() {
-    // Damage: pg_xact/0000, which tells what was committed, is removed from a cleanly stopped cluster.
+    // Damage: pg_xact/0000, which tells what was committed, is removed from a cleanly stopped cluster, and with it the seal,
+    // by which the file could be worked out from the WAL.
     let Some(volumes) = Volumes::new() else { return };
     let container = start_with_a_backup(&volumes);
     container.stop();
-    volumes.shell("rm \"$PGDATA/pg_xact/0000\"");
+    volumes.shell("rm \"$PGDATA/pg_xact/0000\" \"$PGDATA/.pgbox/seal\"");
 
     container.start();
     container.wait_until_ready();
