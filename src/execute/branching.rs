@@ -224,7 +224,10 @@ fn reserve_timelines(tools: &Tools, root: &WriteRoot, wal: &Path) -> anyhow::Res
             continue;
         }
         let mut text = Vec::new();
-        let is_archived = archive.fetch(&name, &mut text).unwrap_or(false);
+        let is_archived = match archive.fetch(&name, &mut text) {
+            Err(RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. }) => false,
+            fetched => fetched.with_context(|| format!("fetch '{name}' from the archive"))?,
+        };
         let is_usable = is_archived && text.len() as u64 <= MOST_HISTORY_BYTES;
         let text = if is_usable { text.as_slice() } else { PLACEHOLDER };
         directory.write_durably(&name, text).context("reserve a timeline")?;

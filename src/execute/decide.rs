@@ -11,7 +11,7 @@ use crate::plan::archive::ArchiveView;
 use crate::plan::point_in_time::{Way, restore_to};
 use crate::plan::recovery::{Circumstances, Plan, Refusal, Tried, recovery};
 use crate::plan::restore::restore;
-use crate::plan::{BackupSummary, ClusterCondition, Diagnosis};
+use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Remedy};
 use crate::sys::effective_identity;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -56,26 +56,29 @@ pub(super) fn decide_after(
     tried: &Tried,
 ) -> anyhow::Result<Result<Plan, Refusal>> {
     let is_first_try = *tried == Tried::default();
+    let may_replace = may_replace(diagnosis);
     let backups = match diagnosis.condition {
         // A repository that cannot be read keeps no sound cluster from starting.
-        ClusterCondition::Sound if is_first_try => Vec::new(),
-        // Only a remark, or what comes after a first try, rests on them.
-        ClusterCondition::Absent | ClusterCondition::Empty => listed_backups(tools).unwrap_or_default(),
-        ClusterCondition::Repairable if is_first_try => listed_backups(tools).unwrap_or_default(),
+        ClusterCondition::Sound if !tried.start => Vec::new(),
+        // What the first repairs come to, and what follows a person's word, rests on none.
+        ClusterCondition::Repairable if is_first_try && !may_replace => {
+            listed_backups(tools).unwrap_or_default()
+        }
+        ClusterCondition::Absent | ClusterCondition::Empty if tools.settings.allow_empty => {
+            listed_backups(tools).unwrap_or_default()
+        }
         _ => listed_backups(tools)?,
     };
-    let archives = match diagnosis.condition {
+    let archives = if may_replace {
         // To leave out archived WAL that cannot be read now would lose rows for a reason that may pass.
-        ClusterCondition::Damaged => archives_of(tools, &backups)?,
-        _ => archives_of(tools, &backups).unwrap_or_default(),
+        archives_of(tools, &backups)?
+    } else {
+        archives_of(tools, &backups).unwrap_or_default()
     };
     let circumstances = Circumstances {
         backups: &backups,
         archives: &archives,
-        compared: match diagnosis.condition {
-            ClusterCondition::Damaged => compare_wal(tools, diagnosis, &backups)?,
-            _ => Vec::new(),
-        },
+        compared: if may_replace { compare_wal(tools, diagnosis, &backups)? } else { Vec::new() },
         // A repository that cannot be read keeps no sound cluster from starting.
         gone_back: look_back(tools, diagnosis).unwrap_or_else(|error| {
             tools.progress.note(&format!("could not compare the cluster with its backups: {error:#}"));
@@ -88,6 +91,12 @@ pub(super) fn decide_after(
         now: Utc::now(),
     };
     Ok(recovery(diagnosis, &circumstances))
+}
+
+/// Whether a plan for it may put something else in the place of the cluster.
+fn may_replace(diagnosis: &Diagnosis) -> bool {
+    let is_replayed = |finding: &Finding| matches!(finding.remedy, Remedy::ReplayFrom(_));
+    diagnosis.condition == ClusterCondition::Damaged || diagnosis.findings.iter().any(is_replayed)
 }
 
 /// Decides how to put a backup in the place of the present data.

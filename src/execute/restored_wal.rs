@@ -105,9 +105,12 @@ impl RestoredWal<'_> {
         root.rename(incoming, &target).with_context(|| format!("put '{name}' in place"))?;
         let status = self.directory.join(STATUS);
         root.create_directory(&status, 0o700).context("make the directory of what is archived")?;
-        root.create_file(status.join(format!("{name}.done")), 0o600)
-            .context("note that a segment is archived")?;
-        Ok(true)
+        match root.create_file(status.join(format!("{name}.done")), 0o600) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(error).context("note that a segment is archived")
+            }
+            _ => Ok(true),
+        }
     }
 
     /// Sees to it that the restored cluster takes a timeline number that no branch of its history has used.

@@ -67,7 +67,7 @@ fn timeline(sandbox: &Sandbox) -> String {
 
 fn lose_transaction_status(sandbox: &Sandbox) {
     sandbox.succeed(&["maintenance", "stop"]);
-    std::fs::remove_file(sandbox.data().join("pg_xact/0000")).unwrap();
+    sandbox.lose_transaction_status();
 }
 
 #[rstest]
@@ -129,7 +129,7 @@ fn rows_of_a_volume_that_went_on_on_its_timeline_are_not_replaced_by_those_that_
     }
     sandbox.set("RECOVERY", "auto");
     sandbox.kill_server();
-    std::fs::remove_file(sandbox.data().join("pg_xact/0000")).unwrap();
+    sandbox.lose_transaction_status();
 
     let told = sandbox.succeed(&START);
 

@@ -86,7 +86,7 @@ fn on_a_file_system_that_ignores_a_sync_of_the_whole_each_file_is_synced() {
     let share = sandbox.path().join("share");
     let Some(disk) = UnpluggableDisk::new(&sandbox.data(), &share) else { return };
     sandbox.set("PGDATA", disk.path().display().to_string());
-    std::fs::remove_file(disk.path().join("pg_xact/0000")).unwrap();
+    sandbox.lose_transaction_status();
 
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
 

@@ -82,7 +82,7 @@ fn a_recovery_killed_at_any_moment_is_finished_by_the_next_start() {
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
     sandbox.sql("INSERT INTO kept SELECT generate_series(101, 150)");
     sandbox.succeed(&["maintenance", "stop"]);
-    std::fs::remove_file(sandbox.data().join("pg_xact/0000")).unwrap();
+    sandbox.lose_transaction_status();
 
     for step in 1..=12 {
         kill_after(&sandbox, &["init-postgresql", "--no-backup"], Duration::from_millis(step * 45));

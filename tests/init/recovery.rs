@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Shell that takes what nothing in place brings back: which transactions were committed.
-const BEYOND_REPAIR: &str = "rm pg_xact/0000";
+const BEYOND_REPAIR: &str = "rm pg_xact/0000; rm -f .pgbox/seal";
 
 /// Runs a shell command in the data directory.
 fn shell(data: &Path, script: &str) -> String {

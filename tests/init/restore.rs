@@ -75,7 +75,7 @@ fn a_recovery_after_a_restore_does_not_go_back_to_the_branch_that_was_left() {
     sandbox.succeed(&["backup-postgresql", "restore", &first, "--yes"]);
     sandbox.sql("INSERT INTO kept SELECT generate_series(201, 205)");
     sandbox.succeed(&["maintenance", "stop"]);
-    std::fs::remove_file(sandbox.data().join("pg_xact/0000")).unwrap();
+    sandbox.lose_transaction_status();
 
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
@@ -167,7 +167,7 @@ fn a_second_recovery_before_any_new_backup_keeps_the_rows_of_both_timelines() {
         sandbox.succeed(&["init-postgresql", "--no-backup"]);
         sandbox.sql(&format!("INSERT INTO kept VALUES ({row})"));
         sandbox.succeed(&["maintenance", "stop"]);
-        std::fs::remove_file(sandbox.data().join("pg_xact/0000")).unwrap();
+        sandbox.lose_transaction_status();
     }
 
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);

@@ -144,7 +144,7 @@ fn a_backup_that_does_not_start_for_a_cause_outside_the_data_is_taken_back_at_on
     shell(&sandbox, &format!("echo \"unix_socket_directories = '{}'\" >>postgresql.conf", sockets.display()));
     sandbox.succeed(&["backup-postgresql", "create", "--force"]);
     sandbox.succeed(&["maintenance", "stop"]);
-    shell(&sandbox, "rm pg_xact/0000");
+    shell(&sandbox, "rm pg_xact/0000; rm -f .pgbox/seal");
 
     let told = sandbox.expect_status(&["init-postgresql", "--no-backup"], 1);
 

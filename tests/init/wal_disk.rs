@@ -36,7 +36,7 @@ fn wal_stays_on_its_disk_through_starts_and_repairs(#[case] damage: &str) {
 
 #[rstest]
 #[case::by_a_person(&["backup-postgresql", "restore", "latest", "--yes"], "true")]
-#[case::by_itself(&["init-postgresql"], "rm pg_xact/0000")]
+#[case::by_itself(&["init-postgresql"], "rm pg_xact/0000; rm -f .pgbox/seal")]
 fn a_restore_tells_that_wal_is_in_the_data_directory_from_then_on(
     #[case] arguments: &[&str],
     #[case] damage: &str,

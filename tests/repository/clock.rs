@@ -47,7 +47,7 @@ fn the_newer_backup_is_restored_whatever_the_clock_said(#[case] older_ahead: i64
     date(&sandbox, &older, older_ahead);
     date(&sandbox, &newer, newer_ahead);
     sandbox.succeed(&["maintenance", "stop"]);
-    std::fs::remove_file(sandbox.data().join("pg_xact/0000")).unwrap();
+    sandbox.lose_transaction_status();
 
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
 

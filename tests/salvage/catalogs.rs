@@ -7,7 +7,7 @@ use std::process::Command;
 
 #[rstest]
 #[case::the_control_file_and_all_wal(":")]
-#[case::the_transaction_status("rm pg_xact/0000")]
+#[case::the_transaction_status("rm pg_xact/0000; rm -f .pgbox/seal")]
 #[case::the_multixact_status("rm pg_multixact/offsets/0000")]
 #[case::the_shared_relation_map("rm global/pg_filenode.map")]
 #[case::shared_indexes("rm global/2671 global/2676")]

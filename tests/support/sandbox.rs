@@ -173,6 +173,16 @@ impl Sandbox {
         run(psql.args(["-v", "ON_ERROR_STOP=1", "-Atc", statement])).trim().to_owned()
     }
 
+    /// Takes what tells which transactions were committed from the stopped cluster, and the seal, by which it could be
+    /// worked out from the WAL: then only a backup brings it back.
+    pub(crate) fn lose_transaction_status(&self) {
+        std::fs::remove_file(self.data().join("pg_xact/0000")).unwrap();
+        let seal = self.data().join(".pgbox/seal");
+        if seal.exists() {
+            std::fs::remove_file(seal).unwrap();
+        }
+    }
+
     /// `psql` as the superuser, through the socket.
     pub(crate) fn psql(&self) -> Command {
         let database = self.variable("POSTGRES_DB").unwrap_or("dbuser");

@@ -52,6 +52,10 @@ impl Inspection<'_> {
     /// A server that is to recover from an archive, and knows of none, does not start (xlogrecovery.c,
     /// `validateRecoveryParameters()`). One that pgbox asked for is written into the file, and has its WAL in place.
     fn check_recovery_signal(&mut self) {
+        // A server that recovers now was told on its command line where its WAL is.
+        if self.is_in_use {
+            return;
+        }
         let is_plain =
             matches!(self.root.read_text(RECOVERY_SIGNAL, 4096), Ok(Some(text)) if text.trim().is_empty());
         if !is_plain || !matches!(self.root.facts(STANDBY_SIGNAL), Ok(None)) {

@@ -144,7 +144,10 @@ pub fn create(
         TableHeader::new(listing.directory_mode, Some(Baseline { listed_at_ns, next_xid, next_multi }));
     let note = options.note.clone();
     let summary = BackupSummary { created_at: options.time, finished_at: Some(Utc::now()), note, ..summary };
-    note_lineage(data, &control, &summary)?;
+    // Before it counts, so that a backup that is listed is in the list; a full disk of the data makes it no worse a backup.
+    if let Err(error) = note_lineage(data, &control, &summary) {
+        progress.note(&format!("could not note the backup in the data directory: {error:#}"));
+    }
     step_point("the backup noted in the data directory");
     let summary = writer.finish(header, entries, summary).context("finish the backup")?;
     remember(data, repository)?;

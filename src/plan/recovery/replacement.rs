@@ -40,7 +40,7 @@ pub(super) fn replace(
         // A dump would have the wrong rows, and nothing would say which.
         sources.retain(|source| *source != Source::Salvage);
     }
-    let mut remarks = vec![loss(usable.first().copied(), sources.first(), needed)];
+    let mut remarks = vec![loss(usable.first().copied(), sources.first(), needed, circumstances)];
     let keys = order_keys(circumstances.backups);
     let is_newer = |other: &BackupSummary| {
         usable.first().is_some_and(|chosen| keys.get(&other.name) > keys.get(&chosen.name))
@@ -83,7 +83,8 @@ pub(super) fn restore_whole(
     let lost = beyond_repair(needed);
     let usable = past_of(diagnosis, circumstances);
     let is_whole = |source: &Source| {
-        matches!(source, Source::Backup { replay, .. } if replay.reaches_the_end) && !is_end_lost(needed)
+        matches!(source, Source::Backup { replay, .. } if replay.reaches_the_end)
+            && !is_end_lost(needed, circumstances)
     };
     let sources: Vec<Source> = usable
         .iter()
@@ -95,7 +96,7 @@ pub(super) fn restore_whole(
     };
     allow(circumstances.policy, &[RecoveryPolicy::Auto], diagnosis)?;
     let purpose = format!("restore {name}");
-    let remarks = vec![loss(usable.first().copied(), sources.first(), needed)];
+    let remarks = vec![loss(usable.first().copied(), sources.first(), needed, circumstances)];
     let passed_over = rungs_passed_over(needed, &usable);
     let steps =
         vec![replace_step(diagnosis, sources, &lost, circumstances), start_step("the cluster is sound then")];
@@ -137,7 +138,9 @@ pub(super) fn replay(diagnosis: &Diagnosis, needed: &[Needed], circumstances: &C
         let usable = past_of(diagnosis, circumstances);
         let is_unreadable = |backup: &BackupSummary| unreadable(backup).is_some();
         // As in `replace`: what cannot be read now may hold more than what would be salvaged.
-        if !usable.is_empty() || !circumstances.backups.iter().any(is_unreadable) {
+        let is_all_known = !circumstances.backups.iter().any(is_unreadable)
+            && for_a_person(diagnosis, circumstances).is_empty();
+        if !usable.is_empty() || is_all_known {
             sources.extend(
                 self::sources(diagnosis, &usable, circumstances)
                     .into_iter()
@@ -205,13 +208,27 @@ fn beyond_repair<'a>(needed: &[Needed<'a>]) -> Vec<&'a Finding> {
     lost.map(|(finding, _)| *finding).collect()
 }
 
-fn is_end_lost(needed: &[Needed]) -> bool {
-    needed.iter().any(|(finding, _)| finding.code == "page-beyond-wal")
+/// Whether the WAL once went further than what can be replayed: pages are newer than its end, or it breaks off in a
+/// segment of which the archive has no other copy.
+fn is_end_lost(needed: &[Needed], circumstances: &Circumstances) -> bool {
+    let is_archived = |finding: &Finding| {
+        let mut segments = circumstances.archives.iter().flat_map(|(_, view)| &view.segments);
+        segments.any(|segment| finding.place.ends_with(&segment.to_string()))
+    };
+    needed.iter().any(|(finding, _)| match finding.code {
+        "page-beyond-wal" => true,
+        "wal-chain-broken" => !is_archived(finding),
+        _ => false,
+    })
 }
 
-fn loss(backup: Option<&BackupSummary>, source: Option<&Source>, needed: &[Needed]) -> String {
-    // Pages that are newer than the end of the WAL say that this is not where it ended.
-    let is_end_lost = is_end_lost(needed);
+fn loss(
+    backup: Option<&BackupSummary>,
+    source: Option<&Source>,
+    needed: &[Needed],
+    circumstances: &Circumstances,
+) -> String {
+    let is_end_lost = is_end_lost(needed, circumstances);
     match (backup, source) {
         (Some(_), Some(Source::Backup { replay, .. })) if replay.reaches_the_end && !is_end_lost => {
             "no committed row is lost: the WAL since the backup is there to be replayed".into()
