@@ -181,7 +181,7 @@ fn a_backup_that_cannot_be_used_does_not_lead_to_an_empty_cluster() {
 
 #[test]
 fn a_backup_whose_server_does_not_start_gives_way_to_the_data_that_was_there() {
-    // The backup holds a configuration that no server takes; it was written after the server had started.
+    // The backup holds a configuration that no server starts with; it was written after the server had started.
     if !has_postgresql() {
         return;
     }
@@ -189,7 +189,8 @@ fn a_backup_whose_server_does_not_start_gives_way_to_the_data_that_was_there() {
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
     let configuration = sandbox.data().join("postgresql.conf");
     let sound = fs::read(&configuration).unwrap();
-    fs::write(&configuration, b"this is = no [configuration").unwrap();
+    let lines = b"\nssl = on\nssl_cert_file = 'not-there.crt'\n";
+    fs::write(&configuration, [sound.as_slice(), lines].concat()).unwrap();
     sandbox.succeed(&["backup-postgresql", "create"]);
     fs::write(&configuration, sound).unwrap();
     let name = sandbox.backup_names("data_").remove(0);

@@ -26,10 +26,6 @@ const SMALL_REPAIRS: &str =
     "ssl = on\nssl_cert_file = '/nonexistent/server.crt'",
     "server certificate file"
 )]
-#[case::libraries_in_one_pair_of_quotes(
-    "shared_preload_libraries = '\"pg_stat_statements,auto_explain\"'",
-    "shared_preload_libraries"
-)]
 #[case::a_contradiction(
     "wal_level = minimal\nmax_wal_senders = 0\narchive_mode = on",
     "WAL archival cannot be enabled"

@@ -9,11 +9,24 @@ fn date(sandbox: &Sandbox, name: &str, days_ahead: i64) {
     let mut document: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let fields = document.as_object_mut().unwrap();
     let made: chrono::DateTime<chrono::Utc> = fields["created_at"].as_str().unwrap().parse().unwrap();
-    fields.insert("created_at".into(), serde_json::json!(made + chrono::TimeDelta::days(days_ahead)));
+    let dated = serde_json::json!(made + chrono::TimeDelta::days(days_ahead));
+    note_date(sandbox, name, &dated);
+    fields.insert("created_at".into(), dated);
     fields.remove("blake3");
     let hash = blake3::hash(&serde_json::to_vec(&document).unwrap()).to_hex().to_string();
     document.as_object_mut().unwrap().insert("blake3".into(), serde_json::json!(hash));
     std::fs::write(&path, serde_json::to_vec_pretty(&document).unwrap()).unwrap();
+}
+
+/// Gives a backup another time in the data directory's own list, too: one clock wrote both.
+fn note_date(sandbox: &Sandbox, name: &str, dated: &serde_json::Value) {
+    let path = sandbox.data().join(".pgbox/lineage.json");
+    let mut lineage: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let marks = lineage["backups"].as_array_mut().unwrap();
+    for mark in marks.iter_mut().filter(|mark| mark["name"] == *name) {
+        mark["created_at"] = dated.clone();
+    }
+    std::fs::write(&path, serde_json::to_vec(&lineage).unwrap()).unwrap();
 }
 
 /// A running cluster with two backups, of which the newer has 50 rows more, and the WAL between the two gone. Returns
