@@ -8,7 +8,7 @@
 
 use super::binaries::Installation;
 use crate::pg::configuration_text::{Complaint, Directive, complaints, included, must_not_be_left_out};
-use crate::sys::{ProcessError, ToolOutput, scratch_file};
+use crate::sys::{ProcessError, ToolOutput, file_in_memory};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -277,7 +277,7 @@ impl Installation {
     /// Has the server's program read a configuration of which there is no file.
     fn trying(&self, text: &[u8], data_directory: &Path) -> Result<ToolOutput, ProcessError> {
         let failed = |reason| ProcessError::Io { program: self.program("postgres"), reason };
-        let mut file = scratch_file(&std::env::temp_dir()).map_err(failed)?;
+        let mut file = file_in_memory().map_err(failed)?;
         file.write_all(text).map_err(failed)?;
         // It is opened by its descriptor, and read from its beginning, each time (guc-file.l reads it twice).
         self.asking_for("hba_file", data_directory)

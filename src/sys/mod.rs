@@ -63,7 +63,7 @@ pub use priority::lower_priority;
 pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
-pub use scratch::{forget_cached, read_scratch, scratch_file};
+pub use scratch::{file_in_memory, forget_cached, read_scratch, scratch_file};
 pub use server_process::{
     ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,
 };

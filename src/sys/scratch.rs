@@ -11,6 +11,12 @@ pub fn scratch_file(directory: &Path) -> io::Result<File> {
     tempfile::tempfile_in(directory).or_else(|_| tempfile::tempfile())
 }
 
+/// Makes a file without a name in memory, which needs no directory that can be written.
+pub fn file_in_memory() -> io::Result<File> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::memfd_create("pgbox", flags)?))
+}
+
 /// Drops what the kernel has of a file in memory, so that reading it asks the disk. A kernel that does not is no error.
 pub fn forget_cached(file: &File) {
     let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);

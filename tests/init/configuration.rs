@@ -151,3 +151,19 @@ fn a_crash_and_a_line_that_cannot_be_used_lose_nothing_together() {
     sandbox.sql("COMMIT PREPARED 'waits'");
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "101");
 }
+
+#[test]
+fn a_temporary_directory_that_cannot_be_written_is_no_reason_to_refuse_a_line() {
+    // As in a container whose root is read-only.
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::with_backup();
+    sandbox.set("TMPDIR", "/nonexistent");
+    append(&sandbox, "postgresql.conf", "max_connections = 1OO");
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(told.contains("left out of the configuration"), "{told}");
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+}
