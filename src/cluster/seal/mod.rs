@@ -5,7 +5,7 @@
 //! control file names it, and a server that was started by other means leaves another one.
 //!
 //! A time that differs is no proof: a copy of a volume need not keep it. So the seal has the hash of what is small
-//! and has no checksum of its own; see [`content`].
+//! and has no checksum of its own; see `content`.
 //!
 //! It is written once the server is gone, under the cluster's lock, and removed before a server is started. Whatever
 //! ends us in between leaves a cluster without a seal, never one with a wrong seal.
