@@ -15,7 +15,9 @@ fn scene(point: usize) -> Option<(Sandbox, PathBuf, String)> {
     if !has_postgresql() || !has_step_points() {
         return None;
     }
-    let sandbox = Sandbox::with_backup();
+    let mut sandbox = Sandbox::with_backup();
+    // Its points would come before those of the backup.
+    sandbox.set("SCRUB_INTERVAL", "off");
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
     let space = sandbox.path().join("space");
     std::fs::create_dir(&space).unwrap();

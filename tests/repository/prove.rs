@@ -16,7 +16,8 @@ fn left_overs(sandbox: &Sandbox) -> Vec<String> {
     let entries = fs::read_dir(place.join(".pgbox")).unwrap();
     let mut left: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    left.retain(|name| name != "lock" && name != "operation.lock");
+    // The locks of the place, and the note of the last server in it.
+    left.retain(|name| !["lock", "operation.lock", "server"].contains(&name.as_str()));
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let home = fs::read_link(process.path().join("cwd")).unwrap_or_default();
         left.extend(home.starts_with(&place).then(|| home.display().to_string()));
