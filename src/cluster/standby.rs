@@ -8,6 +8,11 @@ use crate::sys::ReadRoot;
 /// The file that makes a server a standby.
 pub const STANDBY_SIGNAL: &str = "standby.signal";
 
+/// The file that makes a server recover. The server looks at nothing but its name; its content, written by
+/// pgbox, is the timeline to follow and where to end, so that it is known after a crash, too, and gone with the file
+/// once the server has ended recovery.
+pub const RECOVERY_SIGNAL: &str = "recovery.signal";
+
 /// What a standby has to follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Following {

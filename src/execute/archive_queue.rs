@@ -7,8 +7,8 @@
 //! segment without a status file gets one. The archiver takes files in the order of their names (pgarch.c,
 //! `pgarch_readyXlog()`), so that nothing newer is archived before them.
 //!
-//! Looking into the archive before each start was refused: it may be far away, and a sound cluster starts without it. It
-//! is only asked about segments of earlier timelines, which another branch may have archived under the same names.
+//! The archive is only asked about segments of earlier timelines, which another branch may have archived under the same
+//! names. The server queues all others again without harm: what the archive has already counts as done.
 
 use super::Tools;
 use super::start::Start;

@@ -12,6 +12,7 @@ use crate::cluster::served;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::server_configuration::is_substituted;
 use crate::cluster::session::{Login, Preamble, Purpose};
+pub use crate::cluster::standby::RECOVERY_SIGNAL;
 use crate::pg::TimelineId;
 use crate::pg::control_file::CONTROL_FILE;
 use crate::plan::recovery_target::RecoveryTarget;
@@ -72,11 +73,6 @@ pub(super) struct RecoverySignal {
     pub(super) timeline: Option<TimelineId>,
     pub(super) target: Option<RecoveryTarget>,
 }
-
-/// The file that makes a server recover. The server looks at nothing but its name; its content, written by
-/// pgbox, is the timeline to follow and where to end, so that it is known after a crash, too, and gone with the file
-/// once the server has ended recovery.
-pub const RECOVERY_SIGNAL: &str = "recovery.signal";
 
 impl Start {
     /// How the cluster in place is to be started for the first time since it was put there.

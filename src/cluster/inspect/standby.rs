@@ -4,11 +4,9 @@
 //! same system identifier. So what was a standby must be known for one, by more than its signal file.
 
 use super::Inspection;
-use crate::cluster::standby::{STANDBY_SIGNAL, follows_another};
+use crate::cluster::standby::{RECOVERY_SIGNAL, STANDBY_SIGNAL, follows_another};
 use crate::pg::control_file::ClusterState;
 use crate::plan::{Finding, Remedy, Severity};
-
-const RECOVERY_SIGNAL: &str = "recovery.signal";
 
 impl Inspection<'_> {
     /// What shows that the cluster is that of a standby; `None` where nothing does.

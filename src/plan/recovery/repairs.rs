@@ -224,7 +224,6 @@ pub(super) fn template0_step(needed: &[Needed]) -> Option<Step> {
     Some(Step { action, reason: finding.evidence.clone(), effect })
 }
 
-/// One step for each database, since a server without connections works in one at a time.
 /// The indexes that are to be built anew, each once, by the name of the database that they are in.
 pub fn indexes_by_database<'a>(
     remedies: impl Iterator<Item = &'a Remedy>,
@@ -240,6 +239,7 @@ pub fn indexes_by_database<'a>(
     by_database
 }
 
+/// One step for each database, since a server without connections works in one at a time.
 fn reindex_steps(needed: &[Needed]) -> Vec<Step> {
     let by_database = indexes_by_database(needed.iter().map(|(_, remedy)| remedy));
     let reason = |database: &str| {
