@@ -3,8 +3,9 @@
 use super::sandbox::{Sandbox, printed};
 use super::wait::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 /// Where the names of the points go, and which one kills.
 pub(crate) const POINTS: &str = "PGBOX_STEP_POINTS";
@@ -50,7 +51,7 @@ pub(crate) fn pause_at<T>(
     let mut child = command.spawn().unwrap();
     let pid = Pid::from_child(&child);
     wait_until("it stands still", || {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before point {number}");
+        assert!(child.try_wait().unwrap().is_none(), "it ended before point {number}: {}", rest_of(&mut child));
         std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap().contains(") T ")
     });
     let done = meanwhile();
@@ -58,6 +59,14 @@ pub(crate) fn pause_at<T>(
     // What it prints is less than a pipe takes.
     wait_until("it ends", || child.try_wait().unwrap().is_some());
     (child.wait_with_output().unwrap(), done)
+}
+
+/// What an ended command has printed.
+fn rest_of(child: &mut Child) -> String {
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    text
 }
 
 fn postgres_uid(sandbox: &Sandbox) -> u32 {
