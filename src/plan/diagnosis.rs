@@ -442,6 +442,9 @@ pub struct Journal {
     /// ran since, where the phase itself has put none there.
     #[serde(default)]
     pub control: Option<String>,
+    /// The name under which the new cluster is kept that did not serve, where clients may have written to it.
+    #[serde(default)]
+    pub kept: Option<BackupName>,
 }
 
 /// The phases of a replacement, each of which can be entered again after a crash.
