@@ -24,6 +24,7 @@ pub mod setup;
 pub mod standby;
 mod start_progress;
 pub(crate) mod tree;
+mod unsynced;
 pub mod usable_configuration;
 pub mod wal_gap;
 

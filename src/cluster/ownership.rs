@@ -82,7 +82,7 @@ mod tests {
     const SERVER: u32 = 4242;
 
     fn facts(uid: u32, gid: u32, mode: u32) -> FileFacts {
-        FileFacts { kind: EntryKind::File, size_bytes: 0, mode, uid, gid, modified_ns: 0 }
+        FileFacts { kind: EntryKind::File, size_bytes: 0, mode, uid, gid, modified_ns: 0, changed_ns: 0 }
     }
 
     #[rstest]

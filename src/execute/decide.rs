@@ -2,6 +2,7 @@
 
 use super::branching::look_back;
 use super::compared_wal::compare_wal;
+use super::status_witness::ask_backups;
 use super::{Backups, Tools};
 use crate::cluster::inspect::Depth;
 use crate::cluster::{Expectations, inspect};
@@ -41,7 +42,10 @@ fn diagnose_as(tools: &Tools, server_uid: u32, depth: Depth) -> anyhow::Result<D
         programs: Some(tools.installation.clone()),
     };
     let path = &tools.settings.data_directory;
-    inspect(path, &expectations).with_context(|| format!("inspect '{}'", path.display()))
+    let inspected = inspect(path, &expectations);
+    let mut diagnosis = inspected.with_context(|| format!("inspect '{}'", path.display()))?;
+    ask_backups(tools, &mut diagnosis);
+    Ok(diagnosis)
 }
 
 /// Decides what to do about a diagnosis.

@@ -14,6 +14,7 @@ use super::staging::{STAGING, inspect_staged};
 use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
 use super::takeover::Resumed;
 use super::{in_place, takeover};
+use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::{Depth, JOURNAL_FILE};
 use crate::cluster::server::RunningServer;
 use crate::cluster::{control_file, lineage};
@@ -26,6 +27,7 @@ use crate::plan::{BackupName, Diagnosis, Finding, Journal, Phase};
 use crate::repository::RepositoryError;
 use crate::sys::{ProcessError, WriteRoot, step_point};
 use anyhow::{Context, anyhow};
+use chrono::Utc;
 use std::io;
 
 /// What carrying out a plan came to.
@@ -258,8 +260,16 @@ impl Recovery<'_> {
         let findings = self.diagnosis.findings.iter().map(Finding::summary).collect();
         refuse_another_server(self.root, control.as_deref())?;
         let done_before = done.clone();
-        let journal =
-            Journal { operation, aside, phase, findings, done: done_before, restored_from, control };
+        let journal = Journal {
+            operation,
+            aside,
+            phase,
+            findings,
+            done: done_before,
+            restored_from,
+            control,
+            kept: None,
+        };
         let journal = takeover::take_over(self.root, journal)?;
         step_point("taken over");
         self.prove(journal)?;
@@ -341,14 +351,46 @@ impl Recovery<'_> {
             // Another server has its files open: they are not to be moved or changed under it.
             Err(error) if kind_of(&error) == Kind::Busy => Err(error),
             Err(error) if is_in_place(&journal) => {
-                in_place::put_back(self.tools, self.root, journal).context("put the former cluster back")?;
+                let operation = journal.operation.clone();
+                let kept = in_place::give_back(self.tools, self.root, journal)
+                    .context("put the former cluster back")?;
+                if let Some(kept) = kept {
+                    self.tell_kept(&operation, kept, &error);
+                }
                 Err(error)
             }
             Err(error) if journal.aside.is_some() => {
-                takeover::undo(self.root, journal).context("put the former cluster back")?;
+                let operation = journal.operation.clone();
+                let kept = takeover::undo(self.root, journal).context("put the former cluster back")?;
+                if let Some(kept) = kept {
+                    self.tell_kept(&operation, kept, &error);
+                }
                 Err(error)
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+impl Recovery<'_> {
+    /// Reports a cluster that was taken back, and may have rows that clients committed before it was.
+    fn tell_kept(&self, operation: &str, kept: BackupName, error: &anyhow::Error) {
+        let done = format!(
+            "took back '{operation}'; clients may have written to the new cluster before that, so it is kept as {kept}"
+        );
+        self.tools.progress.note(&done);
+        let event = Event {
+            time: Utc::now(),
+            purpose: operation.to_owned(),
+            findings: vec![format!("{error:#}").lines().next().unwrap_or_default().to_owned()],
+            done: vec![done],
+            remarks: Vec::new(),
+            restored_from: None,
+            // It is not what a person would call the former cluster.
+            set_aside: None,
+        };
+        if let Err(error) = history::record(self.root.path(), &event) {
+            self.tools.progress.note(&format!("could not record that {kept} is kept: {error}"));
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Tools;
 use super::backup::{ColdOptions, Stored, create_cold};
-use crate::cluster::history;
+use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::ASIDE_DIRECTORY;
 use crate::plan::BackupName;
 use crate::repository::Repository;
@@ -72,6 +72,10 @@ fn waiting(own: &OwnDirectory) -> anyhow::Result<Vec<BackupName>> {
 /// Why it was set aside, as the history has it.
 fn reason(data_directory: &Path, name: BackupName) -> Option<String> {
     let events = history::read(data_directory).ok()?;
+    let is_kept = |event: &&Event| event.done.iter().any(|done| done.ends_with(&format!(" kept as {name}")));
+    if let Some(event) = events.iter().rev().find(is_kept) {
+        return Some(format!("did not serve after '{}': {}", event.purpose, event.findings.join("; ")));
+    }
     let event = events.into_iter().rev().find(|event| event.set_aside == Some(name))?;
     let findings =
         if event.findings.is_empty() { String::new() } else { format!(": {}", event.findings.join("; ")) };

@@ -17,7 +17,7 @@ use crate::pg::TimelineId;
 use crate::pg::control_file::CONTROL_FILE;
 use crate::plan::recovery_target::RecoveryTarget;
 use crate::plan::start_failure::Cause;
-use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory};
+use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory, step_point};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -126,6 +126,9 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyho
     seal::remove(root).context("remove the seal of the last stop")?;
     let configuration = Fingerprint::take(root, tools.installation);
     let mut server = start_with_retries(tools, root, start)?;
+    if *start != Start::AsItIs {
+        step_point("the replacement is open");
+    }
     let Err(error) = verify(tools, &mut server) else {
         note_configuration(tools, root, configuration);
         note_served(tools, root);

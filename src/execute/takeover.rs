@@ -22,12 +22,14 @@
 
 use super::meanwhile::{another_server_ran, control_print};
 use super::staging::STAGING;
+use super::start::RECOVERY_SIGNAL;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, JOURNAL_FILE};
 use crate::error::{Failure, Kind};
 use crate::pg::layout::{Use, use_of};
-use crate::plan::{BackupName, Journal, Phase};
+use crate::plan::{BackupKind, BackupName, Journal, Phase};
 use crate::sys::{NewWalRoot, OWN_DIRECTORY, OwnDirectory, WriteRoot, step_point};
 use anyhow::{Context, bail};
+use chrono::Utc;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -123,6 +125,7 @@ fn advance(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Journal> {
         step_point("all moved up");
         root.set_own_mode(0o700).context("set the mode of the data directory")?;
         journal.phase = Phase::Proving;
+        journal.control = control_print(root);
         write_journal(root, &journal)?;
     }
     Ok(journal)
@@ -143,13 +146,33 @@ pub fn accept(data_directory: &Path) -> anyhow::Result<()> {
     own.discard("new").context("remove the staging directory")
 }
 
-/// The new cluster does not serve: the old entries come back, and the new ones are discarded.
-pub fn undo(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
+/// The new cluster does not serve: the old entries come back, and the new ones are discarded. Where clients may have
+/// written to the new cluster before it was found not to serve, it is kept as well, under the name that is returned.
+pub fn undo(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<Option<BackupName>> {
+    let kept = if may_have_taken_rows(root, &journal)? { Some(free_name(root)?) } else { None };
+    journal.kept = kept;
     journal.phase = Phase::TakingDown;
     journal.control = control_print(root);
     write_journal(root, &journal)?;
     step_point("turned back");
-    put_back(root, journal)
+    put_back(root, journal)?;
+    Ok(kept)
+}
+
+/// Whether clients may have committed to the new cluster: its server came as far as to write the control file, and had no
+/// recovery before it, or had ended it. It removes the signal before it lets anybody write (xlog.c, `StartupXLOG()`).
+fn may_have_taken_rows(root: &WriteRoot, journal: &Journal) -> anyhow::Result<bool> {
+    let is_written = journal.control.is_some() && another_server_ran(root, journal);
+    Ok(is_written && root.facts(RECOVERY_SIGNAL)?.is_none())
+}
+
+/// A name that nothing that was set aside has.
+fn free_name(root: &WriteRoot) -> anyhow::Result<BackupName> {
+    let mut name = BackupName::new(BackupKind::Replaced, Utc::now());
+    while root.facts(aside_path(name))?.is_some() {
+        name = name.next_of_same_second().context("name the cluster that is kept")?;
+    }
+    Ok(name)
 }
 
 fn put_back(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
@@ -164,6 +187,13 @@ fn put_back(root: &WriteRoot, mut journal: Journal) -> anyhow::Result<()> {
         move_entries(root, &aside, Path::new(".")).context("put the old cluster back")?;
         step_point("put back");
         root.discard(&aside).context("remove the empty directory")?;
+    }
+    if let Some(kept) = journal.kept
+        && root.facts(FAILED)?.is_some()
+    {
+        root.rename(FAILED, aside_path(kept)).context("keep the cluster that did not serve")?;
+        root.sync_directory(ASIDE_DIRECTORY).context("sync the directory of what was set aside")?;
+        step_point("kept what did not serve");
     }
     root.discard(JOURNAL_FILE).context("remove the journal")?;
     root.sync_directory(OWN_DIRECTORY).context("sync the journal's directory")?;

@@ -110,6 +110,17 @@ fn role(following: Following) -> Check {
     }
 }
 
+/// Checks that what commits reaches the disk.
+pub(super) fn check_durability(session: &mut Client, checks: &mut Vec<Check>) {
+    let asked = session.query_one("SELECT pg_catalog.current_setting('fsync')", &[]);
+    let value = asked.and_then(|row| row.try_get::<_, String>(0));
+    if value.is_ok_and(|value| value == "off") {
+        let summary = "fsync is off: a crash of the machine may lose rows and damage the cluster, even one that was shut \
+                       down cleanly a moment before";
+        checks.push(Check::warning("fsync", summary, "set fsync = on, then `maintenance restart`"));
+    }
+}
+
 /// Checks for queries that have run for long.
 pub(super) fn check_long_queries(session: &mut Client, checks: &mut Vec<Check>) {
     const QUERY: &str = "SELECT pid, usename::text, datname::text, extract(epoch FROM now() - query_start)::int8 \

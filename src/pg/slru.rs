@@ -6,7 +6,7 @@
 use super::MajorVersion;
 use super::bytes::{u8_at, u32_at, u64_at};
 use super::heap::TransactionStatus;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// The size of a page.
 pub const PAGE_BYTES: u64 = 8192;
@@ -106,6 +106,11 @@ pub fn put_status_bits(segment: &mut [u8], xid: u32, status: u8) {
     }
 }
 
+/// Returns the byte of its segment file that has the status of a transaction.
+pub fn status_byte(xid: u32) -> usize {
+    usize::try_from(xid % TRANSACTIONS_PER_SEGMENT / 4).unwrap_or_default()
+}
+
 /// The byte of a transaction in its segment file, and where in it its two bits begin.
 fn status_place(xid: u32) -> Option<(usize, u32)> {
     let index = xid % TRANSACTIONS_PER_SEGMENT;
@@ -178,6 +183,12 @@ impl MultixactLayout {
         }
     }
 
+    /// Returns the byte of its segment file where the number of a multixact's first member begins.
+    pub fn offset_byte(self, multixact: u32) -> usize {
+        let bytes = u64::from(multixact % self.multixacts_per_segment()) * u64::from(self.offset_bytes());
+        usize::try_from(bytes).unwrap_or_default()
+    }
+
     /// Writes the number of a multixact's first member into its segment file, as far as that reaches.
     pub fn put_first_member(self, segment: &mut [u8], multixact: u32, first_member: u64) {
         let index = usize::try_from(multixact % self.multixacts_per_segment()).unwrap_or(usize::MAX / 8);
@@ -245,6 +256,12 @@ pub fn member_at(segment: &[u8], member: u64) -> Option<(u32, u8)> {
     Some((u32_at(segment, xid)?, u8_at(segment, status)?))
 }
 
+/// Returns the members that a segment file has a place for.
+pub fn members_of(segment: SlruSegment) -> Range<u64> {
+    let first = segment.number.saturating_mul(MEMBERS_PER_SEGMENT);
+    first..first.saturating_add(MEMBERS_PER_SEGMENT)
+}
+
 /// Returns the number of a member's page in its segment file.
 pub fn page_of_member(member: u64) -> usize {
     usize::try_from(member % MEMBERS_PER_SEGMENT / MEMBERS_PER_PAGE).unwrap_or_default()
@@ -275,7 +292,7 @@ pub fn segments_between(
     first: SlruSegment,
     last: SlruSegment,
     count: u64,
-) -> impl Iterator<Item = SlruSegment> {
+) -> impl DoubleEndedIterator<Item = SlruSegment> {
     let (begin, end) = (first.number % count, last.number % count);
     let distance = if end >= begin { end - begin } else { count - begin + end };
     (0..=distance).map(move |step| SlruSegment { number: (begin + step) % count, ..first })

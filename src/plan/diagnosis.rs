@@ -42,6 +42,9 @@ pub struct Diagnosis {
     pub standby: Option<&'static str>,
     /// How much was looked at.
     pub extent: Extent,
+    /// Whether no seal proved the status of transactions, so that a backup of the cluster's past is to be asked.
+    #[serde(skip)]
+    pub is_status_open: bool,
 }
 
 /// That a cluster was served from a data directory once.
@@ -403,6 +406,7 @@ impl Diagnosis {
             served: None,
             standby: None,
             extent: Extent::default(),
+            is_status_open: false,
         }
     }
 
@@ -438,6 +442,9 @@ pub struct Journal {
     /// ran since, where the phase itself has put none there.
     #[serde(default)]
     pub control: Option<String>,
+    /// The name under which the new cluster is kept that did not serve, where clients may have written to it.
+    #[serde(default)]
+    pub kept: Option<BackupName>,
 }
 
 /// The phases of a replacement, each of which can be entered again after a crash.

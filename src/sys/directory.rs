@@ -59,8 +59,10 @@ pub struct FileFacts {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Last change of the content, nanoseconds since the epoch.
+    /// Last change of the content, nanoseconds since the epoch. Anybody who may write may set it back.
     pub modified_ns: i64,
+    /// Last change of anything about it, its name and its owner among it, nanoseconds since the epoch. Nobody can set it.
+    pub changed_ns: i64,
 }
 
 /// One name in a directory.
@@ -89,14 +91,14 @@ fn facts_of(metadata: &cap_std::fs::Metadata) -> FileFacts {
     } else {
         EntryKind::Special
     };
-    let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
     FileFacts {
         kind,
         size_bytes: metadata.len(),
         mode: metadata.mode() & 0o7777,
         uid: metadata.uid(),
         gid: metadata.gid(),
-        modified_ns,
+        modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+        changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
     }
 }
 
@@ -107,15 +109,20 @@ fn facts_of_stat(stat: &Stat) -> FileFacts {
         FileType::Symlink => EntryKind::Symlink,
         _ => EntryKind::Special,
     };
-    let whole_seconds_ns = stat.st_mtime.saturating_mul(1_000_000_000);
     FileFacts {
         kind,
         size_bytes: u64::try_from(stat.st_size).unwrap_or_default(),
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        modified_ns: whole_seconds_ns.saturating_add(i64::try_from(stat.st_mtime_nsec).unwrap_or_default()),
+        modified_ns: nanoseconds(stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or_default()),
+        changed_ns: nanoseconds(stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or_default()),
     }
+}
+
+/// A time in nanoseconds since the epoch.
+pub(super) fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
 fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {

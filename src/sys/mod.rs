@@ -76,7 +76,7 @@ pub use supervise::{
     reap_one, signal_group, spawn_supervised,
 };
 pub use wait::ChangeWatch;
-pub use whole_sync::syncs_at_once;
+pub use whole_sync::{sync_everything, syncs_at_once};
 pub use write_root::{ClaimError, DATA_LOCK, OPERATION_LOCK, OWN_DIRECTORY, OperationLock, WriteRoot};
 
 pub use rustix::process::Signal;

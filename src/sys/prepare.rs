@@ -1,6 +1,6 @@
 //! What only root can do before privileges are dropped: make directories and set their owners.
 
-use super::directory::{EntryKind, FileFacts};
+use super::directory::{EntryKind, FileFacts, nanoseconds};
 use super::identity::Identity;
 use super::name::text_of;
 use rustix::fs::{Access, AtFlags, CWD, Gid, RenameFlags, Uid, chownat, renameat_with};
@@ -143,9 +143,10 @@ fn facts_of_file(metadata: &fs::Metadata) -> FileFacts {
         kind if kind.is_symlink() => EntryKind::Symlink,
         _ => EntryKind::Special,
     };
-    let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+    let modified_ns = nanoseconds(metadata.mtime(), metadata.mtime_nsec());
+    let changed_ns = nanoseconds(metadata.ctime(), metadata.ctime_nsec());
     let (mode, uid, gid) = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
-    FileFacts { kind, size_bytes: metadata.len(), mode, uid, gid, modified_ns }
+    FileFacts { kind, size_bytes: metadata.len(), mode, uid, gid, modified_ns, changed_ns }
 }
 
 /// Whether this process may make files in a directory.

@@ -4,6 +4,7 @@
 //! process (fuse/inode.c, `fuse_sync_fs()`; virtiofs alone does), 9p has no such call at all, and before 5.8 no kernel
 //! reported a write that had failed. A file system that is not known to do what it says is synced file by file.
 
+use super::directory::Directory;
 use super::kernel::kernel_version;
 use std::io;
 use std::os::fd::AsFd;
@@ -20,6 +21,14 @@ const SOUND: [u64; 8] =
 pub(super) fn is_sound_for(file: impl AsFd) -> io::Result<bool> {
     let file_system = u64::try_from(rustix::fs::fstatfs(file)?.f_type).unwrap_or_default();
     Ok(is_sound(file_system, kernel_version()))
+}
+
+/// Writes everything below a directory to disk, of the file system that it is on.
+///
+/// # Errors
+/// When the directory cannot be opened, or what is below it could not be written.
+pub fn sync_everything(directory: &Path) -> io::Result<()> {
+    Directory::open(directory)?.sync_file_system()
 }
 
 fn is_sound(file_system: u64, kernel: Option<(u32, u32)>) -> bool {

@@ -1,9 +1,11 @@
 //! What was changed in a stopped cluster, which only the seal of its last stop can tell.
 
-use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use crate::support::power_cut::PowerCutDisk;
+use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use crate::support::wait::wait_until;
 use rstest::rstest;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -223,4 +225,31 @@ fn start_services_seals_what_it_stopped() {
     assert!(sandbox.data().join(".pgbox/seal").exists(), "start-services did not seal the cluster");
     let told = sandbox.succeed(&["init-postgresql", "--dry-run"]);
     assert!(!told.contains("found:"), "{told}");
+}
+
+#[test]
+fn what_a_server_did_not_sync_is_on_disk_before_its_stop_is_sealed() {
+    if !has_postgresql() {
+        return;
+    }
+    // Without fsync, the server says that it shut down while most of it is in the kernel's memory alone.
+    let Some(disk) = PowerCutDisk::new("600M") else { return };
+    let sandbox = Sandbox::copy_of(Sandbox::with_backup().path(), disk.path());
+    let mut configuration =
+        File::options().append(true).open(sandbox.data().join("postgresql.conf")).unwrap();
+    configuration.write_all(b"fsync = off\n").unwrap();
+    run(Command::new("sync").arg("-f").arg(disk.path()));
+    sandbox.succeed(&["maintenance", "start", "--no-backup"]);
+    let health = printed(&sandbox.output(&["maintenance", "health"]));
+    sandbox.sql("INSERT INTO kept SELECT generate_series(101, 5000)");
+    sandbox.succeed(&["maintenance", "stop"]);
+
+    let Some(after) = disk.after_power_cut() else { return };
+
+    let copy =
+        Sandbox::copy_of(&after.path().join(sandbox.path().file_name().unwrap()), &std::env::temp_dir());
+    let told = copy.succeed(&["init-postgresql", "--no-backup"]);
+    assert!(!told.contains("found:"), "{told}");
+    assert_eq!(copy.sql("SELECT count(*) FROM kept"), "5000");
+    assert!(health.contains("fsync is off"), "{health}");
 }

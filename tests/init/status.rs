@@ -1,6 +1,9 @@
 //! Files that say which transactions committed: what is wrong in them is never served.
 
+use crate::faults::judge::Server;
+use crate::faults::template::{choose, place};
 use crate::support::sandbox::{Sandbox, has_postgresql, printed, run, signal};
+use crate::support::versions::programs;
 use crate::support::wait::wait_until;
 use rstest::rstest;
 use rustix::process::Signal;
@@ -200,6 +203,143 @@ fn a_page_of_zeros_is_damage_where_rows_contradict_it(#[case] end: End, #[case] 
 
     assert!(told.contains("-wrong): "), "{told}");
     assert_whole(&sandbox);
+}
+
+/// Ten multixacts more, one for each row: what one transaction does to all of them shares one.
+const MULTIXACTS: &str = "
+    DO $$ BEGIN FOR i IN 1..10 LOOP
+        PERFORM FROM locked WHERE id = i FOR KEY SHARE;
+        BEGIN UPDATE locked SET word = 'second' WHERE id = i; EXCEPTION WHEN division_by_zero THEN NULL; END;
+        COMMIT;
+    END LOOP; END $$";
+
+/// A cluster with a backup that has `ROWS`, whose server ended so, and no WAL of before the last checkpoint. Some WAL of
+/// after the backup is only in the archive.
+fn witnessed(end: End) -> Sandbox {
+    let sandbox = scene(End::Sealed);
+    sandbox.succeed(&["maintenance", "start", "--no-backup"]);
+    sandbox.sql(MULTIXACTS);
+    sandbox.succeed(&["backup-postgresql", "create"]);
+    sandbox.sql("INSERT INTO kept VALUES (151)");
+    finish(&sandbox, End::Unsealed);
+    forget_wal(&sandbox, end);
+    sandbox
+}
+
+/// Nothing else tells: no page is blank, and no WAL of it is left.
+#[rstest]
+#[case::transactions_after_a_stop(End::Unsealed, "pg_xact/0000", 184, 8)]
+#[case::transactions_after_a_crash(End::Killed, "pg_xact/0000", 184, 8)]
+#[case::members(End::Unsealed, "pg_multixact/members/0000", 20, 20)]
+#[case::offsets_after_a_crash(End::Killed, "pg_multixact/offsets/0000", 12, 8)]
+fn what_neither_seal_nor_wal_tells_a_backup_contradicts_and_it_is_put_right_in_place(
+    #[case] end: End,
+    #[case] place: &str,
+    #[case] offset: u64,
+    #[case] count: usize,
+) {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = witnessed(end);
+    write_zeros(&sandbox, place, offset, count);
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(told.contains(place) && told.contains("-wrong): "), "{told}");
+    assert!(told.contains("with what the WAL has of it since"), "{told}");
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "151");
+    assert_eq!(sandbox.sql("SELECT count(*), count(*) FILTER (WHERE word = 'second') FROM locked"), "10|10");
+}
+
+#[test]
+fn a_status_file_whose_wal_is_nowhere_any_more_comes_from_no_backup_in_place() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = witnessed(End::Killed);
+    std::fs::remove_dir_all(sandbox.backups().join("wal")).unwrap();
+    write_zeros(&sandbox, "pg_xact/0000", 184, 8);
+
+    let plan = sandbox.succeed(&["init-postgresql", "--dry-run"]);
+
+    assert!(plan.contains("pg_xact/0000 (transaction-status-wrong)"), "{plan}");
+    assert!(!plan.contains("with what the WAL has of it since"), "{plan}");
+}
+
+#[rstest]
+#[case::after_a_stop(End::Unsealed)]
+#[case::after_a_crash(End::Killed)]
+fn a_backup_of_a_sound_cluster_contradicts_nothing(#[case] end: End) {
+    if !has_postgresql() {
+        return;
+    }
+    // With transactions and multixacts since, and such as a crash left open.
+    let sandbox = scene(End::Sealed);
+    sandbox.succeed(&["maintenance", "start", "--no-backup"]);
+    sandbox.succeed(&["backup-postgresql", "create"]);
+    run(sandbox.psql().args(["-q", "-c", "BEGIN; INSERT INTO kept VALUES (200); ROLLBACK"]));
+    sandbox.sql("UPDATE locked SET word = word");
+    finish(&sandbox, end);
+
+    let told = sandbox.succeed(&["init-postgresql", "--dry-run"]);
+
+    assert!(!told.contains("-wrong"), "{told}");
+}
+
+#[test]
+fn a_backup_that_takes_a_wrong_status_over_is_not_good_and_displaces_no_other() {
+    if !has_postgresql() {
+        return;
+    }
+    // The server has the page in memory, and nothing is written to it after the checkpoint.
+    let mut sandbox = witnessed(End::Unsealed);
+    sandbox.set("MAX_BACKUPS", "1");
+    sandbox.succeed(&["maintenance", "start", "--no-backup"]);
+    sandbox.sql("CHECKPOINT");
+    let good = sandbox.backup_names("data_");
+    write_zeros(&sandbox, "pg_xact/0000", 184, 8);
+
+    let output = sandbox.output(&["backup-postgresql", "create"]);
+
+    let told = printed(&output);
+    assert_eq!(output.status.code(), Some(4), "{told}");
+    assert!(told.contains("block 0 of pg_xact/0000: transaction"), "{told}");
+    let left = sandbox.backup_names("data_");
+    assert!(good.iter().any(|name| left.contains(name)), "{good:?} {left:?}");
+    let listed = sandbox.succeed(&["backup-postgresql", "show", "latest"]);
+    assert!(!listed.contains("pg_xact/0000"), "{listed}");
+}
+
+#[test]
+fn multixacts_of_19_are_worked_out_from_its_wal() {
+    // Their offsets have 64 bits, in the records and in the files.
+    if programs(19).is_none() {
+        return;
+    }
+    let mut sandbox = Sandbox::empty_in(&place());
+    choose(&mut sandbox, 19);
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    let server = Server::of(&sandbox);
+    server.sql("dbuser", "CREATE TABLE locked (id int PRIMARY KEY, word text)");
+    server.sql("dbuser", "INSERT INTO locked SELECT i, 'first' FROM generate_series(1, 10) i");
+    let update =
+        "BEGIN; SELECT FROM locked FOR KEY SHARE; SAVEPOINT one; UPDATE locked SET word = 'second'; COMMIT";
+    server.sql("dbuser", update);
+    sandbox.succeed(&["maintenance", "stop"]);
+    let files = ["pg_multixact/members/000000000000000", "pg_multixact/offsets/0000"];
+    for file in files {
+        write_zeros(&sandbox, file, 0, 8192);
+    }
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    for file in files {
+        assert!(told.contains(&format!("{file} (seal-content-changed)")), "{told}");
+    }
+    assert!(told.contains("worked out from the WAL"), "{told}");
+    let rows = Server::of(&sandbox).sql("dbuser", "SELECT count(*), min(word) FROM locked");
+    assert_eq!(rows, "10|second");
 }
 
 #[rstest]

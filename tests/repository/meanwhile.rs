@@ -4,13 +4,16 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use pgbox::repository::Repository;
 use rstest::rstest;
 
 use super::delta::{FREE_MIB, Tight};
+use super::restored::restore;
 use super::server::program;
 use crate::support::extent::is_wanted;
 use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use crate::support::step_points::{KILL_AT, POINTS, has_step_points, pause_at, points};
+use crate::support::wait::wait_until;
 
 const INIT: [&str; 2] = ["init-postgresql", "--no-backup"];
 /// At these points another server is likeliest to start; they are tried whatever the extent of the tests.
@@ -242,5 +245,48 @@ fn another_server_that_came_and_went_while_a_restore_was_prepared_is_seen(
     assert!(printed(&output).contains("another server wrote to"), "{}", printed(&output));
     assert_eq!(other, Other::Served(AT_END.to_owned()));
     judge(&sandbox, &other);
+    drop(sandbox);
+}
+
+#[rstest]
+#[case::in_place(Way::InPlace)]
+#[case::beside(Way::Beside)]
+fn rows_that_clients_committed_to_a_cluster_that_is_taken_back_are_kept(#[case] way: Way) {
+    if !has_postgresql() || !has_step_points() {
+        return;
+    }
+    // With this index gone, the server that took the row takes no second connection, so that it does not pass.
+    let (scene, name) = changed();
+    let command = ["backup-postgresql", "restore", &name, "--yes", "--no-backup"];
+    let names = points(&way.copy(&scene).sandbox, &command);
+    let number = names.iter().position(|name| name == "the replacement is open").unwrap() + 1;
+    let Tight { sandbox, _disk } = way.copy(&scene);
+    let index = sandbox.data().join("global/2671");
+    let hidden = "global/hidden";
+
+    let (output, ()) = pause_at(&sandbox, number, &command, || {
+        wait_until("it serves", || sandbox.psql().args(["-c", ""]).output().unwrap().status.success());
+        sandbox.sql("INSERT INTO kept VALUES (5000)");
+        std::fs::rename(&index, sandbox.data().join(hidden)).unwrap();
+    });
+
+    let told = printed(&output);
+    assert!(
+        !output.status.success() && told.contains("clients may have written to the new cluster"),
+        "{told}"
+    );
+    sandbox.succeed(&INIT);
+    assert_eq!(sandbox.sql(STATE), AT_END);
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept WHERE id = 5000"), "0");
+    sandbox.succeed(&["backup-postgresql", "create", "--force"]);
+    let kept = told.split("it is kept as ").nth(1).unwrap().split_whitespace().next().unwrap();
+    assert!(sandbox.backup_names("replaced_").contains(&kept.to_owned()), "{kept}");
+    let repository = Repository::open(&sandbox.backups(), None).unwrap().unwrap();
+    let restored = restore(&repository, kept.parse().unwrap());
+    std::fs::rename(restored.data().join(hidden), restored.data().join("global/2671")).unwrap();
+    let server = restored.start();
+    let mut psql = server.tool("psql");
+    psql.args(["-d", "dbuser", "-XAtqc", "SELECT count(*) FROM kept WHERE id = 5000"]);
+    assert_eq!(run(&mut psql).trim(), "1");
     drop(sandbox);
 }

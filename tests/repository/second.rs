@@ -125,8 +125,9 @@ fn a_time_near_the_former_listing_is_not_trusted() {
 }
 
 #[test]
-fn a_page_that_went_bad_at_rest_is_found_by_a_full_read_and_named() {
+fn a_file_that_was_changed_and_given_its_former_time_is_read_and_named() {
     let Some(scene) = Scene::new() else { return };
+    let good = scene.back_up_with(false);
     let time = fs::metadata(&scene.file).unwrap().modified().unwrap();
     let mut bytes = fs::read(&scene.file).unwrap();
     bytes[3 * 8192 + 4000] ^= 1;
@@ -136,13 +137,33 @@ fn a_page_that_went_bad_at_rest_is_found_by_a_full_read_and_named() {
     let quick = scene.back_up_with(false);
     let full = scene.back_up_with(true);
 
-    assert_eq!((quick.damaged_pages.len(), full.reused_bytes), (0, 0));
-    let [page] = full.damaged_pages.as_slice() else { panic!("{full:?}") };
-    assert_eq!(page.block.0, 3);
-    assert_eq!(page.relation.as_ref().unwrap().to_string(), "postgres.public.old");
-    assert!(page.problem.starts_with("checksum "), "{}", page.problem);
+    assert!(quick.reused_bytes > 0, "nothing was taken over: {quick:?}");
+    assert_eq!(full.reused_bytes, 0);
+    for damaged in [&quick, &full] {
+        let [page] = damaged.damaged_pages.as_slice() else { panic!("{damaged:?}") };
+        assert_eq!(page.block.0, 3);
+        assert_eq!(page.relation.as_ref().unwrap().to_string(), "postgres.public.old");
+        assert!(page.problem.starts_with("checksum "), "{}", page.problem);
+    }
     // The next one does not build on a backup with damage, and the older good one has the page whole.
-    assert_eq!(scene.restored(&quick), "50000 1250025000");
+    assert_eq!(scene.restored(&good), "50000 1250025000");
+}
+
+#[test]
+fn a_file_that_was_put_in_the_place_of_another_of_its_size_and_time_is_read() {
+    let Some(scene) = Scene::new() else { return };
+    let other = scene.file.with_extension("other");
+    succeed(Command::new("cp").arg("-p").arg(&scene.file).arg(&other));
+    let time = fs::metadata(&other).unwrap().modified().unwrap();
+    let mut bytes = fs::read(&other).unwrap();
+    bytes[4000] ^= 1;
+    fs::write(&other, bytes).unwrap();
+    fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
+    fs::rename(&other, &scene.file).unwrap();
+
+    let second = scene.back_up_with(false);
+
+    assert_eq!(second.damaged_pages.len(), 1, "{second:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@ pub(crate) mod directory;
 pub(crate) mod docker;
 pub(crate) mod extent;
 pub(crate) mod foreign_server;
+pub(crate) mod power_cut;
 pub(crate) mod remains;
 pub(crate) mod sandbox;
 pub(crate) mod small_disk;

@@ -28,7 +28,7 @@ mod sample;
 mod seal;
 mod standby;
 mod startup_files;
-mod status;
+pub(crate) mod status;
 mod structure;
 mod transaction_status;
 mod user_files;
@@ -118,6 +118,8 @@ pub(super) struct Inspection<'a> {
     changed_status: Vec<(String, seal::SealedContent)>,
     /// Whether the content of every status file was sealed, and is the same.
     is_status_sealed: bool,
+    /// Whether a backup may know more of the status files.
+    is_status_open: bool,
     /// What the catalogs have, as far as they could be read.
     catalog: Option<catalog::Catalog>,
 }
@@ -139,6 +141,7 @@ impl<'a> Inspection<'a> {
             served: served::find(root),
             changed_status: Vec::new(),
             is_status_sealed: false,
+            is_status_open: false,
             catalog: None,
         }
     }
@@ -272,7 +275,7 @@ fn inspect_cluster(
     let identity = inspection.identity();
     let standby = inspection.standby_sign();
     let condition = inspection.condition(names, expectations, &wal.segments);
-    let extent = inspection.extent;
+    let (extent, is_status_open) = (inspection.extent, inspection.is_status_open);
     let mut findings = inspection.findings;
     findings.sort_by_key(|finding| finding.severity);
     Diagnosis {
@@ -286,6 +289,7 @@ fn inspect_cluster(
         served: inspection.served,
         standby,
         extent,
+        is_status_open,
         ..Diagnosis::blank(root.path(), condition, Presence::Free)
     }
 }

@@ -16,6 +16,7 @@ mod format;
 pub(crate) use content::ContentHash;
 
 use super::tree::{FileTree, TreeDirectory};
+use super::unsynced;
 use crate::cluster::control_file::{self, ReadControlFileError};
 use crate::pg::control_file::{CONTROL_FILE, ClusterState, ControlFile};
 use crate::pg::layout::{Fork, RelationFile, is_temporary_relation};
@@ -188,6 +189,8 @@ pub fn write(root: &WriteRoot) -> Result<usize, SealError> {
     if control.state != ClusterState::ShutDown || root.facts("backup_label")?.is_some() {
         return Err(SealError::NotClean);
     }
+    // Whatever rests on the seal rests on the files being on disk.
+    unsynced::sync_if_needed(root)?;
     let tree = FileTree::read(root, Some(&control), Threads::One);
     if let Some(unreadable) = tree.unreadable.first() {
         return Err(SealError::Unreadable(unreadable.clone()));

@@ -1,7 +1,9 @@
 //! What the newest good backup of a cluster holds, for the next one: which files are still what they were.
 //!
 //! A file of the same size and modification time is the same, unless that time is so near to the former listing, or so
-//! far ahead of it, that it may have changed again unnoticed. After a checkpoint everything that was committed is in the
+//! far ahead of it, that it may have changed again unnoticed; and unless anything about the file changed since that
+//! listing: whoever puts a file in its place, or sets the time back, cannot set that back (inode(7), ctime). A copy of the
+//! cluster, or one that was given to another user, is read once, therefore. After a checkpoint everything that was committed is in the
 //! files, and whatever writes a file sets its time. A lost or turned-back clock makes times lie ahead, and is met by the
 //! same rule: what lies ahead is read. A restore begins a timeline of its own, and after one everything is read.
 //!
@@ -124,6 +126,6 @@ impl<'a> Former<'a> {
 
     fn is_unchanged_since(&self, entry: &TableEntry, facts: &FileFacts) -> bool {
         let is_settled = entry.modified_ns < self.baseline.listed_at_ns.saturating_sub(DOUBTFUL_NS);
-        is_settled && entry.modified_ns == facts.modified_ns
+        is_settled && entry.modified_ns == facts.modified_ns && facts.changed_ns < self.baseline.listed_at_ns
     }
 }

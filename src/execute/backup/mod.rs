@@ -32,6 +32,7 @@ use self::copying::{Copied, Copier};
 use self::former::Former;
 use self::listing::{Listing, Rules};
 use self::session::{BackupSession, Stopped};
+use super::status_witness::damaged_pages;
 use crate::cluster::inspect::{backed_up_to, relation_names};
 use crate::cluster::{control_file, lineage, wal_gap};
 use crate::error::{Failure, Kind};
@@ -119,9 +120,12 @@ pub fn create(
     let listed_at_ns = time_before_listing_ns(data)?;
     let listing = Listing::read(data, Rules::Hot).context("list the data directory")?;
     // A gap in the archive is closed by a backup alone, whether anything changed or not.
+    let wrong_status =
+        newest.as_ref().map(|newest| damaged_pages(data, &control, newest)).unwrap_or_default();
     let has_gap = !matches!(wal_gap::read(data.path()), Ok(None));
     if !options.force
         && !has_gap
+        && wrong_status.is_empty()
         && !newest.as_ref().is_some_and(|newest| has_hole_after(repository, newest.summary(), progress))
         && let (Some(newest), Some(former)) = (&newest, &former)
         && pool.install(|| unchanged::is_unchanged(former, &listing, &control))?
@@ -137,7 +141,8 @@ pub fn create(
     let known = former.filter(|_| !options.full_read);
     let job =
         HotJob { data, writer: &writer, control: &control, listing: &listing, known, pool: &pool, progress };
-    let (entries, summary) = job.run(&mut session, start_lsn)?;
+    let (entries, mut summary) = job.run(&mut session, start_lsn)?;
+    summary.damaged_pages.extend(wrong_status);
     drop(session);
     let (next_xid, next_multi) = (control.next_xid, control.next_multi);
     let header =

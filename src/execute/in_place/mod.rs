@@ -50,7 +50,9 @@ use crate::format::{bytes, count, counted};
 use crate::pg::control_file::{CONTROL_FILE, ClusterState, ControlFile};
 use crate::plan::delta::{Way, Wish};
 use crate::plan::recovery::{InPlace, Plan};
-use crate::plan::{BackupName, BackupSummary, ClusterCondition, Diagnosis, Journal, Phase, Severity};
+use crate::plan::{
+    BackupKind, BackupName, BackupSummary, ClusterCondition, Diagnosis, Journal, Phase, Severity,
+};
 use crate::repository::{BackupReader, Repository};
 use crate::sys::{OWN_DIRECTORY, WriteRoot, step_point};
 
@@ -107,6 +109,7 @@ pub(super) fn replace(
         done: vec![format!("stored the former cluster as {aside}")],
         restored_from: Some(name),
         control,
+        kept: None,
     };
     write_journal(root, &journal)?;
     step_point("journal begun");
@@ -186,6 +189,46 @@ fn place_control_file(tools: &Tools, root: &WriteRoot, name: BackupName, goal: G
     let reader = repository.reader(name).with_context(|| format!("open {name}"))?;
     let target = Target { reader: &reader, goal };
     Rewriting::new(root, target, None, tools.progress, Durability::Everything).write_control_file()
+}
+
+/// Changes the files back into those of the former cluster, which did not serve. Where clients may have written to them
+/// before that was found, they are stored first, under the name that is returned.
+///
+/// # Errors
+/// The journal stays, and the next run goes on with it.
+pub(super) fn give_back(
+    tools: &Tools,
+    root: &WriteRoot,
+    journal: Journal,
+) -> anyhow::Result<Option<BackupName>> {
+    let kept = store_what_was_written(tools, root, &journal)?;
+    put_back(tools, root, journal)?;
+    Ok(kept)
+}
+
+/// A server removes the signal before it lets anybody write (xlog.c, `StartupXLOG()`).
+fn store_what_was_written(
+    tools: &Tools,
+    root: &WriteRoot,
+    journal: &Journal,
+) -> anyhow::Result<Option<BackupName>> {
+    let has_ended_recovery = root.facts(RECOVERY_SIGNAL)?.is_none() && root.facts(CONTROL_FILE)?.is_some();
+    if journal.phase != Phase::ProvingRewritten || !has_ended_recovery {
+        return Ok(None);
+    }
+    let repository = tools.repository()?.ok_or_else(|| no_repository(tools))?;
+    let time = Utc::now();
+    let note =
+        Some(format!("it did not serve after '{}', and clients may have written to it", journal.operation));
+    let options = ColdOptions { name: BackupName::new(BackupKind::Replaced, time), time, note };
+    let Stored { summary, unreadable } =
+        create_cold_by(root, repository, &options, Shortcuts::default(), tools.progress)
+            .context("store what clients may have written")?;
+    if let Some(first) = unreadable.first() {
+        tools.progress.note(&format!("not all of {} could be read: {first}", summary.name));
+    }
+    step_point("stored what did not serve");
+    Ok(Some(summary.name))
 }
 
 /// Changes the files back into those of the former cluster.

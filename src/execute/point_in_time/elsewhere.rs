@@ -269,6 +269,7 @@ fn put_in_place(root: &WriteRoot, what: &Elsewhere) -> anyhow::Result<()> {
         done: Vec::new(),
         restored_from: Some(what.backup.name),
         control: None,
+        kept: None,
     };
     takeover::take_over(root, journal)?;
     step_point("moved up elsewhere");

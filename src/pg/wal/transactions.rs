@@ -4,13 +4,12 @@
 
 use super::record::WalRecord;
 use crate::pg::MajorVersion;
-use crate::pg::bytes::u32_at;
+use crate::pg::bytes::{u32_at, u64_at};
+use crate::pg::slru::MultixactLayout;
 
 const TRANSACTION: u8 = 1;
 const MULTIXACT: u8 = 6;
 const MULTIXACT_CREATE: u8 = 0x20;
-/// The first version with offsets of 64 bits.
-const WIDE_OFFSETS: u32 = 19;
 
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,16 +62,21 @@ impl WalRecord<'_> {
 
     /// Returns the multixact that the record makes; `None` for another kind of record.
     pub fn multixact_created(&self) -> Option<MultixactCreated> {
-        if !self.is(MULTIXACT, MULTIXACT_CREATE) || self.major.0 >= WIDE_OFFSETS {
+        if !self.is(MULTIXACT, MULTIXACT_CREATE) {
             return None;
         }
         let data = self.body()?.main_data;
-        let count = usize::try_from(u32_at(data, 8)?).ok()?;
-        let members = data.get(12..)?.get(..count.checked_mul(8)?)?;
+        // `xl_multixact_create`: an offset of 64 bits is aligned.
+        let (first_member, count_at) = match MultixactLayout::of(self.major) {
+            MultixactLayout::Narrow => (u64::from(u32_at(data, 4)?), 8),
+            MultixactLayout::Wide => (u64_at(data, 8)?, 16),
+        };
+        let count = usize::try_from(u32_at(data, count_at)?).ok()?;
+        let members = data.get(count_at + 4..)?.get(..count.checked_mul(8)?)?;
         let member = |bytes: &[u8]| Some((u32_at(bytes, 0)?, u8::try_from(u32_at(bytes, 4)?).ok()?));
         Some(MultixactCreated {
             multixact: u32_at(data, 0)?,
-            first_member: u64::from(u32_at(data, 4)?),
+            first_member,
             members: members.chunks_exact(8).map(member).collect::<Option<_>>()?,
         })
     }
@@ -217,9 +221,12 @@ mod tests {
         let created =
             with_record(15, (MULTIXACT, MULTIXACT_CREATE), &data, |record| record.multixact_created());
         let members = vec![(700, 0), (701, 4)];
-        assert_eq!(created, Some(MultixactCreated { multixact: 7, first_member: 21, members }));
+        let expected = MultixactCreated { multixact: 7, first_member: 21, members };
+        assert_eq!(created, Some(expected.clone()));
+
+        let data = numbers(&[7, 0, 21, 1, 2, 700, 0, 701, 4]);
         let wide = with_record(19, (MULTIXACT, MULTIXACT_CREATE), &data, |record| record.multixact_created());
-        assert_eq!(wide, None);
+        assert_eq!(wide, Some(MultixactCreated { first_member: (1 << 32) + 21, ..expected }));
     }
 
     proptest! {

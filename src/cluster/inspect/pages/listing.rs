@@ -217,7 +217,8 @@ mod tests {
         // In the order of a listing, in which 12590 comes between the segments and the forks of 1259.
         let entry = |name: &&str| {
             let kind = EntryKind::File;
-            let facts = FileFacts { kind, size_bytes: 0, mode: 0o600, uid: 1, gid: 1, modified_ns: 0 };
+            let facts =
+                FileFacts { kind, size_bytes: 0, mode: 0o600, uid: 1, gid: 1, modified_ns: 0, changed_ns: 0 };
             Entry { name: (*name).to_owned(), facts }
         };
         let names = ["1259", "1259.1", "1259.10", "1259.2", "12590", "1259_fsm", "PG_VERSION"];

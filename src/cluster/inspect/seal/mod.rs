@@ -205,7 +205,8 @@ mod tests {
     const SECOND_NS: i64 = 1_000_000_000;
 
     fn entry(name: &str, size_bytes: u64, modified_ns: i64) -> Entry {
-        let facts = FileFacts { kind: EntryKind::File, size_bytes, mode: 0o600, uid: 1, gid: 1, modified_ns };
+        let (kind, mode, changed_ns) = (EntryKind::File, 0o600, modified_ns);
+        let facts = FileFacts { kind, size_bytes, mode, uid: 1, gid: 1, modified_ns, changed_ns };
         Entry { name: name.to_owned(), facts }
     }
 

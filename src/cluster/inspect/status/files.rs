@@ -49,6 +49,11 @@ impl Known {
         xid >= FIRST_NORMAL_XID && !precedes(xid, self.oldest_xid) && precedes(xid, self.next_xid)
     }
 
+    /// The oldest multixact that must still be known, and the next one that will be made.
+    pub(super) fn multixacts(&self) -> (u32, u32) {
+        (self.oldest_multi, self.next_multi)
+    }
+
     /// Whether a multixact must still be known. Their numbers begin again, too, but have none that are set apart.
     pub(super) fn has_multixact(&self, multixact: u32) -> bool {
         multixact.wrapping_sub(self.oldest_multi) < self.next_multi.wrapping_sub(self.oldest_multi)

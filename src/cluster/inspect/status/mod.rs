@@ -3,12 +3,14 @@
 //! The seal of the last stop has a hash of each file. Where there is none, after a crash or a stop by other means,
 //! the WAL before the redo point is the witness: each commit, each rollback and each multixact in it was written to
 //! these files by the checkpoint (xlog.c, `CheckPointGuts()`). A page of zeros is held against the rows, which note
-//! themselves that their transaction committed.
+//! themselves that their transaction committed. What is neither sealed nor in the WAL any more, the newest backup of the
+//! cluster's past may know; whoever has the repository asks it.
 //!
 //! Nothing else is called damage: transactions that the end of a server cut short have the status 0 for ever, and
 //! `pg_resetwal -x` leaves pages of zeros.
 
 mod files;
+mod former;
 mod repair;
 mod rows;
 mod wal;
@@ -19,6 +21,8 @@ use super::wal::WalDirectory;
 use crate::pg::control_file::ControlFile;
 use crate::plan::{Finding, Remedy, Severity};
 
+pub(crate) use former::{Contradiction, FormerFiles, FormerState, contradictions};
+pub(crate) use repair::StatusUpdate;
 pub(super) use rows::{RowHints, RowTally, ToBeReplayed};
 
 /// The findings of this folder: transactions, and multixacts.
@@ -36,6 +40,7 @@ impl Inspection<'_> {
         if !self.changed_status.is_empty() {
             self.repair_changed_status(&wal, &control);
         } else if !self.is_status_sealed {
+            self.is_status_open = true;
             self.check_status_by_wal(&wal, &control);
             self.check_pages_of_zeros(&wal, &control, tree);
         }

@@ -1,4 +1,8 @@
-//! The content that a changed status file had when the server stopped, worked out from the WAL and proven by the seal.
+//! The content that a status file must have, worked out from the WAL.
+//!
+//! Where the file was sealed, its hash is the proof. Where it was not, the copy of a backup is brought up to date: a hot
+//! backup copies the files after its first checkpoint has written them, so that they have all that the WAL before its
+//! redo point says, and the WAL from there on has the rest (xlog.c, `CheckPointGuts()`).
 
 use super::files::{MEMBERS, OFFSETS, TRANSACTIONS};
 use super::wal::{StatusRecord, retained, visit_records};
@@ -6,9 +10,10 @@ use crate::cluster::inspect::follow;
 use crate::cluster::inspect::seal::SealedContent;
 use crate::cluster::inspect::wal::WalDirectory;
 use crate::cluster::seal::ContentHash;
+use crate::pg::MajorVersion;
 use crate::pg::control_file::ControlFile;
 use crate::pg::slru::{self, ABORTED, COMMITTED, MultixactLayout, SlruSegment};
-use crate::pg::wal::{MultixactCreated, Outcome};
+use crate::pg::wal::{MultixactCreated, Outcome, WalRecord};
 use crate::plan::FileContent;
 use crate::sys::ReadRoot;
 
@@ -62,6 +67,45 @@ pub(super) fn proven_content(
     let bytes = candidates.into_iter().map(|(_, content)| content).find(is_proven)?;
     let description = "worked out from the WAL, and the same as when the server stopped".to_owned();
     Some(FileContent { description, bytes })
+}
+
+/// A status file of a backup that is brought up to date, record by record.
+pub(crate) struct StatusUpdate<'a> {
+    target: Target<'a>,
+    content: Vec<u8>,
+}
+
+impl<'a> StatusUpdate<'a> {
+    /// Begins with what a backup has of the file at `place`; with nothing, where it has none. `None` for what is no status
+    /// file. The size is that of the file, at the least.
+    pub(crate) fn begin(
+        place: &'a str,
+        major: MajorVersion,
+        mut content: Vec<u8>,
+        size_bytes: u64,
+    ) -> Option<Self> {
+        let (directory, name) = place.rsplit_once('/')?;
+        let segment =
+            SlruSegment::parse(name).filter(|_| [TRANSACTIONS, OFFSETS, MEMBERS].contains(&directory))?;
+        let size_bytes = size_bytes.max(content.len() as u64).next_multiple_of(slru::PAGE_BYTES);
+        content.resize(usize::try_from(size_bytes.min(slru::SEGMENT_BYTES)).ok()?, 0);
+        // A server that notes no next offset reads none, and writes the same when it comes to it.
+        let next_offset = NextOffset::Noted;
+        let layout = MultixactLayout::of(major);
+        Some(Self { target: Target { directory, segment, layout, next_offset }, content })
+    }
+
+    /// Adds what a record says of the file.
+    pub(crate) fn apply(&mut self, record: &WalRecord<'_>) {
+        if let Some(record) = StatusRecord::of(record) {
+            self.target.apply(&record, &mut self.content);
+        }
+    }
+
+    /// Returns what the file must hold.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.content
+    }
 }
 
 impl Target<'_> {

@@ -8,7 +8,7 @@ use crate::format::counted;
 use crate::pg::Lsn;
 use crate::pg::control_file::ControlFile;
 use crate::pg::slru::{self, ABORTED, COMMITTED, IN_PROGRESS, MultixactLayout, SlruSegment};
-use crate::pg::wal::{MultixactCreated, Outcome, TransactionEnd, WalReader};
+use crate::pg::wal::{MultixactCreated, Outcome, TransactionEnd, WalReader, WalRecord};
 use crate::plan::{Finding, Severity};
 use std::collections::BTreeMap;
 
@@ -20,6 +20,14 @@ const MOST_BYTES: u64 = 256 << 20;
 pub(super) enum StatusRecord {
     End(TransactionEnd),
     Multixact(MultixactCreated),
+}
+
+impl StatusRecord {
+    /// What a record says of status files; `None` where it says nothing of them.
+    pub(super) fn of(record: &WalRecord<'_>) -> Option<Self> {
+        let end = record.ended_transactions().map(Self::End);
+        end.or_else(|| record.multixact_created().map(Self::Multixact))
+    }
 }
 
 /// A reader of the WAL that was kept, from the oldest record that is left, but at the most so many bytes before `until`.
@@ -40,9 +48,7 @@ pub(super) fn visit_records(
         if record.start >= until {
             return;
         }
-        let end = record.ended_transactions().map(StatusRecord::End);
-        let found = end.or_else(|| record.multixact_created().map(StatusRecord::Multixact));
-        if let Some(found) = found {
+        if let Some(found) = StatusRecord::of(&record) {
             visit(record.start, found);
         }
     }

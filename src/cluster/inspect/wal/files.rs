@@ -148,9 +148,14 @@ impl WalDirectory {
         read.is_ok() && self.geometry.is_page_at(page, &header)
     }
 
+    /// The bytes of its segments.
+    pub(crate) fn files(&self) -> WalFiles<'_> {
+        WalFiles { wal: self, open: None }
+    }
+
     /// Reads from the record that begins at `lsn`.
     pub(crate) fn reader_at(&self, lsn: Lsn) -> WalReader<WalFiles<'_>> {
-        WalReader::new(WalFiles { wal: self, open: None }, self.geometry, lsn)
+        WalReader::new(self.files(), self.geometry, lsn)
     }
 
     /// Reads from the first record that begins in a segment.
@@ -160,7 +165,7 @@ impl WalDirectory {
 
     /// Reads from the first record that begins on a page or after it.
     pub(crate) fn reader_from_page(&self, page: Lsn) -> Result<WalReader<WalFiles<'_>>, WalFault> {
-        WalReader::from_page(WalFiles { wal: self, open: None }, self.geometry, page)
+        WalReader::from_page(self.files(), self.geometry, page)
     }
 }
 
