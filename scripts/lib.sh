@@ -65,7 +65,7 @@ install_other_versions() {
     # The server's user runs them, and may not be allowed into this clone.
     if ! as_root runuser -u postgres -- test -x "$place"; then
         rmdir "$place" 2>/dev/null || true
-        mkdir -p /var/tmp/pgbox-postgresql
+        ensure_own_directory /var/tmp/pgbox-postgresql
         ln -sfn /var/tmp/pgbox-postgresql "$place"
     fi
     while read -r major version sum; do
@@ -76,6 +76,16 @@ install_other_versions() {
     # The loader's path goes into the programs, and the server's user must be able to follow it.
     [ -x "$place/19/bin/postgres" ] || "$repository/scripts/postgresql-19" "$(realpath "$place")/19" ||
         say 'SKIPPED: PostgreSQL 19 cannot be had'
+}
+
+# Makes a directory where everybody may make one. What is in it is run, so that one which somebody else made, or may write
+# to, is refused.
+ensure_own_directory() {
+    local place=$1 facts
+    mkdir -m 0755 "$place" 2>/dev/null || true
+    facts=$(stat -c '%F %u %a' "$place" 2>/dev/null) || fail "'$place' could not be made"
+    [ "$facts" = "directory $(id -u) 755" ] ||
+        fail "'$place' is not a directory of our own that others may only read ($facts): remove it, then run this script again"
 }
 
 install_version() {
@@ -138,9 +148,11 @@ ensure_engine() {
 start_engine() {
     local log=$1 flags=$2 waited job
     # shellcheck disable=SC2016,SC2086 # the inner shell's variables; flags is a list
-    as_root setsid sh -c 'echo $$ >"$1"; shift; exec "$@"' - "$log.pid" dockerd --group "$(id -g)" $flags >"$log" 2>&1 &
+    as_root setsid sh -c 'echo $$ >"$1"; shift; exec "$@"' - "$log.pid" dockerd --group 0 $flags >"$log" 2>&1 &
     job=$!
     for waited in $(seq 1 150); do
+        # Whoever reaches the socket is root: it is for this user, and not for a group that others may be in.
+        [ "$(id -u)" -eq 0 ] || as_root chown "$(id -u)" /var/run/docker.sock 2>/dev/null || true
         if engine_answers; then
             engine_pid=$(cat "$log.pid")
             engine_job=$job

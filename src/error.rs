@@ -45,6 +45,7 @@ impl Kind {
 pub struct Failure {
     kind: Kind,
     message: String,
+    details: Vec<String>,
     hint: Option<String>,
 }
 
@@ -52,7 +53,15 @@ impl Failure {
     /// A failure of a kind, with its message: `could not …` for an attempt that failed, `cannot …` for what
     /// is not allowed.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), details: Vec::new(), hint: None }
+    }
+
+    /// Adds lines that belong to the message and do not fit into it, such as the last ones of a log. A message is one
+    /// line: a line feed in it is one of a name, and is printed as `\n`.
+    #[must_use]
+    pub fn details(mut self, lines: Vec<String>) -> Self {
+        self.details = lines;
+        self
     }
 
     /// Adds what the person can do, and what was not changed.
@@ -79,6 +88,12 @@ impl std::error::Error for Failure {}
 /// The kind of an error, by the first cause in its chain that has one.
 pub fn kind_of(error: &anyhow::Error) -> Kind {
     error.chain().find_map(known_kind).unwrap_or(Kind::Failed)
+}
+
+/// The lines that belong to its message, of the first cause in its chain that has any.
+pub fn details_of(error: &anyhow::Error) -> &[String] {
+    let failures = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    failures.map(|failure| failure.details.as_slice()).find(|details| !details.is_empty()).unwrap_or_default()
 }
 
 /// What the person can do about it, by the first cause in its chain that says so, or by what kind of fault it is.

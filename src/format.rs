@@ -39,6 +39,41 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(shown).collect())
 }
 
+/// Whether a terminal would act on a character, or a person would not see it: a control character, a mark that turns
+/// the direction of a text, one that separates lines, or one that has no width.
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{200b}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// Returns a text of others as one line for people: [`printable`], and what [`is_unprintable`] as an escape, such as
+/// `\n`, `\x1b` or `\u{202e}`.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    let text = printable(text);
+    if !text.contains(is_unprintable) {
+        return text;
+    }
+    let shown = |character: char| match character {
+        '\n' | '\r' | '\t' => character.escape_default().to_string(),
+        '\0'..='\x1f' | '\x7f' => format!("\\x{:02x}", u32::from(character)),
+        other if is_unprintable(other) => other.escape_unicode().to_string(),
+        other => other.to_string(),
+    };
+    Cow::Owned(text.chars().map(shown).collect())
+}
+
 /// A number with commas: `1,204`.
 pub fn count(number: impl TryInto<u64>) -> String {
     let digits = number.try_into().unwrap_or(u64::MAX).to_string();
@@ -95,6 +130,7 @@ mod tests {
     fn a_byte_that_is_no_text_reads_as_a_number() {
         assert_eq!(printable("caf\u{EFE9}.csv"), "caf\\xe9.csv");
         assert_eq!(printable("café ☃"), "café ☃");
+        assert_eq!(escaped("caf\u{EFE9}\n☃\x1b[2J\u{202e}"), "caf\\xe9\\n☃\\x1b[2J\\u{202e}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod corpus;
 mod docker;
 mod embedded;
 mod faults;
+mod hostile;
 mod init;
 mod inspect;
 mod lost_files;

@@ -1,6 +1,8 @@
 //! `backup-postgresql`: makes, lists, shows, verifies, restores and removes backups.
 
-use super::arguments::{backup_name, dry_run, even_if_unchanged, full_read, json, note, subcommand, switch};
+use super::arguments::{
+    backup_name, dry_run, even_if_unchanged, full_read, json, note, subcommand, switch, yes,
+};
 use super::backing_up;
 use super::context::Workplace;
 use super::finding::{backup_named, find};
@@ -67,7 +69,8 @@ pub(super) fn command() -> Command {
                 .arg(switch(
                     "prove",
                     "Restore it beside the server, recover it, and read every table and index, too",
-                )),
+                ))
+                .arg(yes()),
         )
         .subcommand(
             subcommand(
@@ -174,6 +177,9 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
         format!("size               {}", format::bytes(backup.size_bytes)),
         format!("new when made      {}", format::bytes(backup.stored_bytes)),
     ];
+    lines.extend(
+        backup.imported.then(|| "imported           yes, so it is to be trusted as a program is".to_owned()),
+    );
     lines.extend(backup.note.iter().map(|note| format!("note               {note}")));
     lines.extend(
         backup.pin.iter().map(|pin| format!("pinned             {}", pin.note.as_deref().unwrap_or("yes"))),
@@ -188,6 +194,6 @@ fn show(backup: &BackupSummary, ui: &Ui) -> anyhow::Result<u8> {
     for piece in backup.verification.verdict().iter().flat_map(|verdict| &verdict.damage) {
         lines.push(format!("damaged            {piece}{}", files_of(piece)));
     }
-    ui.data(&lines.join("\n"))?;
+    ui.lines(&lines)?;
     Ok(0)
 }

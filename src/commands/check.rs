@@ -19,7 +19,7 @@ pub(super) fn run(arguments: &ArgMatches, tools: &Tools, ui: &Ui) -> anyhow::Res
     if ui.is_json() {
         ui.json(&diagnosis)?;
     } else {
-        ui.data(&lines(&diagnosis, depth).join("\n"))?;
+        ui.lines(&lines(&diagnosis, depth))?;
     }
     Ok(u8::from(!is_sound))
 }

@@ -10,6 +10,7 @@ use clap::ArgMatches;
 use pgbox::error::{Failure, Kind, hint_of, kind_of};
 use pgbox::execute::import::{ImportSource, import};
 use pgbox::format;
+use pgbox::plan::BackupSummary;
 use pgbox::repository::Repository;
 use pgbox::settings::Settings;
 use pgbox::sys::{ReadRoot, standard_input};
@@ -50,6 +51,7 @@ pub(super) fn run(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> anyho
         summary.name,
         format::bytes(summary.stored_bytes)
     ));
+    warn_of_program(&summary, ui);
     if ui.is_json() {
         ui.json(&summary)?;
     } else {
@@ -59,6 +61,17 @@ pub(super) fn run(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> anyho
         ));
     }
     Ok(tell_damage(&summary, ui))
+}
+
+/// Says what to think of a cluster that was made elsewhere, before anything of it runs.
+pub(super) fn warn_of_program(backup: &BackupSummary, ui: &Ui) {
+    if backup.imported {
+        ui.warn(&format!(
+            "{} was imported, and a cluster is a program: once it is proven or restored, what is in it can run as the \
+             server's user; go on only if you trust whoever made it",
+            backup.name
+        ));
+    }
 }
 
 /// What root could read, `postgres` may not be allowed to.

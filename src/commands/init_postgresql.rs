@@ -167,10 +167,14 @@ fn report(matches: &ArgMatches, tools: &Tools, ensured: &Ensured, ui: &Ui) -> an
     if ui.is_json() {
         return ui.json(&report);
     }
-    ui.data(&format!(
-        "PostgreSQL {} is ready for connections\n  data directory  {}\n  port            {}\n  user            {}\n  database        {}\n  url             {}",
-        report.version, report.data_directory.display(), report.port, report.user, report.database, report.url,
-    ))
+    ui.lines(&[
+        format!("PostgreSQL {} is ready for connections", report.version),
+        format!("  data directory  {}", report.data_directory.display()),
+        format!("  port            {}", report.port),
+        format!("  user            {}", report.user),
+        format!("  database        {}", report.database),
+        format!("  url             {}", report.url),
+    ])
 }
 
 fn connection_url(settings: &Settings, port: u16, password: Option<&str>) -> String {

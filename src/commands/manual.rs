@@ -22,7 +22,7 @@ pub(super) fn print_completions(shell: Option<&Shell>, ui: &Ui) -> anyhow::Resul
         let name = command.get_name().to_owned();
         clap_complete::generate(shell, &mut command, name, &mut script);
     }
-    ui.data(String::from_utf8_lossy(&script).trim_end())
+    ui.verbatim(String::from_utf8_lossy(&script).trim_end())
 }
 
 /// Writes the manual pages of every command and subcommand.

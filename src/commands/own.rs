@@ -57,7 +57,7 @@ pub(super) fn knows(argument: &OsStr) -> bool {
 pub(super) fn run(matches: &ArgMatches, command: &mut Command, ui: &Ui) -> anyhow::Result<u8> {
     if matches.get_flag("list") {
         let names: Vec<&str> = APPLETS.iter().map(|applet| applet.name).collect();
-        ui.data(&names.join("\n"))?;
+        ui.lines(&names)?;
     } else if matches.get_flag("version") {
         print_versions(ui)?;
     } else if let Some(directory) = matches.get_one::<PathBuf>("install") {

@@ -4,6 +4,7 @@ use super::arguments::{backup_name, dry_run, is_given, subcommand, switch, yes};
 use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::finding::{Wanted, backup_named, find};
+use super::importing::warn_of_program;
 use super::init_postgresql::tell;
 use super::moment::{self, Moment};
 use super::privileges::{Directories, as_postgres, drop_privileges, prepare_place};
@@ -254,6 +255,7 @@ fn restore_asked(arguments: &ArgMatches, tools: &Tools, asked: &Asked, ui: &Ui) 
     if is_dry_run {
         return Ok(0);
     }
+    warn_of_program(backup, ui);
     if !is_given(arguments, "yes") {
         ui.confirm_by_typing(&backup.name.to_string())?;
     }
@@ -304,6 +306,10 @@ fn run_elsewhere(arguments: &ArgMatches, settings: &Settings, into: &Path, ui: &
     })??;
     if is_given(arguments, "dry-run") {
         return Ok(0);
+    }
+    warn_of_program(&asked.backup, ui);
+    if asked.backup.imported && !is_given(arguments, "yes") {
+        ui.confirm_by_typing(&asked.backup.name.to_string())?;
     }
     prepare_place(&into)?;
     as_postgres(|| -> anyhow::Result<u8> {

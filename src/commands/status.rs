@@ -74,7 +74,7 @@ pub(super) fn show(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         ui.json(&status)?;
         return Ok(0);
     }
-    ui.data(&lines(&status).join("\n"))?;
+    ui.lines(&lines(&status))?;
     Ok(0)
 }
 

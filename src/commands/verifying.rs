@@ -1,6 +1,7 @@
 //! Verifying backups, and telling what came of it.
 
 use super::arguments::is_given;
+use super::importing::warn_of_program;
 use anyhow::Context;
 use chrono::Utc;
 use clap::ArgMatches;
@@ -60,7 +61,8 @@ pub(super) fn run(
         note_all_read(repository, began, report.read_bytes)?;
     }
     if is_given(arguments, "prove") {
-        prove_all(tools, repository, &mut report, ui)?;
+        let has_word = is_given(arguments, "yes");
+        prove_all(tools, repository, &mut report, has_word, ui)?;
     }
     if is_given(arguments, "json") {
         ui.json(&report)?;
@@ -94,10 +96,17 @@ fn prove_all(
     tools: &Tools,
     repository: &Repository,
     report: &mut VerifyReport,
+    has_word: bool,
     ui: &Ui,
 ) -> anyhow::Result<()> {
     let sound: Vec<BackupName> = report.sound().collect();
     for name in sound {
+        if let Some(reason) = refused_to_run(&repository.find(name)?, has_word, ui) {
+            ui.error(&format!("did not prove {name}: {reason}"));
+            ui.hint("give --yes if you trust whoever made it. Nothing was changed.");
+            report.not_tried.insert(name, reason);
+            continue;
+        }
         match prove(tools, repository, name, Utc::now()).with_context(|| format!("prove {name}"))? {
             Proving::Done(proof) => {
                 tell_proof(name, &proof, ui);
@@ -112,6 +121,16 @@ fn prove_all(
         }
     }
     Ok(())
+}
+
+/// Why a backup that was made elsewhere is not to be run: nobody gave their word for it.
+fn refused_to_run(backup: &BackupSummary, has_word: bool, ui: &Ui) -> Option<String> {
+    warn_of_program(backup, ui);
+    if !backup.imported || has_word {
+        return None;
+    }
+    let asked = ui.confirm_by_typing(&backup.name.to_string());
+    asked.err().map(|refused| format!("it was imported, and {refused}"))
 }
 
 fn tell_proof(name: BackupName, proof: &Proof, ui: &Ui) {

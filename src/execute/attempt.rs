@@ -5,6 +5,7 @@ use super::decide::diagnose_to;
 use super::ensure::{Ensured, is_worth_a_word};
 use super::failed_start::{is_outside_the_data, report_of, with_log_shown};
 use crate::cluster::inspect::Depth;
+use crate::error::details_of;
 use crate::plan::recovery::{Step, Tried};
 use crate::plan::start_failure::{Cause, StartFailure};
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Severity};
@@ -106,6 +107,7 @@ impl Attempt {
         self.has_failed = true;
         self.repaired_since = false;
         tools.progress.note(&format!("{error:#}"));
+        details_of(&error).iter().for_each(|line| tools.progress.note(line));
         tools.progress.note("looking for damage in every page, since the server did not start");
         let report = report_of(&error);
         self.tried.start = report.is_some_and(|report| matches!(report.cause, Cause::Data { .. }));

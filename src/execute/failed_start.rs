@@ -21,8 +21,8 @@ pub(crate) struct FailedStart {
 impl FailedStart {
     fn new(what: String, kind: Kind, message: &str, report: StartFailure, log: &[String]) -> Self {
         let hint = format!("{}. The data are as they were.", report.cause.hint());
-        let brief = Failure::new(kind, message).hint(hint.clone());
-        let failure = Failure::new(kind, format!("{message}{}", shown_log(log))).hint(hint);
+        let brief = Failure::new(kind, message).hint(hint);
+        let failure = brief.clone().details(shown_log(log));
         Self { what, report, brief, failure }
     }
 
@@ -76,8 +76,8 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
         StartError::NoProgress { .. } if report.cause == Cause::Unknown => {
             let brief = Failure::new(Kind::ServerFailed, error.to_string());
             let hint = "raise STARTUP_TIMEOUT if the machine is very slow";
-            let failure = Failure::new(Kind::ServerFailed, format!("{error}{}", shown_log(&log)));
-            FailedStart { what, report, brief: brief.hint(hint), failure: failure.hint(hint) }.into()
+            let brief = brief.hint(hint);
+            FailedStart { what, report, failure: brief.clone().details(shown_log(&log)), brief }.into()
         }
         StartError::Ended { .. } | StartError::NoProgress { .. } => {
             let words = report.words.as_ref().map(|words| format!(": {words}")).unwrap_or_default();
@@ -132,15 +132,13 @@ fn hint_of_socket(in_use: &SocketInUse) -> String {
     .to_owned()
 }
 
-/// The last lines of the server's log, without their times, as the end of a message. Advice that would throw away a
+/// The last lines of the server's log, without their times, as the details of a message. Advice that would throw away a
 /// backup's starting point is left out (xlogrecovery.c, `read_backup_label()`).
-fn shown_log(lines: &[String]) -> String {
+fn shown_log(lines: &[String]) -> Vec<String> {
     let is_shown = |line: &&String| !line.contains("try removing the file");
     let lines: Vec<&str> = lines.iter().filter(is_shown).map(|line| without_time_stamp(line)).collect();
     let begin = lines.len().saturating_sub(SHOWN_LOG_LINES);
     let shown = lines.get(begin..).unwrap_or_default();
-    if shown.is_empty() {
-        return String::new();
-    }
-    format!("\nthe last lines of the server's log:\n    {}", shown.join("\n    "))
+    let heading = (!shown.is_empty()).then(|| "the last lines of the server's log:".to_owned());
+    heading.into_iter().chain(shown.iter().map(|line| format!("    {line}"))).collect()
 }

@@ -238,6 +238,9 @@ pub struct BackupSummary {
     pub damaged_pages: Vec<DamagedPage>,
     /// Whether it can be used.
     pub condition: Condition,
+    /// Whether it was made elsewhere, by whoever: it is to be trusted as a program is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
     /// What a person or pgbox said of it.
     pub note: Option<String>,
     /// What is known of its soundness. It stands in a file of its own, since the document never changes.
@@ -279,6 +282,7 @@ impl BackupSummary {
             file_count: 0,
             damaged_pages: Vec::new(),
             condition: Condition::Complete,
+            imported: false,
             note: None,
             verification: Verification::Never,
             pin: None,

@@ -31,6 +31,13 @@ pub(super) const TARGET_SIZE_BYTES: u64 = 64 * 1024 * 1024;
 /// And once it has this many chunks, however little they shrank to, so that an index is never more than 3 MiB.
 pub(super) const MOST_CHUNKS: usize = 64 * 1024;
 const BUFFER_SIZE_BYTES: usize = 256 * 1024;
+/// No pack is larger, with room to spare: it is closed long before. What is larger is a file of holes.
+const LARGEST_SIZE_BYTES: u64 = 4 * TARGET_SIZE_BYTES;
+/// And no index has more, of chunks and of dictionaries.
+const MOST_ENTRIES: u32 = 4 * MOST_CHUNKS as u32;
+/// A frame is larger than its chunk only where that does not shrink, and then by some bytes in a thousand (zstd.h,
+/// `ZSTD_COMPRESSBOUND()`), and by what it is sealed with.
+const LARGEST_FRAME_BYTES: usize = CHUNK_SIZE_BYTES + CHUNK_SIZE_BYTES / 64 + 4096;
 
 const MAGIC: &[u8; 8] = b"PGBXPK01";
 const ENCRYPTED_MAGIC: &[u8; 8] = b"PGBXPK02";
@@ -84,7 +91,9 @@ impl PackEntry {
     /// Whether its frame lies before the index, and it is no larger than a chunk can be.
     fn is_within(&self, index_offset: u64) -> bool {
         let end = u64::from(self.offset) + u64::from(self.stored_size_bytes);
-        end <= index_offset && self.raw_size_bytes as usize <= CHUNK_SIZE_BYTES
+        end <= index_offset
+            && self.raw_size_bytes as usize <= CHUNK_SIZE_BYTES
+            && self.stored_size_bytes as usize <= LARGEST_FRAME_BYTES
     }
 }
 
@@ -204,7 +213,13 @@ pub(super) fn read_index(file: &File, encryption: &Encryption) -> Result<PackInd
     let mut footer = [0; FOOTER_SIZE];
     file.read_exact_at(&mut footer, footer_offset)?;
     let footer = Footer::decode(&footer, encryption).ok_or(PackIndexError::BadFooter)?;
-    // The numbers must agree with the size of the file: this bounds the read below.
+    // A file of holes may have any size, so that to agree with it is not enough.
+    let is_possible = size <= LARGEST_SIZE_BYTES
+        && footer.entry_count <= MOST_ENTRIES
+        && footer.dictionary_count <= footer.entry_count;
+    if !is_possible {
+        return Err(PackIndexError::BadFooter);
+    }
     let index_size = footer.index_size(encryption);
     if footer.index_offset.checked_add(index_size) != Some(footer_offset) {
         return Err(PackIndexError::BadFooter);

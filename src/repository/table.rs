@@ -23,6 +23,8 @@ pub(super) const TABLE_FILE: &str = "files.zst";
 const TABLE_FORMAT: u32 = 1;
 const TABLE_COMPRESSION_LEVEL: i32 = 3;
 const MAXIMUM_PATH_LENGTH: usize = 4096;
+/// A longer line would be that of a file of half a terabyte: gigabytes of it shrink to kilobytes.
+const LONGEST_LINE_BYTES: u64 = 256 << 20;
 
 /// What a table says of the whole backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +201,10 @@ pub(super) enum TableError {
     Empty,
     #[error("line {line} is no entry: {source}")]
     Json { line: usize, source: serde_json::Error },
+    #[error("'{0}' is larger than a backup can hold")]
+    LongEntry(TablePath),
+    #[error("line {0} is longer than one can be")]
+    LongLine(usize),
     #[error("it has format {0}, which this version of pgbox does not know")]
     UnknownFormat(u32),
     #[error("'{0}' is listed twice")]
@@ -236,6 +242,10 @@ impl Table {
             line.clear();
             line.push(b'\n');
             serde_json::to_writer(&mut line, entry).map_err(json)?;
+            // Better no backup than one that nobody can read.
+            if line.len() as u64 > LONGEST_LINE_BYTES {
+                return Err(TableError::LongEntry(entry.path.clone()));
+            }
             encoder.write_all(&line)?;
         }
         Ok(encoder.finish()?)
@@ -249,7 +259,10 @@ impl Table {
         let mut next_line = |line: &mut String| -> Result<Option<usize>, TableError> {
             line.clear();
             line_count += 1;
-            let length = lines.read_line(line)?;
+            let length = (&mut lines).take(LONGEST_LINE_BYTES + 1).read_line(line)?;
+            if length as u64 > LONGEST_LINE_BYTES {
+                return Err(TableError::LongLine(line_count));
+            }
             Ok((length > 0).then_some(line_count))
         };
         next_line(&mut line)?.ok_or(TableError::Empty)?;
@@ -318,6 +331,22 @@ mod tests {
 
     fn decoded(bytes: &[u8]) -> Result<Table, TableError> {
         Table::decode(bytes, &lists_of(2)).map(|(table, _)| table)
+    }
+
+    #[test]
+    fn a_line_that_never_ends_is_refused_before_it_is_read_whole() {
+        // Some kilobytes that are a gigabyte of spaces.
+        let table = Table::new(TableHeader::new(0o700, None), Vec::new()).unwrap();
+        let mut bytes = zstd::stream::decode_all(encoded(&table).as_slice()).unwrap();
+        bytes.push(b'\n');
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.write_all(&bytes).unwrap();
+        let spaces = vec![b' '; 1 << 20];
+        (0..1024).for_each(|_| encoder.write_all(&spaces).unwrap());
+        let bytes = encoder.finish().unwrap();
+        assert!(bytes.len() < 1 << 20);
+
+        assert!(matches!(decoded(&bytes), Err(TableError::LongLine(2))));
     }
 
     fn entry(path: &str, content: EntryContent) -> TableEntry {

@@ -10,7 +10,7 @@ use super::table::Setting;
 
 /// A file setting as an absolute path. Symlinks stay: Kubernetes puts a new secret in place by changing one.
 pub(super) fn file_if_given(source: &Source<'_>, setting: &Setting) -> Result<Option<PathBuf>, Failure> {
-    let Some(Given { text, origin }) = source.given(setting)? else { return Ok(None) };
+    let Some(Given { text, origin, .. }) = source.given(setting)? else { return Ok(None) };
     ensure_one_line(&text, &origin)?;
     let resolved = std::path::absolute(&text).map_err(|error| {
         let message = format!("could not resolve {origin}, '{}': {error}", Path::new(&text).display());

@@ -19,6 +19,8 @@ pub(super) struct Source<'a> {
 pub(super) struct Given {
     pub(super) text: OsString,
     pub(super) origin: String,
+    /// Whether it was in a file: what is in one may be anything, and is never shown.
+    pub(super) is_from_file: bool,
 }
 
 fn usage(message: String) -> Failure {
@@ -34,7 +36,7 @@ impl Source<'_> {
             if text.is_empty() && setting.empty == Empty::Unset {
                 return Err(usage(format!("{origin} must not be empty")));
             }
-            return Ok(Some(Given { text: text.clone(), origin }));
+            return Ok(Some(Given { text: text.clone(), origin, is_from_file: false }));
         }
         let variable = self.variable(setting.variable, setting.empty);
         let file = setting.file_variable().and_then(|name| self.variable(&name, Empty::Unset));
@@ -51,7 +53,7 @@ impl Source<'_> {
 
     fn variable(&self, name: &str, empty: Empty) -> Option<Given> {
         let text = (self.environment)(name).filter(|text| empty == Empty::NoItems || !text.is_empty())?;
-        Some(Given { text, origin: name.to_owned() })
+        Some(Given { text, origin: name.to_owned(), is_from_file: false })
     }
 
     /// A setting's value, its default where nothing was given.
@@ -73,11 +75,15 @@ impl Source<'_> {
         setting: &Setting,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, Failure> {
-        let Some(Given { text, origin }) = self.given(setting)? else { return Ok(None) };
+        let Some(Given { text, origin, is_from_file }) = self.given(setting)? else { return Ok(None) };
         // Not shown: it may be a password.
         let text = text.to_str().ok_or_else(|| usage(format!("{origin} must be valid UTF-8")))?;
         let refuse = |expected| {
-            let failure = usage(format!("{origin} must be {expected}, not '{}'", text.escape_debug()));
+            let shown = match is_from_file {
+                true => "what is in the file that it names".to_owned(),
+                false => format!("'{}'", text.escape_debug()),
+            };
+            let failure = usage(format!("{origin} must be {expected}, not {shown}"));
             match setting.default {
                 Some(default) => failure.hint(format!("without it, the default is {default}")),
                 None => failure,
@@ -110,5 +116,5 @@ fn read_file(path: &OsStr, origin: String) -> Result<Given, Failure> {
     if text.contains('\0') {
         return Err(usage(format!("'{shown}', which {origin} names, must not hold a zero byte")));
     }
-    Ok(Given { text: text.into(), origin })
+    Ok(Given { text: text.into(), origin, is_from_file: true })
 }

@@ -1,8 +1,10 @@
 //! Copying a file of which not all may be readable.
 
+use super::holes::data_ranges;
 use rustix::fs::ioctl_ficlone;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 const PIECE_BYTES: usize = 1 << 20;
@@ -29,7 +31,7 @@ pub struct Unreadable {
     pub reason: String,
 }
 
-/// Copies the content of `from` to the empty file `to`.
+/// Copies the content of `from` to the empty file `to`. Holes stay holes: a file of kilobytes may claim terabytes.
 pub(super) fn copy_content(from: &File, to: &File) -> io::Result<Copied> {
     if ioctl_ficlone(to, from).is_ok() {
         return Ok(Copied { is_shared: true, unreadable: Vec::new() });
@@ -37,20 +39,36 @@ pub(super) fn copy_content(from: &File, to: &File) -> io::Result<Copied> {
     let size_bytes = from.metadata()?.len();
     let mut copied = Copied::default();
     let mut piece = vec![0; PIECE_BYTES];
-    let mut offset = 0;
-    while offset < size_bytes {
-        match from.read_at(&mut piece, offset) {
+    // A disk that fails may not tell where the data are, either.
+    let ranges = data_ranges(from).unwrap_or_else(|_| vec![0..size_bytes]);
+    for range in ranges {
+        copy_range(from, to, range, &mut piece, &mut copied)?;
+    }
+    to.set_len(size_bytes)?;
+    Ok(copied)
+}
+
+fn copy_range(
+    from: &File,
+    to: &File,
+    range: Range<u64>,
+    piece: &mut [u8],
+    copied: &mut Copied,
+) -> io::Result<()> {
+    let mut offset = range.start;
+    while offset < range.end {
+        let length = usize::try_from(range.end - offset).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        match from.read_at(piece.get_mut(..length).unwrap_or_default(), offset) {
             Ok(0) => break,
             Ok(count) => {
                 to.write_all_at(piece.get(..count).unwrap_or_default(), offset)?;
                 offset += count as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => offset = copy_what_reads(from, to, offset, &mut copied)?,
+            Err(_) => offset = copy_what_reads(from, to, offset, copied)?,
         }
     }
-    to.set_len(size_bytes)?;
-    Ok(copied)
+    Ok(())
 }
 
 /// Copies one piece that cannot be read whole, part by part; returns where the next piece begins.

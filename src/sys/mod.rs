@@ -13,6 +13,7 @@
 mod activity;
 mod copy;
 mod directory;
+mod holes;
 mod identity;
 mod install;
 mod kernel;
@@ -44,6 +45,7 @@ mod write_root;
 pub use activity::{Activity, ProcessActivity};
 pub use copy::{Copied, Unreadable};
 pub use directory::{Entry, EntryKind, FileFacts, Threads};
+pub use holes::data_ranges;
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};
 pub use lease::{Writer, find_writer};

@@ -68,7 +68,7 @@ pub enum ProcessError {
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let tail = lines.get(lines.len().saturating_sub(5)..).unwrap_or_default();
-    if tail.is_empty() { String::new() } else { format!(": {}", tail.join("\n")) }
+    if tail.is_empty() { String::new() } else { format!(": {}", tail.join(" / ")) }
 }
 
 fn describe(status: std::process::ExitStatus) -> String {

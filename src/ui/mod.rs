@@ -3,6 +3,11 @@
 //! On a terminal, lines are plain and coloured; elsewhere each begins with the time and the applet, so that the
 //! log of a container reads well. Nothing here decides anything, and a reader that has gone away (a closed
 //! pipe) is no error: what pgbox does must not depend on who watches.
+//!
+//! What is printed holds names and texts of others: of tables, roles, files, archive members, lines of a server's log.
+//! A message is one line, and everything in it that a terminal would act on is printed as an escape (`format::escaped`),
+//! a line feed too: it is never ours. What has several lines is printed line by line. To escape each name where a message
+//! is made was refused: one that is forgotten would be a hole, and JSON needs the name itself.
 
 mod plan;
 mod progress;
@@ -10,13 +15,14 @@ mod table;
 
 pub use table::Table;
 
-use crate::error::{Failure, Kind, hint_of, kind_of};
+use crate::error::{Failure, Kind, details_of, hint_of, kind_of};
 use crate::format;
 use crate::progress::Progress;
 use anyhow::Context;
 use console::{Style, Term};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -87,9 +93,9 @@ impl Output {
         }
     }
 
-    /// Prints one message, each of its lines with the same prefix.
+    /// Prints one message, on a line of its own.
     fn line(&self, level: Level, text: &str) {
-        self.print(&self.rendered(level, &format::printable(text)));
+        self.print(&self.rendered(level, text));
     }
 
     /// Prints what is rendered already.
@@ -104,16 +110,15 @@ impl Output {
 
     fn rendered(&self, level: Level, text: &str) -> String {
         if self.json {
-            return json_line(json!({ "level": level.name(), "message": text }));
+            return json_line(json!({ "level": level.name(), "message": format::printable(text) }));
         }
+        let text = format::escaped(text);
         let label =
             level.label().map_or_else(String::new, |(label, style)| format!("{} ", style.apply_to(label)));
         if self.is_terminal {
             return format!("{label}{text}\n");
         }
-        let prefix = format!("{} {}: {label}", format::time(chrono::Utc::now()), self.applet);
-        let lines: Vec<String> = text.lines().map(|line| format!("{prefix}{line}\n")).collect();
-        lines.concat()
+        format!("{} {}: {label}{text}\n", format::time(chrono::Utc::now()), self.applet)
     }
 }
 
@@ -127,7 +132,31 @@ fn json_line(mut object: Value) -> String {
     if let Some(fields) = object.as_object_mut() {
         fields.insert("time".to_owned(), Value::String(format::time(chrono::Utc::now())));
     }
-    format!("{object}\n")
+    format!("{}\n", escaped_json(&object.to_string()))
+}
+
+/// Writes what a terminal would act on as JSON has it (`\u202e`): the value is the same. JSON itself asks for that only of
+/// what is below a space, which therefore is in no text of it but between the values.
+fn escaped_json(text: &str) -> Cow<'_, str> {
+    let is_escaped = |character: char| !character.is_ascii() && format::is_unprintable(character);
+    let is_escaped = |character: char| character == '\x7f' || is_escaped(character);
+    if !text.contains(is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_escaped(character) {
+            let units = character
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .map(|unit| format!("\\u{unit:04x}"))
+                .collect::<String>();
+            escaped.push_str(&units);
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// What a command prints with.
@@ -173,19 +202,30 @@ impl Ui {
         self.output.json
     }
 
-    /// Prints data, and a line break, to standard output.
+    /// Prints a line of data to standard output.
     pub fn data(&self, text: &str) -> anyhow::Result<()> {
-        print_data(&format::printable(text))
+        print_data(&format::escaped(text))
+    }
+
+    /// Prints lines of data to standard output.
+    pub fn lines<T: AsRef<str>>(&self, lines: &[T]) -> anyhow::Result<()> {
+        let lines: Vec<_> = lines.iter().map(|line| format::escaped(line.as_ref())).collect();
+        print_data(&lines.join("\n"))
+    }
+
+    /// Prints a text of ours as it is to standard output, such as a script for a shell: nobody's name is in it.
+    pub fn verbatim(&self, text: &str) -> anyhow::Result<()> {
+        print_data(text)
     }
 
     /// Prints a value as JSON to standard output.
     pub fn json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
-        print_data(&serde_json::to_string_pretty(value).context("render JSON")?)
+        print_data(&escaped_json(&serde_json::to_string_pretty(value).context("render JSON")?))
     }
 
     /// Prints a list to standard output.
     pub fn table(&self, table: &Table) -> anyhow::Result<()> {
-        self.data(&table.lines().join("\n"))
+        self.lines(&table.lines())
     }
 
     /// A watcher that shows how far work is: a bar on a terminal, else a line when a stage begins and ends.
@@ -225,12 +265,15 @@ impl Ui {
     pub fn report_error(&self, error: &anyhow::Error) {
         self.output.set_bar(None);
         let (message, hint) = (sentence(error), hint_of(error));
+        let details = details_of(error);
         self.error(&message);
+        details.iter().for_each(|line| self.error(line));
         if let Some(hint) = &hint {
             self.hint(hint);
         }
         if self.is_json() {
             let kind = kind_of(error);
+            let message = [&[message], details].concat().join("\n");
             let object = serde_json::json!({ "error": {
                 "kind": kind_name(kind), "exit_status": kind.exit_status(), "message": message, "hint": hint,
             }});
@@ -282,13 +325,45 @@ mod tests {
 
     #[test]
     fn away_from_a_terminal_every_line_has_time_and_applet() {
-        let text = output(false).rendered(Level::Warning, "one\ntwo");
+        let text = output(false).rendered(Level::Warning, "one");
 
-        let lines: Vec<&str> = text.lines().collect();
-        let (time, rest) = lines[0].split_once(' ').unwrap();
+        let (time, rest) = text.split_once(' ').unwrap();
         assert!(time.len() == 20 && time.ends_with('Z'), "{time}");
-        assert_eq!(rest, "maintenance: warning: one");
-        assert!(lines[1].ends_with(" maintenance: warning: two"));
+        assert_eq!(rest, "maintenance: warning: one\n");
+    }
+
+    /// Names that would change what a person sees, or forge a line of the log.
+    const NAMES: [&str; 9] = [
+        "a\x1b]0;owned\x07b",
+        "a\x1b[2Jb",
+        "a\u{9b}2Jb",
+        "a\nerror: run this",
+        "a\rb",
+        "a\x08b\x7f",
+        "a\u{85}b\u{2028}c",
+        "a\u{202e}b\u{2066}c",
+        "a\u{200b}b\u{e0041}",
+    ];
+
+    #[test]
+    fn a_name_in_a_message_is_printed_on_one_line_without_anything_that_a_terminal_acts_on() {
+        for name in NAMES {
+            for is_terminal in [false, true] {
+                let text = output(is_terminal).rendered(Level::Info, &format!("removed '{name}'"));
+                let line = text.strip_suffix('\n').unwrap();
+                assert!(!line.contains(format::is_unprintable), "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_keeps_every_name_and_prints_none_of_it_that_a_terminal_acts_on() {
+        for name in NAMES {
+            let text = serde_json::to_string_pretty(&json!({ "name": name })).unwrap();
+            let escaped = escaped_json(&text);
+            assert!(escaped.lines().all(|line| !line.contains(format::is_unprintable)), "{escaped:?}");
+            assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap()["name"], name);
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn bar(stage: &str, total_bytes: Option<u64>) -> ProgressBar {
     // A template that does not parse would be a mistake of ours; the default one is good enough then.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style.progress_chars("=> "));
-    bar.set_message(stage.to_owned());
+    bar.set_message(format::escaped(stage).into_owned());
     bar.enable_steady_tick(TICK);
     bar
 }

@@ -1,5 +1,6 @@
 //! Lists with aligned columns.
 
+use crate::format::escaped;
 use console::{Alignment, measure_text_width, pad_str};
 
 /// Rows of text under headings.
@@ -33,9 +34,10 @@ impl Table {
         self
     }
 
-    /// Adds a row, one text for each column.
+    /// Adds a row, one text for each column. What a terminal would act on is escaped here, for the widths.
     pub fn row<T: Into<String>>(&mut self, texts: impl IntoIterator<Item = T>) {
-        self.rows.push(texts.into_iter().map(Into::into).collect());
+        let cells = texts.into_iter().map(Into::into).map(|text: String| escaped(&text).into_owned());
+        self.rows.push(cells.collect());
     }
 
     /// Whether it has no rows.

@@ -3,4 +3,5 @@
 mod catalogs;
 mod cluster;
 mod interrupted;
+mod rights;
 mod rows;

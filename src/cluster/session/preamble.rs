@@ -49,7 +49,9 @@ pub struct Preamble {
 const EVERYBODY: [Setting; 25] = [
     ("role", "none"),
     ("local_preload_libraries", ""),
-    ("search_path", "pg_catalog"),
+    // `pg_temp` is last: where it is not named, tables and types are looked for there first (namespace.c,
+    // `recomputeNamespacePath()`).
+    ("search_path", "pg_catalog, pg_temp"),
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),

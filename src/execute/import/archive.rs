@@ -80,8 +80,8 @@ struct Announced {
 fn read_tar(input: impl Read, prefix: &str, intake: &mut Intake<'_>) -> anyhow::Result<()> {
     let mut archive = Archive::new(EndMark { input, zeros: 0 });
     let mut announced = Announced::default();
-    for entry in archive.entries().context("read the archive")?.raw(true) {
-        let mut entry = entry.context("read the archive, which is cut short, or no tar archive")?;
+    for entry in archive.entries().map_err(unreadable)?.raw(true) {
+        let mut entry = entry.map_err(unreadable)?;
         match entry.header().entry_type() {
             EntryType::GNULongName => announced.name = Some(read_name(&mut entry)?),
             EntryType::GNULongLink => announced.target = Some(read_name(&mut entry)?),
@@ -92,6 +92,15 @@ fn read_tar(input: impl Read, prefix: &str, intake: &mut Intake<'_>) -> anyhow::
         }
     }
     finish(archive.into_inner())
+}
+
+/// What could not be read as an archive. The tar library quotes what it found in place of one: that may be a file of
+/// passwords, of which root was given the name by mistake.
+fn unreadable(error: io::Error) -> anyhow::Error {
+    let is_of_system = error.raw_os_error().is_some();
+    let reason =
+        if is_of_system { error } else { io::Error::new(error.kind(), "nothing in it is quoted here") };
+    anyhow::Error::new(reason).context("read the archive, which is cut short, or no tar archive")
 }
 
 /// Reads to the very end, where the compression has its checksum.
@@ -172,14 +181,14 @@ fn read_entry<R: Read>(
     let path = if prefix.is_empty() { path.to_owned() } else { format!("{prefix}/{path}") };
     let found = Found {
         path,
-        mode: header.mode().context("read the archive")? & 0o777,
-        modified_ns: i64::try_from(header.mtime().context("read the archive")?)
+        mode: header.mode().map_err(unreadable)? & 0o777,
+        modified_ns: i64::try_from(header.mtime().map_err(unreadable)?)
             .unwrap_or_default()
             .saturating_mul(1_000_000_000),
     };
     match kind {
         EntryType::Regular => {
-            let size_bytes = header.entry_size().context("read the archive")?;
+            let size_bytes = header.entry_size().map_err(unreadable)?;
             intake.add_file(&found, size_bytes, entry)
         }
         EntryType::Directory => intake.add_directory(&found),

@@ -4,12 +4,13 @@
 //! no name comes twice; whatever tries is refused, and with it the whole import.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Read;
-use std::path::{Component, Path};
+use std::fs::File;
+use std::io::{self, Read, Seek};
 
 use anyhow::Context;
 use rayon::prelude::*;
 
+use super::links;
 use crate::error::{Failure, Kind};
 use crate::pg::backup_manifest::MANIFEST_FILE;
 use crate::pg::layout::{BackupRule, backup_rule};
@@ -19,11 +20,16 @@ use crate::repository::{
     BackupWriter, CHUNK_SIZE_BYTES, ChunkId, ChunkStream, EntryContent, RepositoryError, TableEntry,
     TablePath,
 };
+use crate::sys::scratch_file;
 
 /// What is read before all cores store it.
 const BATCH_SIZE_BYTES: usize = 32 * CHUNK_SIZE_BYTES;
-/// A manifest has some 150 bytes a file.
+/// A manifest has some 150 bytes a file. What is larger is not even put aside.
 const LARGEST_MANIFEST_BYTES: u64 = 1024 * 1024 * 1024;
+/// What a manifest has besides its files, and the most that it has of a file besides its path, which may be written as
+/// hexadecimal digits.
+const MANIFEST_FRAME_BYTES: u64 = 64 * 1024;
+const MANIFEST_FILE_BYTES: u64 = 512;
 /// A line for each tablespace.
 const LARGEST_MAP_BYTES: u64 = 1024 * 1024;
 const TABLESPACE_MAP: &str = "tablespace_map";
@@ -49,7 +55,8 @@ pub(super) struct Intake<'a> {
     progress: &'a dyn Progress,
     seen: HashSet<String>,
     entries: Vec<TableEntry>,
-    manifest: Option<Vec<u8>>,
+    /// Until all files are known, it is on disk: an archive of a megabyte may hold a gigabyte of it.
+    manifest: Option<File>,
     /// What `tablespace_map` says: numbers, and where each tablespace was.
     tablespaces: BTreeMap<String, String>,
 }
@@ -68,9 +75,28 @@ impl<'a> Intake<'a> {
         Self { writer, progress, seen, entries: Vec::new(), manifest: None, tablespaces }
     }
 
-    pub(super) fn finish(self) -> Taken {
-        let tablespaces = self.tablespaces.into_keys().collect();
-        Taken { entries: self.entries, manifest: self.manifest, tablespaces }
+    /// Judges what only all of it together shows.
+    pub(super) fn finish(mut self) -> anyhow::Result<Taken> {
+        if let Some((path, target)) = links::first_that_leads_outside(&self.entries) {
+            let reason = format!("'{path}' is a symbolic link that leads out of it, to '{target}'");
+            return Err(refused(reason).into());
+        }
+        let manifest = self.manifest.take().map(|file| self.read_manifest(file)).transpose()?;
+        Ok(Taken { entries: self.entries, manifest, tablespaces: self.tablespaces.into_keys().collect() })
+    }
+
+    /// Reads the manifest, which is no longer than its files make it.
+    fn read_manifest(&self, mut file: File) -> anyhow::Result<Vec<u8>> {
+        let of_file = |path: &String| 2 * path.len() as u64 + MANIFEST_FILE_BYTES;
+        let largest_bytes = MANIFEST_FRAME_BYTES + self.seen.iter().map(of_file).sum::<u64>();
+        let size_bytes = file.metadata().context("read the manifest")?.len();
+        if size_bytes > largest_bytes {
+            return Err(refused("its backup_manifest has more than the files that are in it").into());
+        }
+        let mut bytes = Vec::new();
+        file.rewind().context("read the manifest")?;
+        file.take(largest_bytes).read_to_end(&mut bytes).context("read the manifest")?;
+        Ok(bytes)
     }
 
     pub(super) fn add_directory(&mut self, found: &Found) -> anyhow::Result<()> {
@@ -91,7 +117,7 @@ impl<'a> Intake<'a> {
             self.push(path, &found, EntryContent::Tablespace { target });
             return Ok(());
         }
-        if leads_outside(&found.path, &target) {
+        if links::leads_outside(&found.path, &target, &BTreeMap::new()) {
             let reason = format!("'{}' is a symbolic link that leads out of it, to '{target}'", found.path);
             return Err(refused(reason).into());
         }
@@ -157,9 +183,9 @@ impl<'a> Intake<'a> {
         if size_bytes > LARGEST_MANIFEST_BYTES {
             return Err(refused("its backup_manifest is larger than 1 GiB").into());
         }
-        let mut bytes = Vec::new();
-        content.take(size_bytes).read_to_end(&mut bytes).context("read the manifest")?;
-        self.manifest = Some(bytes);
+        let mut file = scratch_file(&std::env::temp_dir()).context("put the manifest aside")?;
+        io::copy(&mut content.take(size_bytes), &mut file).context("read the manifest")?;
+        self.manifest = Some(file);
         Ok(())
     }
 
@@ -212,37 +238,9 @@ fn rule(path: &str) -> BackupRule {
     if is_needed { BackupRule::Copy } else { backup_rule(path) }
 }
 
-/// Whether a link's target, as its text goes, is not below the data directory.
-fn leads_outside(path: &str, target: &str) -> bool {
-    let mut depth = path.split('/').count().saturating_sub(1);
-    for component in Path::new(target).components() {
-        match component {
-            Component::Normal(_) => depth += 1,
-            Component::CurDir => {}
-            Component::ParentDir if depth > 0 => depth -= 1,
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return true,
-        }
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_link_may_lead_to_another_place_in_the_tree_only() {
-        for (path, target, is_outside) in [
-            ("a", "b", false),
-            ("base/a", "../b", false),
-            ("base/a", "../../b", true),
-            ("a", "..", true),
-            ("a", "/etc/passwd", true),
-            ("a", "b/../../c", true),
-        ] {
-            assert_eq!(leads_outside(path, target), is_outside, "{path} -> {target}");
-        }
-    }
 
     #[test]
     fn what_makes_a_backup_is_kept_and_what_a_server_left_is_not() {

@@ -8,6 +8,7 @@ mod archive;
 mod checking;
 mod directory;
 mod intake;
+mod links;
 mod wal;
 
 use std::fs::File;
@@ -92,7 +93,7 @@ fn read_and_check(
     });
     progress.end();
     read?;
-    let Taken { entries, manifest, tablespaces } = intake.finish();
+    let Taken { entries, manifest, tablespaces } = intake.finish()?;
     let manifest = manifest.map(|bytes| BackupManifest::parse(&bytes)).transpose().map_err(refused)?;
     let header = TableHeader::new(directory_mode(&entries), None);
     let reader = read_back(writer, &header, entries)?;
@@ -222,6 +223,7 @@ impl Identity {
             checkpoint_lsn: Some(self.control.checkpoint),
             wal_segment_size_bytes: Some(self.control.wal_segment_size),
             damaged_pages: facts.damaged_pages,
+            imported: true,
             ..BackupSummary::unknown(name, BackupFormat::Chunked)
         }
     }

@@ -184,16 +184,18 @@ fn without_owner(entry: &str) -> String {
     entry.rsplit_once(' ').map_or(entry, |(object, _)| object).to_owned()
 }
 
-/// Sequences, those of extensions only where they are marked for it, with the column that each is of.
+/// Sequences, those of extensions only where they are marked for it, with the column that each is of. A view, or a column
+/// of a user's type, which may have a cast, would have a function of a user run as the superuser.
 const SEQUENCES: &str = "
 SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname),
-    (SELECT pg_catalog.format('SELECT max(%I)::int8 FROM %I.%I', a.attname, tn.nspname, t.relname)
+    (SELECT pg_catalog.format('SELECT pg_catalog.max(%I)::pg_catalog.int8 FROM %I.%I', a.attname, tn.nspname, t.relname)
      FROM pg_catalog.pg_depend d
      JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
      JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
      JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
-         AND d.refclassid = d.classid AND d.deptype IN ('a', 'i') LIMIT 1)
+         AND d.refclassid = d.classid AND d.deptype IN ('a', 'i') AND t.relkind IN ('r', 'p')
+         AND a.atttypid = ANY ('{int2,int4,int8}'::pg_catalog.regtype[]) LIMIT 1)
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'S' AND c.relpersistence <> 't'

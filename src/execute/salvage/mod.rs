@@ -10,10 +10,12 @@ mod archive;
 mod copying;
 mod database_names;
 mod databases;
+mod disarm;
 mod donor;
 mod loss;
 mod mending;
 mod opening;
+mod owners;
 mod pages;
 mod rebuilding;
 mod reset;
@@ -33,12 +35,15 @@ use crate::sys::WriteRoot;
 use anyhow::{Context, bail};
 use archive::{Archive, Dumped, Section};
 use databases::Database;
+use disarm::Disarmed;
 use donor::Donor;
 use loss::one_line;
+use owners::Owners;
 use pages::PageReport;
 use postgres::Client;
 use rows::Stream;
 use server::SalvageServer;
+use tables::Table;
 use workplace::Workplace;
 
 /// What a salvage runs besides the server and initdb.
@@ -156,6 +161,16 @@ struct Salvage<'a> {
     salvaged: Salvaged,
 }
 
+/// What is to come into a database, and its sessions.
+struct Content<'a> {
+    name: &'a str,
+    tables: Vec<Table>,
+    archive: Archive,
+    disarmed: Disarmed,
+    from: Client,
+    to: Client,
+}
+
 impl Salvage<'_> {
     /// Brings a database over; one that cannot be is told, and keeps no other from it.
     ///
@@ -180,28 +195,61 @@ impl Salvage<'_> {
         tables::tell_bad_blocks(&mut client, name, self.pages, &mut self.salvaged)?;
         let tables = tables::list(&mut client, name)?;
         let encoding = databases::server_encoding(&mut client)?;
+        let disarmed = disarm::disarm(&mut client, name, &mut self.salvaged);
         let dumped = Dumped { server: self.from, name, encoding: &encoding, are_indexes_sound };
         let archive = Archive::dump(&self.work, &dumped, &mut self.salvaged)?;
         let is_there = self.has(name)?;
         self.load(&archive, Section::Definitions { is_there })?;
-        let mut target = match self.to.connect(name) {
+        let target = match self.to.connect(name) {
             Ok(target) => target,
             Err(_) => self.make_plain(database, &archive)?,
         };
         self.load(&archive, Section::Data)?;
-        let version = self.work.tools.installation.version;
-        let mut stream = Stream::open(self.from, self.to, name, version)?;
-        for table in &tables {
-            stream.bring(table, &mut self.salvaged)?;
-        }
-        archive::set_sequences(&mut client, &mut target, name, &mut self.salvaged)?;
-        self.load(&archive, Section::Constraints)?;
-        archive::refresh_views(&mut client, &mut target, name, &mut self.salvaged)?;
+        let mut owners = Owners::new(self.to, name).context("load the new cluster")?;
+        let content = Content { name, tables, archive, disarmed, from: client, to: target };
+        let filled = self.fill(content, &mut owners);
+        owners.remove(&mut self.salvaged);
+        filled?;
         if !database.allows_connections {
-            drop(target);
             self.close(name)?;
         }
         self.salvaged.databases.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Brings the rows, and what is made of rows, into a database that has its definitions.
+    fn fill(&mut self, content: Content, owners: &mut Owners<'_>) -> anyhow::Result<()> {
+        let Content { name, tables, archive, disarmed, mut from, mut to } = content;
+        self.bring_tables(name, &tables, &disarmed, owners)?;
+        archive::set_sequences(&mut from, &mut to, name, &mut self.salvaged)?;
+        self.load(&archive, Section::Constraints)?;
+        disarmed.validate(owners, name, &mut self.salvaged);
+        archive::refresh_views(&mut from, &mut to, name, &mut self.salvaged)
+    }
+
+    /// Brings the rows of all tables. Those of superusers come first, while every function of others still runs with the
+    /// rights of who wrote it: from the first session of an ordinary owner on, its definition may be another.
+    fn bring_tables(
+        &mut self,
+        name: &str,
+        tables: &[Table],
+        disarmed: &Disarmed,
+        owners: &mut Owners<'_>,
+    ) -> anyhow::Result<()> {
+        let version = self.work.tools.installation.version;
+        let mut stream = Stream::open(self.from, self.to, name, version)?;
+        let mut later = Vec::new();
+        for table in tables {
+            if owners.is_superusers(&table.place())? {
+                stream.bring(table, owners, &mut self.salvaged)?;
+            } else {
+                later.push(table);
+            }
+        }
+        owners.release(disarmed)?;
+        for table in later {
+            stream.bring(table, owners, &mut self.salvaged)?;
+        }
         Ok(())
     }
 

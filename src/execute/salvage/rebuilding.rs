@@ -18,13 +18,15 @@ use postgres::Client;
 use std::path::{Path, PathBuf};
 
 /// Nothing of the new cluster counts before all of it is synced at the end.
-const LOADING: [(&str, &str); 6] = [
+const LOADING: [(&str, &str); 7] = [
     ("fsync", "off"),
     ("full_page_writes", "off"),
     ("synchronous_commit", "off"),
     ("max_wal_size", "2GB"),
     ("log_min_messages", "fatal"),
     ("log_statement", "none"),
+    // No trigger runs, in the sessions of ordinary users either (`owners`).
+    ("session_replication_role", "replica"),
 ];
 
 /// Makes the new cluster, with the locale of the old one where that is known.

@@ -2,10 +2,12 @@
 //! block that does not, row by row.
 //!
 //! Each COPY is all or nothing, so that nothing is ever there twice. The refused alternative, a dump to a file, takes
-//! room for all rows a third time, and one bad row takes its whole table with it when it is loaded.
+//! room for all rows a third time, and one bad row takes its whole table with it when it is loaded. Each table is loaded
+//! with the rights of its owner (`owners`).
 
 use super::databases::{failed, server_encoding};
 use super::loss::{Loss, Salvaged, one_line};
+use super::owners::{Owners, Writer, superuser};
 use super::server::SalvageServer;
 use super::tables::Table;
 use crate::cluster::session::{describe, quote_literal};
@@ -33,15 +35,13 @@ pub(super) struct Stream<'a> {
 }
 
 /// A session that is opened again when the server crashed under it.
-struct Session<'a> {
+pub(super) struct Session<'a> {
     server: &'a SalvageServer,
     database: &'a str,
     client: Client,
-    preparation: &'static str,
+    opened_as: Writer,
 }
 
-/// Rows may have to be loaded in any order, whatever triggers an extension's tables have.
-const PREPARE_TARGET: &str = "SET session_replication_role = replica";
 const PREPARE_SOURCE: &str = "SET default_transaction_read_only = on";
 
 /// What failed: reading or writing. It tells whether the copy or the new cluster complained.
@@ -75,16 +75,20 @@ fn lacks_room(error: &postgres::Error) -> bool {
 }
 
 impl<'a> Session<'a> {
-    fn open(server: &'a SalvageServer, database: &'a str, preparation: &'static str) -> anyhow::Result<Self> {
-        let mut client = server.connect(database)?;
-        client.batch_execute(preparation).map_err(failed("prepare a session"))?;
-        Ok(Self { server, database, client, preparation })
+    pub(super) fn open(
+        server: &'a SalvageServer,
+        database: &'a str,
+        opened_as: Writer,
+    ) -> anyhow::Result<Self> {
+        let mut client = server.connect_as(&opened_as.user, database)?;
+        client.batch_execute(&opened_as.preparation).map_err(failed("prepare a session"))?;
+        Ok(Self { server, database, client, opened_as })
     }
 
     /// The session, opened again if need be.
-    fn client(&mut self) -> anyhow::Result<&mut Client> {
+    pub(super) fn client(&mut self) -> anyhow::Result<&mut Client> {
         if self.client.is_closed() {
-            let opened = Self::open(self.server, self.database, self.preparation);
+            let opened = Self::open(self.server, self.database, self.opened_as.clone());
             self.client = opened.context("come back after the server crashed")?.client;
         }
         Ok(&mut self.client)
@@ -98,17 +102,35 @@ impl<'a> Stream<'a> {
         database: &'a str,
         version: MajorVersion,
     ) -> anyhow::Result<Self> {
-        let mut from = Session::open(from, database, PREPARE_SOURCE).context("read the copy")?;
-        let to = Session::open(to, database, PREPARE_TARGET).context("load the new cluster")?;
+        let reader = Writer { user: from.superuser.clone(), preparation: PREPARE_SOURCE.to_owned() };
+        let mut from = Session::open(from, database, reader).context("read the copy")?;
+        let to = Session::open(to, database, superuser(to)).context("load the new cluster")?;
         let encoding = server_encoding(&mut from.client).context("read the copy")?;
         Ok(Self { from, to, version, encoding })
     }
 
-    /// Brings a table's rows over, and sets down what is lost of them.
+    /// Brings a table's rows over with the rights of its owner, and sets down what is lost of them.
     ///
     /// # Errors
     /// Only when one of the servers does not come back, or the disk has no room.
-    pub(super) fn bring(&mut self, table: &Table, salvaged: &mut Salvaged) -> anyhow::Result<()> {
+    pub(super) fn bring(
+        &mut self,
+        table: &Table,
+        owners: &mut Owners<'_>,
+        salvaged: &mut Salvaged,
+    ) -> anyhow::Result<()> {
+        self.write_as(owners.writer(&table.place())?)?;
+        self.bring_rows(table, salvaged)
+    }
+
+    fn write_as(&mut self, writer: Writer) -> anyhow::Result<()> {
+        if self.to.opened_as != writer || writer.preparation.is_empty() {
+            self.to = Session::open(self.to.server, self.to.database, writer)?;
+        }
+        Ok(())
+    }
+
+    fn bring_rows(&mut self, table: &Table, salvaged: &mut Salvaged) -> anyhow::Result<()> {
         salvaged.table_count += 1;
         if table.is_gone {
             salvaged.lose(Loss::Table {
@@ -255,9 +277,9 @@ impl<'a> Stream<'a> {
         let mut values = Vec::new();
         let mut unreadable = Vec::new();
         for column in &table.columns {
-            let query =
-                format!("SELECT pg_catalog.length({column}::text) FROM ONLY {} {condition}", table.quoted());
-            if self.from.client()?.query(&query, &[]).is_ok() {
+            // No cast: one to text may be a user's own, and would run as the superuser.
+            let query = format!("COPY (SELECT {column} FROM ONLY {} {condition}) TO STDOUT", table.quoted());
+            if is_readable(self.from.client()?, &query) {
                 values.push(column.clone());
             } else {
                 values.push("NULL".to_owned());
@@ -277,6 +299,11 @@ impl<'a> Stream<'a> {
         lost.row_reason.get_or_insert(refused.reason);
         Ok(())
     }
+}
+
+/// Whether a server sends all of what it is asked for.
+fn is_readable(client: &mut Client, query: &str) -> bool {
+    client.copy_out(query).is_ok_and(|mut reader| io::copy(&mut reader, &mut io::sink()).is_ok())
 }
 
 /// Copies what one server sends to another, in pieces of whatever size they come in.

@@ -2,8 +2,8 @@
 
 use super::databases::failed;
 use super::loss::{Loss, Salvaged, named};
+use super::owners::Place;
 use super::pages::{Fault, PageReport};
-use crate::cluster::session::quote_identifier;
 use crate::pg::BlockNumber;
 use crate::plan::RelationName;
 use postgres::Client;
@@ -29,9 +29,14 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// Where it is.
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { schema: &self.name.schema, name: &self.name.name }
+    }
+
     /// Its name in SQL.
     pub(super) fn quoted(&self) -> String {
-        format!("{}.{}", quote_identifier(&self.name.schema), quote_identifier(&self.name.name))
+        self.place().quoted()
     }
 }
 

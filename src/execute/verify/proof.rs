@@ -23,8 +23,9 @@ use crate::execute::release::wait_for_release;
 use crate::execute::restore_files::restore_files;
 use crate::execute::staging::{STAGING, clear_staging, ensure_room, inspect_staged, staged};
 use crate::execute::{Tools, start_failure};
+use crate::pg::MajorVersion;
 use crate::plan::server_answer::ServerAnswer;
-use crate::plan::{BackupName, BackupSummary, Proof, Severity};
+use crate::plan::{BackupSummary, Proof, Severity};
 use crate::repository::Repository;
 use crate::sys::{OWN_DIRECTORY, OperationLock, WriteRoot, effective_identity, ensure_directory, step_point};
 
@@ -58,7 +59,7 @@ pub(super) fn prove(
         WriteRoot::claim(&place, None, "proving a backup").context("take the directory of the proof")?;
     clear_staging(&root)?;
     let started = Instant::now();
-    let proven = restore_and_read(&tools, repository, &root, backup.name);
+    let proven = restore_and_read(&tools, repository, &root, backup);
     let cleared = [STAGING, LOG, ACCESS_FILE].iter().try_for_each(|path| root.discard(path));
     drop((root, operation));
     let mut proof = proven?;
@@ -102,8 +103,9 @@ fn restore_and_read(
     tools: &Tools,
     repository: &Repository,
     root: &WriteRoot,
-    name: BackupName,
+    backup: &BackupSummary,
 ) -> anyhow::Result<Proof> {
+    let name = backup.name;
     {
         let _reading = repository.lock_shared("proving a backup").context("lock the repository")?;
         let reader = repository.reader(name)?;
@@ -119,7 +121,7 @@ fn restore_and_read(
     }
     let mut proof = Proof::default();
     tools.progress.begin("recovering the copy", None);
-    let started = start(tools, root);
+    let started = start(tools, root, backup);
     tools.progress.end();
     match started {
         Ok(server) => read_all(tools, root, server, &mut proof)?,
@@ -147,12 +149,13 @@ fn no_verdict(first: &str, count: usize) -> anyhow::Error {
     Failure::new(Kind::Failed, format!("could not read all of the copy: {first}{others}")).hint(hint).into()
 }
 
-fn start(tools: &Tools, root: &WriteRoot) -> Result<PrivateServer, StartError> {
-    let libraries = preloaded_libraries(tools, root);
+fn start(tools: &Tools, root: &WriteRoot, backup: &BackupSummary) -> Result<PrivateServer, StartError> {
+    let libraries = if backup.imported { String::new() } else { preloaded_libraries(tools, root) };
     let start = |libraries: &str| {
         let mut settings: Vec<(&'static str, String)> = isolation().collect();
         settings.extend(SETTINGS.iter().map(|(name, value)| (*name, (*value).to_owned())));
         settings.push(("shared_preload_libraries", libraries.to_owned()));
+        settings.extend(foreign_programs(backup, tools.installation.version));
         settings.push(("hba_file", root.path().join(ACCESS_FILE).display().to_string()));
         let (data_directory, log_file) = (root.path().join(STAGING), root.path().join(LOG));
         PrivateServer::start(tools, root, PrivateStart { data_directory, log_file, settings })
@@ -177,6 +180,30 @@ const SETTINGS: &[(&str, &str)] = &[
     ("shared_buffers", "64MB"),
     ("superuser_reserved_connections", "3"),
     ("zero_damaged_pages", "off"),
+];
+
+/// What a configuration has the server load and run, of a backup that was made elsewhere: nothing of it. That does not
+/// make it harmless: its catalogs may have functions in libraries of its own.
+fn foreign_programs(
+    backup: &BackupSummary,
+    version: MajorVersion,
+) -> impl Iterator<Item = (&'static str, String)> {
+    let settings = FOREIGN_PROGRAMS.iter().filter(move |(first, ..)| version >= MajorVersion(*first));
+    let is_imported = backup.imported;
+    settings.filter(move |_| is_imported).map(|(_, name, value)| (*name, (*value).to_owned()))
+}
+
+/// Each with the version that has it.
+const FOREIGN_PROGRAMS: [(u32, &str, &str); 9] = [
+    (13, "archive_command", ""),
+    (13, "dynamic_library_path", "$libdir"),
+    (13, "jit_provider", "llvmjit"),
+    (13, "local_preload_libraries", ""),
+    (13, "session_preload_libraries", ""),
+    (13, "ssl_passphrase_command", ""),
+    (15, "archive_library", ""),
+    (18, "extension_control_path", "$system"),
+    (18, "oauth_validator_libraries", ""),
 ];
 
 /// What the backup's configuration has the server load: an extension's types may need it to be read.

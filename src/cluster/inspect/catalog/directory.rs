@@ -3,7 +3,8 @@
 use crate::pg::layout::{Fork, RelationFile};
 use crate::pg::page::{self, Checksums, Page};
 use crate::pg::{BlockNumber, Oid};
-use crate::sys::{Entry, EntryKind, ReadRoot};
+use crate::sys::{Entry, EntryKind, ReadRoot, data_ranges};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -75,7 +76,8 @@ impl RelationDirectory {
         others.fold((0, 0), |(count, size), found| (count + 1, size + found.size_bytes))
     }
 
-    /// Reads all pages of a catalog, and judges each.
+    /// Reads all pages of a catalog that are stored, and judges each. A hole is pages that were never written, without
+    /// rows; a segment that is longer than one can be was not written by a server.
     pub(super) fn read_catalog(
         &self,
         relfilenode: Oid,
@@ -87,10 +89,15 @@ impl RelationDirectory {
         if segments.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
+        let longest_bytes = u64::from(segment_blocks) * page::SIZE_BYTES as u64;
         for found in segments {
-            let content = self.root.read_bounded(found.file.to_string(), CATALOG_LIMIT_BYTES)?;
+            let file = self.root.open_file(found.file.to_string())?;
+            let size_bytes = file.metadata()?.len();
+            if size_bytes > longest_bytes {
+                return Err(too_large(&format!("a segment of {size_bytes} bytes is longer than one can be")));
+            }
             let first = found.file.segment.saturating_mul(segment_blocks);
-            pages.append(content, first, checksums);
+            pages.read(&file, first, checksums)?;
         }
         Ok(pages)
     }
@@ -110,12 +117,39 @@ impl RelationDirectory {
     }
 }
 
+fn too_large(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, what)
+}
+
 /// Whether segment files begin with the first.
 pub(super) fn begins(segments: &[FoundFile]) -> bool {
     segments.first().is_some_and(|found| found.file.segment == 0)
 }
 
 impl CatalogPages {
+    /// Reads what is stored of a segment, in whole pages.
+    fn read(&mut self, file: &File, first_block: u32, checksums: Checksums) -> io::Result<()> {
+        const PAGE_BYTES: u64 = page::SIZE_BYTES as u64;
+        let size_bytes = file.metadata()?.len();
+        let mut done_bytes = 0;
+        for range in data_ranges(file)? {
+            let begin = (range.start / PAGE_BYTES * PAGE_BYTES).max(done_bytes);
+            let end = range.end.next_multiple_of(PAGE_BYTES).min(size_bytes);
+            if begin >= end {
+                continue;
+            }
+            if self.bytes.len() as u64 + (end - begin) > CATALOG_LIMIT_BYTES {
+                return Err(too_large(&format!("it has more than {CATALOG_LIMIT_BYTES} bytes")));
+            }
+            let mut content = vec![0; usize::try_from(end - begin).map_err(io::Error::other)?];
+            file.read_exact_at(&mut content, begin)?;
+            let block = u32::try_from(begin / PAGE_BYTES).map_err(io::Error::other)?;
+            self.append(content, first_block.saturating_add(block), checksums);
+            done_bytes = end;
+        }
+        Ok(())
+    }
+
     /// Takes the content of a segment as it is, without a copy: catalogs are what takes most memory.
     fn append(&mut self, mut content: Vec<u8>, first_block: u32, checksums: Checksums) {
         let (pages, torn) = content.as_chunks::<{ page::SIZE_BYTES }>();
