@@ -35,10 +35,18 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
             "the cluster is of a version that this pgbox does not know, so nothing was checked",
             "use a newer pgbox",
         ),
-        (ClusterCondition::NotPostgres { .. } | ClusterCondition::OtherMajorVersion { .. }, ..) => {
-            let summary =
-                format!("'{}' is not a cluster that can be served", diagnosis.data_directory.display());
-            Check::issue("integrity", summary, "`init-postgresql --dry-run` tells why")
+        (ClusterCondition::NotPostgres { .. }, ..) => {
+            let summary = format!("'{}' holds no cluster of PostgreSQL", diagnosis.data_directory.display());
+            Check::issue("integrity", summary, "`init-postgresql --dry-run` reports what is in it")
+        }
+        (ClusterCondition::OtherMajorVersion { found, wanted }, ..) => {
+            let expected = match wanted {
+                Some(wanted) => format!("POSTGRES_VERSION asks for {wanted}"),
+                None => format!("PostgreSQL {found} is not installed"),
+            };
+            let summary = format!("the cluster is one of PostgreSQL {found}, and {expected}: it was not checked");
+            let remedy = format!("use an image that has PostgreSQL {found}, or upgrade the cluster");
+            Check::issue("version", summary, remedy)
         }
         (_, Some(worst), _) => {
             let summary = format!(
@@ -47,11 +55,7 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
                 diagnosis.findings.len(),
                 worst.summary()
             );
-            Check::issue(
-                "integrity",
-                summary,
-                "`maintenance restart` repairs or restores; `init-postgresql --dry-run` shows how",
-            )
+            Check::issue("integrity", summary, remedy_of(&errors))
         }
         (_, None, Some(finding)) => {
             Check::warning("integrity", finding.summary(), "`maintenance restart` puts it right")
@@ -72,6 +76,14 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
         let summary =
             format!("last recovery: {}, {}", last.time.format("%Y-%m-%d %H:%M UTC"), last.done.join("; "));
         checks.push(Check::ok("recovery", summary));
+    }
+}
+
+/// Returns what puts the worst of several errors right. A start leaves alone what only a person can put right.
+fn remedy_of(errors: &[&Finding]) -> String {
+    match errors.iter().find(|finding| finding.remedy.needs_a_person()) {
+        Some(finding) => format!("{}; `init-postgresql --dry-run` reports all of it", finding.remedy),
+        None => "`maintenance restart` repairs or restores; `init-postgresql --dry-run` shows how".to_owned(),
     }
 }
 

@@ -45,6 +45,28 @@ fn when_the_archive_fails_for_long_the_queue_is_bounded_and_the_next_backup_clos
 }
 
 #[test]
+fn health_reports_the_first_failure_of_an_archive_command_and_one_that_nothing_calls() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql"]);
+    sandbox.sql("ALTER SYSTEM SET archive_command = 'false'");
+    sandbox.succeed(&["maintenance", "restart"]);
+    let idle = sandbox.output(&["maintenance", "health"]);
+    sandbox.sql("ALTER SYSTEM SET archive_mode = 'on'");
+    sandbox.succeed(&["maintenance", "restart"]);
+    sandbox.sql("CREATE TABLE switched (); SELECT pg_switch_wal()");
+    wait_until("it failed", || sandbox.sql("SELECT failed_count > 0 FROM pg_stat_archiver") == "t");
+
+    let failing = sandbox.expect_status(&["maintenance", "health"], 1);
+
+    let idle = String::from_utf8_lossy(&idle.stdout).into_owned();
+    assert!(idle.contains("archive_mode is off in the server, so no WAL is archived"), "{idle}");
+    assert!(failing.contains("the server failed to archive 0000"), "{failing}");
+}
+
+#[test]
 fn another_segment_of_the_same_name_is_never_overwritten() {
     if !has_postgresql() {
         return;

@@ -41,6 +41,8 @@ fn another_major_version_is_left_as_it_is() {
     let told = sandbox.expect_status(&["init-postgresql"], 6);
 
     assert!(told.contains("made by PostgreSQL 14"), "{told}");
+    let health = sandbox.expect_status(&["maintenance", "health"], 1);
+    assert!(health.contains("the cluster is one of PostgreSQL 14, and POSTGRES_VERSION asks for 15"), "{health}");
     assert_eq!(sandbox.listing(), before);
 }
 
