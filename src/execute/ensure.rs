@@ -159,7 +159,8 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
         if matches!(diagnosis.presence, Presence::Locked { .. }) && wait_for_release(tools, path)? {
             continue;
         }
-        let plan = decide_after(tools, &diagnosis, &attempt.tried)?.map_err(Failure::from)?;
+        let decided = decide_after(tools, &diagnosis, &attempt.tried, &mut attempt.looked_back)?;
+        let plan = decided.map_err(Failure::from)?;
         attempt.tell_findings(&diagnosis, tools);
         tell_plan(&plan, tools);
         let replaces = plan.steps.iter().any(|step| matches!(step.action, Action::Replace(_)));
