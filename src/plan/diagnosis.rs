@@ -7,6 +7,7 @@ use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
 use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Everything that is known about a data directory without a server's help.
@@ -42,6 +43,9 @@ pub struct Diagnosis {
     pub standby: Option<&'static str>,
     /// How much was looked at.
     pub extent: Extent,
+    /// The locales of its databases that this system was found to have.
+    #[serde(skip)]
+    pub locales: BTreeSet<String>,
 }
 
 /// That a cluster was served from a data directory once.
@@ -403,6 +407,7 @@ impl Diagnosis {
             served: None,
             standby: None,
             extent: Extent::default(),
+            locales: BTreeSet::new(),
         }
     }
 
