@@ -47,10 +47,12 @@ pub mod verify;
 pub(crate) use failed_start::start_failure;
 
 use crate::cluster::binaries::Installation;
+use crate::cluster::server_configuration;
 use crate::error::{Failure, Kind, hint_of_cause};
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
 use crate::settings::Settings;
+use crate::sys::WriteRoot;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -136,6 +138,21 @@ impl Tools<'_> {
             }
             Backups::Open(repository) => Ok(Some(repository)),
             Backups::Unusable(failure) => Err(failure.clone().into()),
+        }
+    }
+
+    /// What a server of a directory at the claimed root, or below it, needs a configuration for.
+    pub(crate) fn configuration_of<'a>(
+        &'a self,
+        root: &'a WriteRoot,
+        data_directory: &'a Path,
+    ) -> server_configuration::Wanted<'a> {
+        server_configuration::Wanted {
+            root,
+            data_directory,
+            programs: self.installation,
+            policy: self.settings.recovery,
+            progress: self.progress,
         }
     }
 
