@@ -50,7 +50,20 @@ impl Installation {
     /// # Errors
     /// What the server says of a configuration that it would not start with.
     pub fn configured(&self, parameter: &str, data_directory: &Path) -> Result<String, ProcessError> {
-        let output = self.asking_for(parameter, data_directory).run()?;
+        self.configured_with(parameter, data_directory, &[])
+    }
+
+    /// The same with more arguments, which a server is given, too.
+    ///
+    /// # Errors
+    /// Those of [`Self::configured`].
+    pub fn configured_with(
+        &self,
+        parameter: &str,
+        data_directory: &Path,
+        arguments: &[OsString],
+    ) -> Result<String, ProcessError> {
+        let output = self.asking_for(parameter, data_directory).arguments(arguments).run()?;
         Ok(output.stdout.trim_end_matches('\n').to_owned())
     }
 

@@ -1,11 +1,14 @@
 //! The configuration that a server was last seen to serve with, so that the same need not be tried again.
 //!
 //! To have the server read its configuration takes a process, and as long as all the rest of an inspection. What it
-//! read then is noted by a hash, with the programs that read it. A configuration that takes in other files, or has
-//! its `pg_hba.conf` elsewhere, is tried each time.
+//! read then is noted by a hash, with the programs that read it and the system that they ran on: another server, or one
+//! beside other locales, may refuse a line that this one takes. What it answered is noted, too. A configuration that
+//! takes in other files, or has its `pg_hba.conf` elsewhere, is tried each time.
 
 use super::binaries::Installation;
+use super::system_print::system_print;
 use crate::sys::{OwnDirectory, ReadRoot};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
 
@@ -13,18 +16,26 @@ use std::path::Path;
 const NOTE: &str = ".pgbox/configuration";
 const NOTE_NAME: &str = "configuration";
 const LIMIT_BYTES: u64 = 4 << 20;
+const NOTE_LIMIT_BYTES: u64 = 64 * 1024;
 /// What the server reads, but for `pg_hba.conf`, which no program tries.
 const FILES: [&str; 2] = ["postgresql.conf", "postgresql.auto.conf"];
 
 /// What one configuration is, for as long as nobody changes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint(String);
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    configuration: Fingerprint,
+    /// What `unix_socket_directories` is in it.
+    socket_directories: String,
+}
 
 impl Fingerprint {
     /// Takes the fingerprint of a cluster's configuration. `None` where two that differ could have the same one.
     pub fn take(root: &ReadRoot, programs: &Installation) -> Option<Self> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(programs.bin_directory.as_os_str().as_encoded_bytes());
+        hasher.update(system_print(programs).as_bytes());
         for name in FILES {
             let content = match root.read_bounded(name, LIMIT_BYTES) {
                 Ok(content) => Some(content),
@@ -44,12 +55,20 @@ impl Fingerprint {
 
     /// Whether a server was seen to serve with it.
     pub fn is_noted(&self, root: &ReadRoot) -> bool {
-        matches!(root.read_text(NOTE, 4096), Ok(Some(noted)) if noted == self.0)
+        self.noted(root).is_some()
     }
 
-    /// Notes that a server serves with it.
-    pub fn note(&self, data_directory: &Path) -> io::Result<()> {
-        OwnDirectory::open(data_directory)?.write_durably(NOTE_NAME, self.0.as_bytes())
+    /// Returns what `unix_socket_directories` is in it; `None` where no server was seen to serve with it.
+    pub fn noted(&self, root: &ReadRoot) -> Option<String> {
+        let text = root.read_text(NOTE, NOTE_LIMIT_BYTES).ok()??;
+        let note: Note = serde_json::from_str(&text).ok()?;
+        (note.configuration == *self).then_some(note.socket_directories)
+    }
+
+    /// Notes that a server serves with it, and in which directories it has its sockets.
+    pub fn note(&self, data_directory: &Path, socket_directories: &str) -> io::Result<()> {
+        let note = Note { configuration: self.clone(), socket_directories: socket_directories.to_owned() };
+        OwnDirectory::open(data_directory)?.write_durably(NOTE_NAME, &serde_json::to_vec(&note)?)
     }
 }
 
@@ -79,9 +98,9 @@ mod tests {
         let fingerprint = Fingerprint::take(&root, &programs()).unwrap();
         assert!(!fingerprint.is_noted(&root));
 
-        fingerprint.note(data.path()).unwrap();
+        fingerprint.note(data.path(), "/run").unwrap();
 
-        assert!(Fingerprint::take(&root, &programs()).unwrap().is_noted(&root));
+        assert_eq!(Fingerprint::take(&root, &programs()).unwrap().noted(&root).as_deref(), Some("/run"));
         std::fs::write(data.path().join("postgresql.auto.conf"), "").unwrap();
         assert!(!Fingerprint::take(&root, &programs()).unwrap().is_noted(&root));
         let other = Installation { bin_directory: "/others".into(), ..programs() };

@@ -33,14 +33,16 @@ pub(crate) fn server_elsewhere(root: &ReadRoot) -> Option<String> {
     let pid_file = read_pid_file(root);
     let named = named(root, pid_file.as_ref());
     let writer = find_writer_in(root);
-    let is_settled = matches!(writer, Writer::Somebody(_)) || !matches!(named, Named::Other { .. });
+    // Only what has to be known is looked for: the kernel's word, or a pid file that names no stranger, settles it.
+    let is_open = matches!(named, Named::Other { .. }) && !matches!(writer, Writer::Somebody(_));
+    let keeps_files_open = is_open && keeps_files_open(root, pid_file.as_ref());
+    let is_open = is_open && !(keeps_files_open && writer == Writer::Nobody);
     let signs = Signs {
         writer,
-        keeps_files_open: keeps_files_open(root, pid_file.as_ref()),
+        keeps_files_open,
         named,
-        // Only what has to be known is looked for.
-        answers_at: pid_file.filter(|_| !is_settled).and_then(|pid_file| answering_address(&pid_file)),
-        rest: rest(root),
+        answers_at: pid_file.filter(|_| is_open).and_then(|pid_file| answering_address(&pid_file)),
+        rest: if is_open { rest(root) } else { None },
     };
     judge(&signs)
 }

@@ -6,6 +6,7 @@
 use super::binaries::Installation;
 use super::own_settings::OwnSettings;
 use crate::sys::ReadRoot;
+use std::ffi::OsString;
 
 const ARCHIVING: [&str; 3] = ["archive_mode", "archive_command", "archive_library"];
 const WAL_LEVEL: &str = "wal_level";
@@ -22,7 +23,8 @@ pub struct OwnArchiving {
     pub is_minimal: bool,
 }
 
-/// Reads what a cluster's configuration says about archiving.
+/// Reads what a cluster's configuration says about archiving. `arguments` are those that give the server another
+/// configuration than the owner's: one that it refuses answers nothing.
 ///
 /// # Errors
 /// Why it could not be asked for, in words.
@@ -30,10 +32,12 @@ pub fn read(
     settings: &OwnSettings,
     root: &ReadRoot,
     programs: &Installation,
+    arguments: &[OsString],
 ) -> Result<OwnArchiving, String> {
     let mut own = OwnArchiving::of(settings);
     if settings.takes_in_others && own.parameter.is_none() {
-        own.ask(root, programs)?;
+        let ask = |name: &str| programs.configured_with(name, root.path(), arguments);
+        own.ask(|name| ask(name).map_err(|error| error.to_string()))?;
     }
     Ok(own)
 }
@@ -47,8 +51,7 @@ impl OwnArchiving {
         }
     }
 
-    fn ask(&mut self, root: &ReadRoot, programs: &Installation) -> Result<(), String> {
-        let ask = |name: &str| programs.configured(name, root.path()).map_err(|error| error.to_string());
+    fn ask(&mut self, ask: impl Fn(&str) -> Result<String, String>) -> Result<(), String> {
         for (name, default) in [("archive_mode", "off"), ("archive_command", "")] {
             if ask(name)? != default {
                 self.parameter = ARCHIVING.into_iter().find(|known| *known == name);

@@ -1,8 +1,9 @@
 //! Starting and stopping a server.
 
 use super::binaries::Installation;
-use super::elsewhere::writer_elsewhere;
-use super::server_configuration;
+use super::elsewhere::{server_elsewhere, writer_elsewhere};
+use super::seal;
+use super::server_configuration::Configuration;
 use super::server_sockets;
 pub use super::server_sockets::SocketInUse;
 use super::session::ServerAddress;
@@ -35,6 +36,10 @@ pub struct StartOptions {
     pub listen_addresses: String,
     /// `unix_socket_directories`, where PostgreSQL's own default will not do.
     pub socket_directory: Option<PathBuf>,
+    /// The configuration that it reads.
+    pub configuration: Configuration,
+    /// What is known of servers that cannot be seen from here.
+    pub strangers: Strangers,
     /// Settings for this run alone, over those of its configuration files.
     pub settings: Vec<(&'static str, String)>,
     /// Where its output goes.
@@ -43,6 +48,15 @@ pub struct StartOptions {
     pub accepts_standby: bool,
     /// How long its recovery may make no progress before it is ready.
     pub patience: Duration,
+}
+
+/// What is known of servers that pgbox did not start and that cannot be seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// They were looked for before the lock was taken, and nothing was changed since: all their signs count.
+    LookedForBeforeTheLock,
+    /// They were looked for under the lock, too. We have changed files since, so that only the kernel's word counts.
+    LookedForUnderTheLock,
 }
 
 /// A server that is ready for connections.
@@ -84,6 +98,9 @@ pub enum StartError {
     /// Somebody who cannot be seen from here uses the data directory. Nothing was started.
     #[error("the data directory is in use by {0}")]
     InUse(String),
+    /// The seal of the last stop could not be removed. Nothing was started.
+    #[error("could not remove the seal of the last stop")]
+    Seal(#[source] io::Error),
     /// It could not be started at all.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -127,18 +144,22 @@ pub fn start(
     options: &StartOptions,
     progress: &dyn Progress,
 ) -> Result<RunningServer, StartError> {
+    let is_in_place = options.data_directory == root.path();
     // The last moment at which a second server on the same files can still be kept away. What is in staging is ours.
-    if options.data_directory == root.path()
-        && let Some(user) = writer_elsewhere(root)
-    {
+    if let Some(user) = stranger(root, options).filter(|_| is_in_place) {
         return Err(StartError::InUse(user));
     }
-    let (programs, data_directory) = (&options.installation, &options.data_directory);
-    let configuration = server_configuration::arguments(root, data_directory, programs, progress)?;
-    let port = choose_port_and_sockets(options, &configuration, progress)?;
+    let port = choose_port_and_sockets(options, progress)?;
     let log_begins_at = log_size(&options.log_file);
     let watch = ChangeWatch::new(&options.data_directory)?;
-    let mut process = ServerProcess::start(&server_spec(options, port, configuration), root)?;
+    let spec = server_spec(options, port);
+    let prepared = ServerProcess::prepare(&spec, root)?;
+    if is_in_place {
+        // Before, and not after: a server that is killed before its first checkpoint leaves the control file as it was.
+        // And as the last thing before: whatever keeps us from starting one leaves the seal as it is.
+        seal::remove(root).map_err(StartError::Seal)?;
+    }
+    let mut process = prepared.start()?;
     let waited = wait_until_ready(&mut process, &watch, options, progress);
     match waited {
         Ok(address) => Ok(RunningServer { process, address, log_begins_at }),
@@ -159,9 +180,16 @@ pub fn start(
     }
 }
 
-fn server_spec(options: &StartOptions, port: u16, configuration: Vec<OsString>) -> ServerSpec {
+fn stranger(root: &WriteRoot, options: &StartOptions) -> Option<String> {
+    match options.strangers {
+        Strangers::LookedForBeforeTheLock => server_elsewhere(root),
+        Strangers::LookedForUnderTheLock => writer_elsewhere(root),
+    }
+}
+
+fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
     let mut arguments: Vec<OsString> = Installation::serving(&options.data_directory).into();
-    arguments.extend(configuration);
+    arguments.extend(options.configuration.arguments.iter().cloned());
     arguments.extend(["-p".into(), port.to_string().into()]);
     arguments.extend(["-c".into(), format!("listen_addresses={}", options.listen_addresses).into()]);
     if let Some(directory) = &options.socket_directory {
@@ -183,12 +211,8 @@ fn server_spec(options: &StartOptions, port: u16, configuration: Vec<OsString>) 
 const MOST_PORTS: usize = 8;
 
 /// Chooses the port, and clears its sockets of what outlived another server.
-fn choose_port_and_sockets(
-    options: &StartOptions,
-    configuration: &[OsString],
-    progress: &dyn Progress,
-) -> Result<u16, StartError> {
-    let directories = server_sockets::directories_in_force(options, configuration);
+fn choose_port_and_sockets(options: &StartOptions, progress: &dyn Progress) -> Result<u16, StartError> {
+    let directories = server_sockets::directories_in_force(options);
     let mut tried = 1;
     loop {
         let port = choose_port(options)?;

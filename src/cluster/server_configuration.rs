@@ -1,7 +1,10 @@
-//! The configuration that a server is given where it does not take the owner's: a copy without the lines it refuses.
+//! The configuration that a server is given: the owner's, or where it does not take that, a copy without the lines it
+//! refuses.
 
 use super::binaries::Installation;
+use super::configuration::Fingerprint;
 use super::usable_configuration::{MAIN_FILE, RefusedLine, Search, search};
+use crate::plan::RecoveryPolicy;
 use crate::progress::Progress;
 use crate::sys::{ProcessError, ReadRoot, WriteRoot};
 use std::ffi::OsString;
@@ -13,31 +16,78 @@ use std::path::Path;
 const COPY: &str = ".pgbox/usable-postgresql.conf";
 /// The same for a server that only we reach.
 const PRIVATE_COPY: &str = ".pgbox/usable-private.conf";
+/// What is asked for, whereby the server's program reads all of its configuration.
+const SOCKETS: &str = "unix_socket_directories";
 
 /// Whether a cluster was started with a copy of its configuration.
 pub fn is_substituted(root: &ReadRoot) -> bool {
     root.facts(COPY).is_ok_and(|facts| facts.is_some())
 }
 
-/// Returns the arguments that give a server of a directory below the claimed root a configuration that it takes; none
-/// where it takes the owner's, and where none was found: then it says itself what it refuses.
+/// What a configuration is wanted for.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The claimed root.
+    pub root: &'a WriteRoot,
+    /// The directory of the cluster: the root itself, or below it.
+    pub data_directory: &'a Path,
+    /// The programs of the server.
+    pub programs: &'a Installation,
+    /// What is allowed.
+    pub policy: RecoveryPolicy,
+    /// Who watches.
+    pub progress: &'a dyn Progress,
+}
+
+impl Wanted<'_> {
+    fn is_in_place(&self) -> bool {
+        self.data_directory == self.root.path()
+    }
+
+    /// A line of the cluster's own may be left out only where everything is allowed; a copy of it that nobody connects to
+    /// is not served.
+    fn may_leave_out(&self) -> bool {
+        !self.is_in_place() || self.policy == RecoveryPolicy::Auto
+    }
+}
+
+/// The configuration that a server is started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    /// Arguments that give the server another file than the owner's; none where it is to read that.
+    pub arguments: Vec<OsString>,
+    /// What `unix_socket_directories` is in it; `None` where the server takes none: then it says itself what it refuses.
+    pub socket_directories: Option<String>,
+}
+
+/// Returns the configuration for a server, as cheaply as it is known: one that served before is not read again.
 ///
 /// # Errors
 /// When the copy could not be written or removed.
-pub fn arguments(
-    root: &WriteRoot,
-    data_directory: &Path,
-    programs: &Installation,
-    progress: &dyn Progress,
-) -> io::Result<Vec<OsString>> {
-    let copy = if data_directory == root.path() { COPY } else { PRIVATE_COPY };
-    if !matches!(programs.configured("hba_file", data_directory), Err(ProcessError::Failed { .. })) {
+pub fn in_force(wanted: &Wanted) -> io::Result<Configuration> {
+    let Wanted { root, data_directory, programs, progress, .. } = *wanted;
+    let copy = if wanted.is_in_place() { COPY } else { PRIVATE_COPY };
+    let known = wanted.is_in_place().then(|| Fingerprint::take(root, programs)?.noted(root)).flatten();
+    if let Some(socket_directories) = known {
         root.discard(copy)?;
-        return Ok(Vec::new());
+        return Ok(Configuration {
+            socket_directories: Some(socket_directories),
+            ..Configuration::default()
+        });
     }
-    let Ok(Search::Found { text, left_out }) = search(programs, data_directory) else {
+    let refused = match programs.configured(SOCKETS, data_directory) {
+        Ok(socket_directories) => {
+            root.discard(copy)?;
+            let socket_directories = Some(socket_directories);
+            return Ok(Configuration { socket_directories, ..Configuration::default() });
+        }
+        Err(ProcessError::Failed { .. }) => wanted.may_leave_out(),
+        Err(_) => false,
+    };
+    let found = if refused { search(programs, data_directory).ok() } else { None };
+    let Some(Search::Found { text, left_out }) = found else {
         root.discard(copy)?;
-        return Ok(Vec::new());
+        return Ok(Configuration::default());
     };
     root.write_durably(copy, &[header(&left_out).as_bytes(), &text].concat(), 0o600)?;
     for line in &left_out {
@@ -45,7 +95,9 @@ pub fn arguments(
     }
     let mut setting = OsString::from("config_file=");
     setting.push(root.path().join(copy));
-    Ok(vec!["-c".into(), setting])
+    let arguments = vec!["-c".into(), setting];
+    let socket_directories = programs.configured_with(SOCKETS, data_directory, &arguments).ok();
+    Ok(Configuration { arguments, socket_directories })
 }
 
 fn header(left_out: &[RefusedLine]) -> String {

@@ -7,7 +7,6 @@ use crate::pg::postmaster_pid::PostmasterPid;
 use crate::plan::socket_lock::{NumberHolder, SocketAnswer, SocketLock, SocketScene, SocketVerdict};
 use crate::progress::Progress;
 use crate::sys::{Listening, LockOwner, SocketDirectory, listening, socket_path};
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,14 +44,12 @@ pub enum SocketInUse {
 
 /// Returns the directories in which a server will open its sockets: those that it is given, else those of its
 /// configuration. None where that cannot be read: the server says so itself.
-pub(super) fn directories_in_force(options: &StartOptions, configuration: &[OsString]) -> Vec<PathBuf> {
+pub(super) fn directories_in_force(options: &StartOptions) -> Vec<PathBuf> {
     if let Some(directory) = &options.socket_directory {
         let is_set = !directory.as_os_str().is_empty();
         return is_set.then(|| directory.clone()).into_iter().collect();
     }
-    let asking = options.installation.asking_for("unix_socket_directories", &options.data_directory);
-    let answer = asking.arguments(configuration).run();
-    let names = split_directories(&answer.map(|output| output.stdout).unwrap_or_default());
+    let names = split_directories(options.configuration.socket_directories.as_deref().unwrap_or_default());
     // A relative name counts from the data directory, in which the server works.
     names
         .into_iter()

@@ -8,7 +8,6 @@ use clap::ArgMatches;
 use pgbox::cluster::inspect::backed_up_to;
 use pgbox::cluster::session::ServerAddress;
 use pgbox::error::{Failure, Kind};
-use pgbox::execute::Tools;
 use pgbox::execute::backup::{self, CreateOptions, CreateOutcome};
 use pgbox::execute::branching::archive_conflict;
 use pgbox::execute::cleanup::{clean_up, plan_cleanup};
@@ -16,6 +15,7 @@ use pgbox::execute::scrub::scrub_before_backup;
 use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
+use pgbox::execute::{Tools, open_for_server};
 use pgbox::format;
 use pgbox::plan::archive::WalRemoval;
 use pgbox::plan::order::from_the_future;
@@ -63,7 +63,10 @@ fn no_server(path: &Path) -> Failure {
 
 /// The backup that follows a start. That it fails is told, and does not make the start a failure.
 pub(super) fn back_up_after_start(tools: &Tools, address: &ServerAddress, ui: &Ui) {
-    if let Err(error) = back_up(tools, address, &CreateOptions::now(), ui) {
+    // One that hangs must not keep the command from its end: the server serves.
+    let answered = open_for_server(tools.settings).map_err(anyhow::Error::from);
+    let made = answered.and_then(|_| back_up(tools, address, &CreateOptions::now(), ui));
+    if let Err(error) = made {
         ui.warn("the server runs, but no backup was made");
         ui.report_error(&error);
     }

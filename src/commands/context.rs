@@ -2,7 +2,7 @@
 
 use pgbox::cluster::binaries::{self, Installation};
 use pgbox::error::Failure;
-use pgbox::execute::{Backups, Tools, unusable};
+use pgbox::execute::{Backups, Tools, open_for_server, unusable};
 use pgbox::pg::{MajorVersion, version};
 use pgbox::progress::Progress;
 use pgbox::repository::Repository;
@@ -25,14 +25,23 @@ impl<'a> Workplace<'a> {
     /// # Errors
     /// [`pgbox::error::Kind::ProgramMissing`] when no PostgreSQL is installed.
     pub(super) fn open(settings: &'a Settings, ui: &Ui) -> anyhow::Result<Self> {
+        Self::with(settings, ui, open_repository)
+    }
+
+    fn with(
+        settings: &'a Settings,
+        ui: &Ui,
+        open: impl FnOnce(&Settings) -> Result<Option<Repository>, Failure>,
+    ) -> anyhow::Result<Self> {
         let installation = installation(settings)?;
-        let repository = open_repository(settings);
+        let repository = open(settings);
         Ok(Self { settings, installation, repository, progress: Box::new(ui.progress()) })
     }
 
-    /// The same for a command that can do without the repository, and tells why it has to.
+    /// The same for a command that can do without the repository, and tells why it has to. It is not waited for without
+    /// end.
     pub(super) fn open_for_server(settings: &'a Settings, ui: &Ui) -> anyhow::Result<Self> {
-        let workplace = Self::open(settings, ui)?;
+        let workplace = Self::with(settings, ui, open_for_server)?;
         if let Err(failure) = &workplace.repository {
             ui.warn(&failure.to_string());
         }

@@ -7,6 +7,7 @@
 use anyhow::Context;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
+use pgbox::execute::LOOKING_PATIENCE;
 use pgbox::settings::Settings;
 use pgbox::sys::{self, Identity};
 use pgbox::ui::Ui;
@@ -114,7 +115,15 @@ fn prepare(settings: &Settings, ui: &Ui, owner: &Identity) {
     };
     told(data_directory, prepare_data_directory(data_directory, owner));
     told(log_directory, prepare_log_directory(log_directory, owner));
-    told(backup_directory, prepare_backup_directory(backup_directory, owner));
+    if sys::answers(backup_directory, LOOKING_PATIENCE) {
+        told(backup_directory, prepare_backup_directory(backup_directory, owner));
+    } else {
+        let seconds = LOOKING_PATIENCE.as_secs();
+        ui.warn(&format!(
+            "'{}' did not answer within {seconds} s, and is left as it is",
+            backup_directory.display()
+        ));
+    }
     if let Some(directory) = &settings.initdb_waldir {
         told(directory, prepare_data_directory(directory, owner));
     }

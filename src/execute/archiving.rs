@@ -21,6 +21,7 @@ use crate::repository::{Archiving, Repository, RepositoryError};
 use crate::sys::{ReadRoot, StoreRoot, disk_space, is_runnable};
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
@@ -29,16 +30,18 @@ use std::path::{Path, PathBuf};
 const ARCHIVE_TIMEOUT: &str = "60s";
 
 /// The settings by which a server archives its WAL here. None where that is off, or the cluster has its own way; then
-/// that is told.
+/// that is told. `arguments` are those that give the server another configuration than the owner's.
 pub(super) fn server_settings(
     tools: &Tools,
     root: &ReadRoot,
     own: &Result<OwnSettings, String>,
+    arguments: &[OsString],
 ) -> Vec<(&'static str, String)> {
     if !tools.settings.wal_archive {
         return Vec::new();
     }
-    let decided = own.as_ref().map_err(String::clone).and_then(|own| decide_settings(tools, root, own));
+    let decide = |own: &OwnSettings| decide_settings(tools, root, own, arguments);
+    let decided = own.as_ref().map_err(String::clone).and_then(decide);
     match decided {
         Ok(settings) => settings,
         Err(reason) => {
@@ -50,10 +53,14 @@ pub(super) fn server_settings(
 
 /// Returns the arguments with which a server in single-user mode notes the segments that it fills as waiting for the
 /// archive; none where pgbox does not archive this cluster. It has no archiver, so that nothing leaves it.
-pub(super) fn single_user_settings(tools: &Tools, data_directory: &Path) -> &'static [&'static str] {
+pub(super) fn single_user_settings(
+    tools: &Tools,
+    data_directory: &Path,
+    arguments: &[OsString],
+) -> &'static [&'static str] {
     let is_archived = || -> Result<(), String> {
         let root = ReadRoot::open(data_directory).map_err(|error| error.to_string())?;
-        decide_settings(tools, &root, &OwnSettings::read(&root)?).map(|_| ())
+        decide_settings(tools, &root, &OwnSettings::read(&root)?, arguments).map(|_| ())
     };
     if tools.settings.wal_archive && is_archived().is_ok() { &["-c", "archive_mode=on"] } else { &[] }
 }
@@ -62,8 +69,9 @@ fn decide_settings(
     tools: &Tools,
     root: &ReadRoot,
     own: &OwnSettings,
+    arguments: &[OsString],
 ) -> Result<Vec<(&'static str, String)>, String> {
-    let own = own_archiving::read(own, root, tools.installation)?;
+    let own = own_archiving::read(own, root, tools.installation, arguments)?;
     if let Some(parameter) = own.parameter {
         return Err(format!("{parameter} is set in the server's configuration, and stays as it is"));
     }

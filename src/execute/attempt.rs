@@ -1,7 +1,7 @@
 //! What is known after several rounds of looking, deciding and carrying out: what was tried, done and told.
 
 use super::Tools;
-use super::decide::diagnose_to;
+use super::decide::{LookedBack, diagnose_to};
 use super::ensure::{Ensured, is_worth_a_word};
 use super::failed_start::{is_outside_the_data, report_of, with_log_shown};
 use crate::cluster::inspect::Depth;
@@ -16,6 +16,7 @@ pub(super) struct Attempt {
     pub(super) depth: Depth,
     pub(super) tried: Tried,
     pub(super) done: Vec<String>,
+    pub(super) looked_back: LookedBack,
     /// What is known already of the directory, for the first round.
     known: Option<Diagnosis>,
     failed_start: Option<anyhow::Error>,

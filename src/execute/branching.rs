@@ -37,13 +37,13 @@ const MOST_HISTORY_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// When the repository, or the cluster, cannot be read.
-pub(super) fn look_back(tools: &Tools, diagnosis: &Diagnosis) -> anyhow::Result<Option<GoneBack>> {
+pub(super) fn look_back(repository: &Repository, diagnosis: &Diagnosis) -> anyhow::Result<Option<GoneBack>> {
     let Some(end) = exact_end(diagnosis).filter(|_| may_branch(diagnosis)) else { return Ok(None) };
     let root = ReadRoot::open(&diagnosis.data_directory).context("open the data directory")?;
     let is_there = |name: &&'static str| !matches!(root.facts(name), Ok(None));
-    let Some(repository) = tools.repository()?.filter(|_| !NOT_ITS_OWN_MASTER.iter().any(is_there)) else {
+    if NOT_ITS_OWN_MASTER.iter().any(is_there) {
         return Ok(None);
-    };
+    }
     let Some(evidence) = evidence(repository, &root, diagnosis, end)? else { return Ok(None) };
     Ok(Some(GoneBack { evidence, way: way(&root)? }))
 }

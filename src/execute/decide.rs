@@ -3,19 +3,27 @@
 use super::branching::look_back;
 use super::compared_wal::compare_wal;
 use super::status_witness::ask_backups;
-use super::{Backups, Tools};
+use super::{Backups, LOOKING_PATIENCE, Tools};
 use crate::cluster::inspect::Depth;
 use crate::cluster::{Expectations, inspect};
 use crate::error::Failure;
-use crate::pg::SystemIdentifier;
+use crate::pg::{Lsn, SystemIdentifier};
 use crate::plan::archive::ArchiveView;
+use crate::plan::branching::GoneBack;
+use crate::plan::diagnosis::ClusterIdentity;
 use crate::plan::point_in_time::{Way, restore_to};
 use crate::plan::recovery::{Circumstances, Plan, Refusal, Tried, recovery};
 use crate::plan::restore::restore;
 use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Remedy};
+use crate::repository::Repository;
 use crate::sys::effective_identity;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+/// How long a decision waits that may put a backup in the place of the cluster: then there is no server to be kept from
+/// its clients, and a repository that is only slow must be heard.
+const RECOVERY_PATIENCE: Duration = Duration::from_mins(10);
 
 /// Inspects the data directory as the server's user would.
 pub fn diagnose(tools: &Tools) -> anyhow::Result<Diagnosis> {
@@ -50,7 +58,35 @@ fn diagnose_as(tools: &Tools, server_uid: u32, depth: Depth) -> anyhow::Result<D
 
 /// Decides what to do about a diagnosis.
 pub fn decide(tools: &Tools, diagnosis: &Diagnosis) -> anyhow::Result<Result<Plan, Refusal>> {
-    decide_after(tools, diagnosis, &Tried::default())
+    decide_after(tools, diagnosis, &Tried::default(), &mut LookedBack::default())
+}
+
+/// What the repository said last of whether a cluster is in its newest state, so that it is asked once.
+#[derive(Default)]
+pub(super) struct LookedBack(Option<(ClusterIdentity, Option<Lsn>, Option<GoneBack>)>);
+
+impl LookedBack {
+    /// A repository that cannot be read, or hangs, keeps no sound cluster from starting.
+    fn answer(&mut self, tools: &Tools, diagnosis: &Diagnosis) -> Option<GoneBack> {
+        if let Some((identity, end, answer)) = &self.0
+            && (identity, end) == (&diagnosis.identity, &diagnosis.wal_end)
+        {
+            return answer.clone();
+        }
+        let about = diagnosis.clone();
+        let asked = ask(tools, LOOKING_PATIENCE, move |repository| look_back(repository, &about));
+        match asked {
+            Ok(answer) => {
+                let answer = answer.flatten();
+                self.0 = Some((diagnosis.identity.clone(), diagnosis.wal_end, answer.clone()));
+                answer
+            }
+            Err(error) => {
+                tools.progress.note(&format!("could not compare the cluster with its backups: {error:#}"));
+                None
+            }
+        }
+    }
 }
 
 /// Decides what to do about a diagnosis, knowing what did not help.
@@ -58,6 +94,7 @@ pub(super) fn decide_after(
     tools: &Tools,
     diagnosis: &Diagnosis,
     tried: &Tried,
+    looked_back: &mut LookedBack,
 ) -> anyhow::Result<Result<Plan, Refusal>> {
     let is_first_try = *tried == Tried::default();
     let may_replace = may_replace(diagnosis);
@@ -66,28 +103,24 @@ pub(super) fn decide_after(
         ClusterCondition::Sound if !tried.start => Vec::new(),
         // What the first repairs come to, and what follows a person's word, rests on none.
         ClusterCondition::Repairable if is_first_try && !may_replace => {
-            listed_backups(tools).unwrap_or_default()
+            listed_within(tools, LOOKING_PATIENCE).unwrap_or_default()
         }
         ClusterCondition::Absent | ClusterCondition::Empty if tools.settings.allow_empty => {
-            listed_backups(tools).unwrap_or_default()
+            listed_within(tools, LOOKING_PATIENCE).unwrap_or_default()
         }
-        _ => listed_backups(tools)?,
+        _ => listed_within(tools, RECOVERY_PATIENCE)?,
     };
     let archives = if may_replace {
         // To leave out archived WAL that cannot be read now would lose rows for a reason that may pass.
-        archives_of(tools, &backups)?
+        archives_within(tools, RECOVERY_PATIENCE, &backups)?
     } else {
-        archives_of(tools, &backups).unwrap_or_default()
+        archives_within(tools, LOOKING_PATIENCE, &backups).unwrap_or_default()
     };
     let circumstances = Circumstances {
         backups: &backups,
         archives: &archives,
         compared: if may_replace { compare_wal(tools, diagnosis, &backups)? } else { Vec::new() },
-        // A repository that cannot be read keeps no sound cluster from starting.
-        gone_back: look_back(tools, diagnosis).unwrap_or_else(|error| {
-            tools.progress.note(&format!("could not compare the cluster with its backups: {error:#}"));
-            None
-        }),
+        gone_back: looked_back.answer(tools, diagnosis),
         repository: repository_id(tools),
         policy: tools.settings.recovery,
         may_begin_anew: tools.settings.allow_empty,
@@ -157,6 +190,19 @@ fn repository_id<'a>(tools: &'a Tools) -> Option<&'a str> {
     }
 }
 
+/// Asks the repository something that changes nothing; `None` where there is none.
+///
+/// # Errors
+/// When it cannot be used, or does not answer in time.
+fn ask<T: Send + 'static>(
+    tools: &Tools,
+    patience: Duration,
+    question: impl FnOnce(&Repository) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<Option<T>> {
+    let Some(repository) = tools.repository()? else { return Ok(None) };
+    repository.answer_within(patience, question)?.map(Some)
+}
+
 fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
     match tools.repository()? {
         Some(repository) => repository.backups().context("list the backups"),
@@ -164,13 +210,25 @@ fn listed_backups(tools: &Tools) -> anyhow::Result<Vec<BackupSummary>> {
     }
 }
 
+fn listed_within(tools: &Tools, patience: Duration) -> anyhow::Result<Vec<BackupSummary>> {
+    let listed = ask(tools, patience, |repository| Ok(repository.backups()?));
+    Ok(listed.context("list the backups")?.unwrap_or_default())
+}
+
+type Archives = Vec<(SystemIdentifier, ArchiveView)>;
+
+fn archives_within(tools: &Tools, patience: Duration, backups: &[BackupSummary]) -> anyhow::Result<Archives> {
+    // Without a repository there is no archive; that it cannot be used was said where the backups were listed.
+    if backups.is_empty() || !matches!(tools.repository(), Ok(Some(_))) {
+        return Ok(Archives::new());
+    }
+    let backups = backups.to_vec();
+    Ok(ask(tools, patience, move |repository| archives_of(repository, &backups))?.unwrap_or_default())
+}
+
 /// The archived WAL of every cluster that one of the backups is of.
-fn archives_of(
-    tools: &Tools,
-    backups: &[BackupSummary],
-) -> anyhow::Result<Vec<(SystemIdentifier, ArchiveView)>> {
-    let mut archives: Vec<(SystemIdentifier, ArchiveView)> = Vec::new();
-    let Ok(Some(repository)) = tools.repository() else { return Ok(archives) };
+fn archives_of(repository: &Repository, backups: &[BackupSummary]) -> anyhow::Result<Archives> {
+    let mut archives = Archives::new();
     for backup in backups {
         let known = backup.system_identifier.zip(backup.wal_segment_size_bytes);
         let Some((cluster, size)) = known else { continue };

@@ -16,6 +16,7 @@ use super::takeover;
 use crate::cluster::elsewhere::server_elsewhere;
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::Depth;
+use crate::cluster::known_locales;
 use crate::cluster::last_failure::LastFailure;
 use crate::cluster::readiness::{Standing, verify_by_two_connections};
 use crate::cluster::session::ServerAddress;
@@ -24,11 +25,12 @@ use crate::error::{Failure, Kind, kind_of};
 use crate::plan::recovery::{Action, Plan, Refusal};
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Phase, Presence, Severity};
 use crate::sys::{
-    ChangeWatch, LockError, OperationLock, ReadRoot, WriteRoot, clear_stop_marker, effective_identity,
-    is_alive, is_writable_directory,
+    ChangeWatch, LockError, OPERATION_LOCK, OperationLock, ReadRoot, WriteRoot, clear_stop_marker,
+    effective_identity, is_alive, is_writable_directory,
 };
 use anyhow::Context;
 use chrono::Utc;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,7 +64,24 @@ impl From<Refusal> for Failure {
 /// neither is changed. Otherwise the step that failed: see [`recover::run`] for what holds then.
 pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> {
     let path = &tools.settings.data_directory;
-    // A look without the lock, so that a directory that is refused stays without a `.pgbox`.
+    // Where pgbox was before, the look that decides, under the lock of commands, is the only one: nothing that the
+    // directory stays without is made by that lock.
+    if !is_entered(path) {
+        refuse_untouched(tools)?;
+    }
+    ensure_writable(path)?;
+    let operation = enter(tools, activity)?;
+    bring_up(tools, activity, Attempt::to(Depth::Structure), &operation)
+}
+
+/// Whether commands were at work in a directory before, and may write in it.
+fn is_entered(path: &Path) -> bool {
+    path.join(OPERATION_LOCK).exists() && is_writable_directory(path)
+}
+
+/// Looks without any lock, so that a directory that is refused stays without a `.pgbox`; makes one that is absent.
+fn refuse_untouched(tools: &Tools) -> anyhow::Result<()> {
+    let path = &tools.settings.data_directory;
     let diagnosis = diagnose(tools)?;
     // One that stops, and a lock that is held, may pass.
     let may_pass = matches!(diagnosis.presence, Presence::Running { .. } | Presence::Locked { .. });
@@ -73,9 +92,7 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
         crate::sys::ensure_directory(path, 0o700, None)
             .with_context(|| format!("make '{}'", path.display()))?;
     }
-    ensure_writable(path)?;
-    let operation = enter(tools, activity)?;
-    bring_up(tools, activity, Attempt::to(Depth::Structure), &operation)
+    Ok(())
 }
 
 /// What a person says to a plan that they have been shown.
@@ -148,8 +165,10 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
             match wait_for_running(tools, pid)? {
                 Some(mut ensured) => {
                     if let Some(journal) = &diagnosis.journal {
-                        ensured.remarks.extend(conclude_served(path, journal)?);
+                        ensured.remarks.extend(conclude_served(tools, journal));
                     }
+                    let cleared = LastFailure::clear(path);
+                    warn_of(tools, "clear the note of a failed start", cleared);
                     return Ok(ensured);
                 }
                 // It was about to stop; now that it has, there is something to do.
@@ -159,7 +178,8 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
         if matches!(diagnosis.presence, Presence::Locked { .. }) && wait_for_release(tools, path)? {
             continue;
         }
-        let plan = decide_after(tools, &diagnosis, &attempt.tried)?.map_err(Failure::from)?;
+        let decided = decide_after(tools, &diagnosis, &attempt.tried, &mut attempt.looked_back)?;
+        let plan = decided.map_err(Failure::from)?;
         attempt.tell_findings(&diagnosis, tools);
         tell_plan(&plan, tools);
         let replaces = plan.steps.iter().any(|step| matches!(step.action, Action::Replace(_)));
@@ -188,19 +208,23 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
 }
 
 /// Ends a replacement that was cut short, since a whole cluster is in place and served. Returns what to say of it.
-fn conclude_served(path: &Path, journal: &Journal) -> anyhow::Result<Vec<String>> {
+fn conclude_served(tools: &Tools, journal: &Journal) -> Vec<String> {
+    let path = &tools.settings.data_directory;
     let remarks = match journal.phase {
         // Nothing had moved or changed yet when another server was started.
         Phase::SettingAside | Phase::Rewriting => vec![recover::given_up(&journal.operation)],
         Phase::PuttingBack | Phase::RewrittenBack => vec![format!("took back '{}'", journal.operation)],
         // Whoever put this cluster in place was killed before it could say so.
         _ => {
-            history::record(path, &event_of(journal)).context("record what was done")?;
+            warn_of(tools, "record what was done", history::record(path, &event_of(journal)));
             journal.done.clone()
         }
     };
-    takeover::accept(path)?;
-    Ok(remarks)
+    // The journal that stays is ended at the next start.
+    if let Err(error) = takeover::accept(path) {
+        tools.progress.note(&format!("could not end '{}': {error:#}", journal.operation));
+    }
+    remarks
 }
 
 /// A read-only mount would let the server fail again and again, each time with a pause.
@@ -246,8 +270,11 @@ pub(super) fn carry_out(
     let identifier = plan.belief.system_identifier.map(|identifier| identifier.0);
     let root = WriteRoot::claim(path, identifier, activity)
         .with_context(|| format!("take the data directory '{}'", path.display()))?;
-    // Since the look at the directory, somebody may have come who knows nothing of the lock.
-    refuse_server_elsewhere(&root)?;
+    // Since the look at the directory, somebody may have come who knows nothing of the lock. Where nothing is changed
+    // before the server is started, they are looked for right before that.
+    if !plan.only_starts() {
+        refuse_server_elsewhere(&root)?;
+    }
     root.discard(salvage::SALVAGE).context("remove what a killed salvage left")?;
     let (purpose, mut remarks) = (plan.purpose.clone(), plan.remarks.clone());
     let outcome = recover::run(plan, diagnosis, &root, tools)?;
@@ -270,13 +297,15 @@ pub(super) fn carry_out(
             restored_from: outcome.restored_from,
             set_aside: outcome.set_aside,
         };
-        history::record(path, &event).context("record what was done")?;
+        warn_of(tools, "record what was done", history::record(path, &event));
     }
-    clear_stop_marker(path).context("clear the note that the server was stopped")?;
+    warn_of(tools, "clear the note that the server was stopped", clear_stop_marker(path));
     let Some(server) = &outcome.server else {
         return Ok(Carried::LookAgain(outcome.done));
     };
-    LastFailure::clear(path).context("clear the note of a failed start")?;
+    warn_of(tools, "clear the note of a failed start", LastFailure::clear(path));
+    let locales = known_locales::note(&root, tools.installation, &diagnosis.locales);
+    warn_of(tools, "note which locales are there", locales);
     if let Some(remark) = standby_remark(&root) {
         tools.progress.note(&remark);
         remarks.push(remark);
@@ -284,6 +313,13 @@ pub(super) fn carry_out(
     let pid = i32::try_from(server.process.pid()).context("read the server's process id")?;
     let address = server.address.clone();
     Ok(Carried::Serving(Box::new(Ensured { address, pid, outcome: Some(outcome), remarks })))
+}
+
+/// Warns that a note was not written or removed. A note is for those who look later: it ends nothing that serves.
+fn warn_of(tools: &Tools, what: &str, noted: io::Result<()>) {
+    if let Err(error) = noted {
+        tools.progress.note(&format!("could not {what}: {error}"));
+    }
 }
 
 /// Refuses to work beside a server that cannot be seen from here. The caller holds the lock.

@@ -56,7 +56,9 @@ pub(crate) fn start_failure(error: StartError, action: &str) -> anyhow::Error {
     let report = report(&error);
     let log = error.log().to_vec();
     match error {
-        StartError::Process(_) | StartError::Io(_) => anyhow::Error::new(error).context(action.to_owned()),
+        StartError::Process(_) | StartError::Io(_) | StartError::Seal(_) => {
+            anyhow::Error::new(error).context(action.to_owned())
+        }
         StartError::PortInUse(port) => {
             let hint = format!(
                 "stop what listens on port {port}, or choose another with PGPORT (0: any that is free)"

@@ -49,12 +49,15 @@ pub mod verify;
 pub(crate) use failed_start::start_failure;
 
 use crate::cluster::binaries::Installation;
+use crate::cluster::server_configuration;
 use crate::error::{Failure, Kind, hint_of_cause};
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
 use crate::settings::Settings;
+use crate::sys::WriteRoot;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What carrying out a plan needs besides the plan.
 #[derive(Clone, Copy)]
@@ -100,6 +103,28 @@ pub fn unusable(path: &Path, error: &RepositoryError) -> Failure {
         .hint(hint.unwrap_or_else(|| "see to the backup directory; what is in it is not touched".to_owned()))
 }
 
+/// How long a start waits for what it only looks at in the repository: longer than a disk takes that has to spin up
+/// first. A repository that hangs must not keep a sound server from starting.
+pub const LOOKING_PATIENCE: Duration = Duration::from_secs(10);
+
+const HINT_OF_SILENCE: &str =
+    "see to the disk or the network that they are on; what is in them is not touched";
+
+/// Opens the repository for a command that can do without it, which a file system that hangs must not keep waiting.
+///
+/// # Errors
+/// Why it could not be opened, or that it did not answer within [`LOOKING_PATIENCE`].
+pub fn open_for_server(settings: &Settings) -> Result<Option<Repository>, Failure> {
+    let path = &settings.backup_directory;
+    let opened = Repository::open_within(LOOKING_PATIENCE, path, settings.backup_key_file.as_deref());
+    opened.map_err(|error| match error {
+        RepositoryError::NoAnswer { .. } => {
+            Failure::new(Kind::Failed, error.to_string()).hint(HINT_OF_SILENCE)
+        }
+        error => unusable(path, &error),
+    })
+}
+
 impl Tools<'_> {
     /// The repository; `None` where there is none.
     ///
@@ -108,8 +133,28 @@ impl Tools<'_> {
     pub fn repository(&self) -> anyhow::Result<Option<&Repository>> {
         match self.backups {
             Backups::None => Ok(None),
+            Backups::Open(repository) if repository.is_silent() => {
+                let shown = repository.path().display();
+                let message = format!("the backups in '{shown}' did not answer, and are not asked again");
+                Err(Failure::new(Kind::Failed, message).hint(HINT_OF_SILENCE).into())
+            }
             Backups::Open(repository) => Ok(Some(repository)),
             Backups::Unusable(failure) => Err(failure.clone().into()),
+        }
+    }
+
+    /// What a server of a directory at the claimed root, or below it, needs a configuration for.
+    pub(crate) fn configuration_of<'a>(
+        &'a self,
+        root: &'a WriteRoot,
+        data_directory: &'a Path,
+    ) -> server_configuration::Wanted<'a> {
+        server_configuration::Wanted {
+            root,
+            data_directory,
+            programs: self.installation,
+            policy: self.settings.recovery,
+            progress: self.progress,
         }
     }
 

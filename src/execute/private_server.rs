@@ -2,7 +2,8 @@
 //! and if we are killed, the next command stops it before it does anything else.
 
 use super::Tools;
-use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
+use crate::cluster::server::{self, RunningServer, StartError, StartOptions, Strangers};
+use crate::cluster::server_configuration;
 use crate::cluster::session::ServerAddress;
 use crate::sys::{PrivateDirectory, Signal, WriteRoot, wait_until_gone};
 use anyhow::{Context, ensure};
@@ -75,8 +76,12 @@ impl PrivateServer {
         settings.push(("external_pid_file", String::new()));
         // What a private server writes is of no history that anybody will want to go back to.
         settings.push(("archive_mode", "off".to_owned()));
+        let configuration =
+            server_configuration::in_force(&tools.configuration_of(root, &start.data_directory))?;
         let options = StartOptions {
             installation: tools.installation.clone(),
+            configuration,
+            strangers: Strangers::LookedForUnderTheLock,
             data_directory: start.data_directory,
             port: PORT,
             listen_addresses: String::new(),

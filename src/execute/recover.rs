@@ -16,7 +16,7 @@ use super::takeover::Resumed;
 use super::{in_place, takeover};
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::{Depth, JOURNAL_FILE};
-use crate::cluster::server::RunningServer;
+use crate::cluster::server::{RunningServer, Strangers};
 use crate::cluster::{control_file, lineage};
 use crate::error::{Failure, Kind, is_out_of_reach, kind_of};
 use crate::format::counted;
@@ -54,8 +54,10 @@ pub struct Outcome {
 /// new one, or a journal from which the next run goes on; nothing that was there is lost.
 pub fn run(plan: Plan, diagnosis: &Diagnosis, root: &WriteRoot, tools: &Tools) -> anyhow::Result<Outcome> {
     ensure_still_believed(&plan.belief, root)?;
+    let strangers =
+        if plan.only_starts() { Strangers::LookedForBeforeTheLock } else { Strangers::LookedForUnderTheLock };
     let purpose = plan.purpose;
-    let mut recovery = Recovery { purpose, diagnosis, root, tools, outcome: Outcome::default() };
+    let mut recovery = Recovery { purpose, diagnosis, root, tools, strangers, outcome: Outcome::default() };
     for step in plan.steps {
         step_point("before a step");
         recovery.take(step.action)?;
@@ -84,6 +86,7 @@ struct Recovery<'a> {
     diagnosis: &'a Diagnosis,
     root: &'a WriteRoot,
     tools: &'a Tools<'a>,
+    strangers: Strangers,
     outcome: Outcome,
 }
 
@@ -95,7 +98,8 @@ impl Recovery<'_> {
             Action::ReplaceInPlace(wanted) => self.replace_in_place(&wanted)?,
             Action::Start if self.outcome.server.is_none() => {
                 let start = Start::of_present(self.root).context("read where recovery is to end")?;
-                self.outcome.server = Some(start_and_verify(self.tools, self.root, &start)?);
+                let server = start_and_verify(self.tools, self.root, &start, self.strangers)?;
+                self.outcome.server = Some(server);
             }
             Action::BranchOff => {
                 branch_in_place(self.tools, self.root)?;
@@ -339,7 +343,7 @@ impl Recovery<'_> {
     fn prove(&mut self, journal: Journal) -> anyhow::Result<()> {
         let started = Start::of_replacement(self.root)
             .context("read where recovery is to end")
-            .and_then(|start| start_and_verify(self.tools, self.root, &start));
+            .and_then(|start| start_and_verify(self.tools, self.root, &start, self.strangers));
         match started {
             Ok(server) => {
                 step_point("serves, not accepted yet");

@@ -47,21 +47,21 @@ pub(super) fn run_single_user(
     statements: &[String],
 ) -> Result<(), ProcessError> {
     let program = tools.installation.program("postgres");
-    let configuration =
-        server_configuration::arguments(root, data_directory, tools.installation, tools.progress)
-            .map_err(|reason| ProcessError::Io { program: program.clone(), reason })?;
+    let configuration = server_configuration::in_force(&tools.configuration_of(root, data_directory))
+        .map_err(|reason| ProcessError::Io { program: program.clone(), reason })?
+        .arguments;
     let mut input = statements.join("\n");
     input.push('\n');
     Tool::new(program)
         .arguments(["--single", "-P"])
         .arguments(Installation::serving(data_directory))
-        .arguments(configuration)
+        .arguments(&configuration)
         // Its own log may be anywhere; what it says must come to us.
         .arguments(["-c", "exit_on_error=on", "-c", "log_destination=stderr", "-c", "logging_collector=off"])
         // Its checkpoint must not throw away WAL that a restore may yet need.
         .arguments(["-c", &format!("wal_keep_size={KEEP_ALL_WAL}")])
         .arguments(SETTINGS.iter().flat_map(|setting| ["-c", *setting]))
-        .arguments(archiving::single_user_settings(tools, data_directory))
+        .arguments(archiving::single_user_settings(tools, data_directory, &configuration))
         .argument(database)
         .without_variable("PGPORT")
         .input(input)

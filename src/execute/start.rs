@@ -9,8 +9,8 @@ use crate::cluster::own_settings::OwnSettings;
 use crate::cluster::readiness::{ReadinessError, Standing, verify_by_two_connections};
 use crate::cluster::seal;
 use crate::cluster::served;
-use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
-use crate::cluster::server_configuration::is_substituted;
+use crate::cluster::server::{self, RunningServer, StartError, StartOptions, Strangers};
+use crate::cluster::server_configuration::{self, Configuration, is_substituted};
 use crate::cluster::session::{Login, Preamble, Purpose};
 pub use crate::cluster::standby::RECOVERY_SIGNAL;
 use crate::pg::TimelineId;
@@ -121,16 +121,22 @@ impl Start {
 ///
 /// # Errors
 /// The last attempt's, with the last lines of the server's log. No server is left running.
-pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
-    // Before, and not after: a server that is killed before its first checkpoint leaves the control file as it was.
-    seal::remove(root).context("remove the seal of the last stop")?;
-    let configuration = Fingerprint::take(root, tools.installation);
-    let mut server = start_with_retries(tools, root, start)?;
+pub fn start_and_verify(
+    tools: &Tools,
+    root: &WriteRoot,
+    start: &Start,
+    strangers: Strangers,
+) -> anyhow::Result<RunningServer> {
+    let fingerprint = Fingerprint::take(root, tools.installation);
+    let configuration = server_configuration::in_force(&tools.configuration_of(root, root.path()))
+        .context("choose the server's configuration")?;
+    let options = start_options(tools, root, start, (configuration.clone(), strangers));
+    let mut server = start_with_retries(tools, root, &options)?;
     if *start != Start::AsItIs {
         step_point("the replacement is open");
     }
     let Err(error) = verify(tools, &mut server) else {
-        note_configuration(tools, root, configuration);
+        note_configuration(tools, root, fingerprint, &configuration);
         note_served(tools, root);
         return Ok(server);
     };
@@ -173,10 +179,16 @@ pub(super) fn unverified(error: &ReadinessError) -> String {
 }
 
 /// Notes that the configuration is good, so that the next inspection need not try it.
-fn note_configuration(tools: &Tools, root: &WriteRoot, configuration: Option<Fingerprint>) {
-    let is_new = |configuration: &Fingerprint| !configuration.is_noted(root) && !is_substituted(root);
-    let Some(configuration) = configuration.filter(is_new) else { return };
-    if let Err(error) = configuration.note(root.path()) {
+fn note_configuration(
+    tools: &Tools,
+    root: &WriteRoot,
+    fingerprint: Option<Fingerprint>,
+    configuration: &Configuration,
+) {
+    let is_new = |fingerprint: &Fingerprint| !fingerprint.is_noted(root) && !is_substituted(root);
+    let Some(fingerprint) = fingerprint.filter(is_new) else { return };
+    let Some(socket_directories) = &configuration.socket_directories else { return };
+    if let Err(error) = fingerprint.note(root.path(), socket_directories) {
         tools.progress.note(&format!("could not note that the configuration is good: {error}"));
     }
 }
@@ -192,16 +204,23 @@ fn note_served(tools: &Tools, root: &WriteRoot) {
     }
 }
 
-fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
+fn start_options(
+    tools: &Tools,
+    root: &WriteRoot,
+    start: &Start,
+    (configuration, strangers): (Configuration, Strangers),
+) -> StartOptions {
     let own = OwnSettings::read(root);
-    let archiving = archiving::server_settings(tools, root, &own);
+    let archiving = archiving::server_settings(tools, root, &own, &configuration.arguments);
     if !archiving.is_empty()
         && let Err(error) = queue_unqueued(tools, root, start)
     {
         tools.progress.note(&format!("WAL that was written meanwhile may not reach the archive: {error:#}"));
     }
-    let options = StartOptions {
+    StartOptions {
         installation: tools.installation.clone(),
+        configuration,
+        strangers,
         data_directory: root.path().to_path_buf(),
         port: tools.settings.port,
         listen_addresses: tools.settings.listen_addresses.clone(),
@@ -215,12 +234,19 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
         accepts_standby: *start == Start::AsItIs,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,
-    };
+    }
+}
+
+fn start_with_retries(
+    tools: &Tools,
+    root: &WriteRoot,
+    options: &StartOptions,
+) -> anyhow::Result<RunningServer> {
     let mut attempt = 1;
     loop {
-        let error = match server::start(root, &options, tools.progress) {
+        let error = match server::start(root, options, tools.progress) {
             Ok(server) => return Ok(server),
-            Err(error @ (StartError::Process(_) | StartError::InUse(_))) => {
+            Err(error @ (StartError::Process(_) | StartError::InUse(_) | StartError::Seal(_))) => {
                 return Err(start_failure(error, "start the server"));
             }
             Err(error) => error,

@@ -7,6 +7,7 @@ use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
 use crate::pg::{BlockNumber, Lsn, MajorVersion, SystemIdentifier, TimelineId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Everything that is known about a data directory without a server's help.
@@ -45,6 +46,9 @@ pub struct Diagnosis {
     /// Whether no seal proved the status of transactions, so that a backup of the cluster's past is to be asked.
     #[serde(skip)]
     pub is_status_open: bool,
+    /// The locales of its databases that this system was found to have.
+    #[serde(skip)]
+    pub locales: BTreeSet<String>,
 }
 
 /// That a cluster was served from a data directory once.
@@ -407,6 +411,7 @@ impl Diagnosis {
             standby: None,
             extent: Extent::default(),
             is_status_open: false,
+            locales: BTreeSet::new(),
         }
     }
 

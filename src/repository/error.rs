@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::plan::BackupName;
-use crate::sys::{Holder, LockError, disk_space};
+use crate::sys::{Holder, LockError, NoAnswer, disk_space};
 
 /// Why the repository did not do what was asked. Nothing that it held before was changed.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,14 @@ pub enum RepositoryError {
         path: PathBuf,
         /// What can still be written.
         available_bytes: u64,
+    },
+    /// The file system that it is on did not answer in time, as a network mount whose server is gone.
+    #[error("the backups in '{}' gave {answer}", .path.display())]
+    NoAnswer {
+        /// Where they are.
+        path: PathBuf,
+        /// For how long.
+        answer: NoAnswer,
     },
     /// The file system said no.
     #[error("could not {action} '{}'", .path.display())]

@@ -45,6 +45,9 @@ mod wal;
 mod writer;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 pub use chunk::{CHUNK_SIZE_BYTES, ChunkId, Digest, ParseDigestError};
 pub use chunk_list::ChunkList;
@@ -62,7 +65,7 @@ pub use writer::BackupWriter;
 
 use crate::plan::order::sort_newest_first;
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition, Pin, Verification};
-use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of};
+use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of, within};
 use document::{DOCUMENT_FILE, DocumentError};
 use encryption::{BackupKey, Encryption};
 use error::{attempting, lock_error};
@@ -76,6 +79,8 @@ pub struct Repository {
     root: StoreRoot,
     identity: Option<RepositoryIdentity>,
     encryption: Encryption,
+    /// Whether a question was left without an answer: then nothing more is asked.
+    is_silent: Arc<AtomicBool>,
 }
 
 /// The right to change the repository, kept until it is dropped or the process ends.
@@ -104,13 +109,56 @@ impl Repository {
         let Some(root) = open_root(path)? else { return Ok(None) };
         if let Some(identity) = identity::read(&root)? {
             let encryption = identity.unlock(path, key.as_ref())?;
-            return Ok(Some(Self { root, identity: Some(identity), encryption }));
+            return Ok(Some(Self { root, identity: Some(identity), encryption, is_silent: Arc::default() }));
         }
         if backup_directories(&root)?.is_empty() {
             return Ok(None);
         }
         ensure_nothing_plain(&root, key.as_ref())?;
-        Ok(Some(Self { root, identity: None, encryption: Encryption::None }))
+        Ok(Some(Self { root, identity: None, encryption: Encryption::None, is_silent: Arc::default() }))
+    }
+
+    /// Opens a repository for who can do without it, and waits for it no longer than `patience`.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoAnswer`], and those of [`Repository::open`].
+    pub fn open_within(
+        patience: Duration,
+        path: &Path,
+        key_file: Option<&Path>,
+    ) -> Result<Option<Self>, RepositoryError> {
+        let (place, key_file) = (path.to_path_buf(), key_file.map(Path::to_path_buf));
+        let opened = within(patience, move || Self::open(&place, key_file.as_deref()));
+        opened.map_err(|answer| RepositoryError::NoAnswer { path: path.to_path_buf(), answer })?
+    }
+
+    /// Asks the repository something, and waits for the answer no longer than `patience`. The question must change
+    /// nothing: left without an answer, it ends with this process.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoAnswer`]; then the repository [is silent](Self::is_silent).
+    pub fn answer_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        question: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, RepositoryError> {
+        let path = self.root.path().to_path_buf();
+        let root = self.root.try_clone().map_err(attempting("open", &path))?;
+        let asked = Self {
+            root,
+            identity: self.identity.clone(),
+            encryption: self.encryption.clone(),
+            is_silent: Arc::clone(&self.is_silent),
+        };
+        within(patience, move || question(&asked)).map_err(|answer| {
+            self.is_silent.store(true, Ordering::Relaxed);
+            RepositoryError::NoAnswer { path, answer }
+        })
+    }
+
+    /// Whether a question was left without an answer, so that nothing more should be asked.
+    pub fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
     }
 
     /// Opens a repository, and makes it first where there is none, encrypted if there is a key. Backups of the old
@@ -129,7 +177,7 @@ impl Repository {
         };
         if let Some(identity) = identity::read(&root)? {
             let encryption = identity.unlock(path, key.as_ref())?;
-            return Ok(Self { root, identity: Some(identity), encryption });
+            return Ok(Self { root, identity: Some(identity), encryption, is_silent: Arc::default() });
         }
         ensure_nothing_plain(&root, key.as_ref())?;
         // Another process that makes it at this moment, such as the server's archiving, is done before long.
@@ -143,7 +191,7 @@ impl Repository {
             }
             None => identity::create(&root, &lock, key.as_ref())?,
         };
-        Ok(Self { root, identity: Some(identity), encryption })
+        Ok(Self { root, identity: Some(identity), encryption, is_silent: Arc::default() })
     }
 
     /// Whether what is in a directory is an encrypted repository.
@@ -373,4 +421,25 @@ fn unreadable(name: BackupName, reason: String) -> BackupSummary {
 /// Whether a lock file could not be made because the directory, or the whole mount, is not to be written.
 fn is_about_writing(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_that_gave_no_answer_is_silent_from_then_on() {
+        let place = tempfile::tempdir().unwrap();
+        let repository = Repository::open_or_create(&place.path().join("backups"), None).unwrap();
+        let count = |asked: &Repository| asked.backups().unwrap().len();
+        assert_eq!(repository.answer_within(Duration::from_mins(1), count).unwrap(), 0);
+        assert!(!repository.is_silent());
+        let (never, silent) = std::sync::mpsc::channel::<()>();
+
+        let asked = repository.answer_within(Duration::from_millis(10), move |_| silent.recv().is_ok());
+
+        assert!(matches!(asked, Err(RepositoryError::NoAnswer { .. })));
+        assert!(repository.is_silent());
+        drop(never);
+    }
 }

@@ -26,6 +26,7 @@ mod new_wal_root;
 mod orphans;
 mod output_file;
 mod own_directory;
+mod patience;
 mod prepare;
 mod priority;
 mod private_directory;
@@ -57,6 +58,7 @@ pub use new_wal_root::NewWalRoot;
 pub use orphans::{ServerProcessIn, orphaned_server_processes, server_processes_in};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
+pub use patience::{NoAnswer, answers, within};
 pub use prepare::{
     OwnershipReport, ensure_directory, fix_ownership, give_entries, is_runnable, is_writable_directory,
     misowned_entries, set_owner,

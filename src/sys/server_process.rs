@@ -38,16 +38,48 @@ pub struct ServerProcess {
     pidfd: OwnedFd,
 }
 
-impl ServerProcess {
-    /// Starts a server that holds the lock of `root` for as long as it, or any process of it, lives.
+/// A server that only has to be started.
+pub struct PreparedServer<'a> {
+    command: Command,
+    program: &'a Path,
+    root: &'a WriteRoot,
+}
+
+impl PreparedServer<'_> {
+    /// Starts it.
     ///
     /// # Errors
     /// [`ProcessError`]; no server was started then.
-    pub fn start(spec: &ServerSpec, root: &WriteRoot) -> Result<Self, ProcessError> {
-        let failed = |reason: io::Error| match reason.kind() {
-            io::ErrorKind::NotFound if !spec.program.exists() => ProcessError::Missing(spec.program.clone()),
-            _ => ProcessError::Io { program: spec.program.clone(), reason },
-        };
+    pub fn start(mut self) -> Result<ServerProcess, ProcessError> {
+        let failed = |reason: io::Error| start_error(self.program, reason);
+        let child = self.command.spawn().map_err(failed)?;
+        let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
+        self.root.note_server(child.id());
+        Ok(ServerProcess { child, pidfd })
+    }
+}
+
+fn start_error(program: &Path, reason: io::Error) -> ProcessError {
+    match reason.kind() {
+        io::ErrorKind::NotFound if !program.exists() => ProcessError::Missing(program.to_path_buf()),
+        _ => ProcessError::Io { program: program.to_path_buf(), reason },
+    }
+}
+
+impl ServerProcess {
+    /// Prepares a server that holds the lock of `root` for as long as it, or any process of it, lives: all that can be
+    /// refused is done before it is started.
+    ///
+    /// # Errors
+    /// [`ProcessError`]; its log file may have been made.
+    pub fn prepare<'a>(
+        spec: &'a ServerSpec,
+        root: &'a WriteRoot,
+    ) -> Result<PreparedServer<'a>, ProcessError> {
+        let failed = |reason: io::Error| start_error(&spec.program, reason);
+        if !spec.program.exists() {
+            return Err(ProcessError::Missing(spec.program.clone()));
+        }
         let log = OpenOptions::new().append(true).create(true).mode(0o640).open(&spec.log_file).map_err(
             |error| {
                 let text = format!("could not open its log file '{}': {error}", spec.log_file.display());
@@ -68,10 +100,7 @@ impl ServerProcess {
         for variable in OWN_VARIABLES {
             command.env_remove(variable);
         }
-        let child = command.spawn().map_err(failed)?;
-        let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
-        root.note_server(child.id());
-        Ok(Self { child, pidfd })
+        Ok(PreparedServer { command, program: &spec.program, root })
     }
 
     /// Its process id.

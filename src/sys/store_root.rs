@@ -30,6 +30,13 @@ impl StoreRoot {
         Ok(Self { directory, reader })
     }
 
+    /// Opens the same directory again, wherever it has gone meanwhile.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let directory = self.directory.try_clone()?;
+        let reader = ReadRoot::from_directory(directory.try_clone()?);
+        Ok(Self { directory, reader })
+    }
+
     /// Takes a lock in the directory; it is kept until the value is dropped or the process ends.
     pub fn lock(
         &self,

@@ -54,6 +54,22 @@ fn a_line_that_cannot_be_used_costs_that_line_alone(#[case] lines: &str, #[case]
 }
 
 #[test]
+fn wal_is_archived_though_a_line_is_left_out_and_other_files_are_taken_in() {
+    // Whether somebody archives it otherwise is asked of the configuration that the server is given.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    make(&sandbox, "conf.d/mine.conf", "wal_keep_size = 48MB\n");
+    append(&sandbox, "postgresql.conf", "include_dir 'conf.d'\nwrok_mem = 5MB");
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(!told.contains("WAL is not archived"), "{told}");
+    assert_eq!(sandbox.sql("SHOW archive_mode") + &sandbox.sql("SHOW wal_keep_size"), "on48MB", "{told}");
+}
+
+#[test]
 fn a_line_that_was_put_right_is_in_force_after_a_restart() {
     if !has_postgresql() {
         return;

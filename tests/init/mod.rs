@@ -1,6 +1,7 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
 mod another_container;
+mod asked_once;
 mod branches;
 mod configuration;
 mod directories;

@@ -4,9 +4,11 @@ use crate::support::power_cut::PowerCutDisk;
 use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use crate::support::wait::wait_until;
 use rstest::rstest;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,6 +35,48 @@ fn a_cleanly_stopped_cluster_that_nobody_touched_has_no_findings() {
     assert!(!told.contains("found:"), "{told}");
     sandbox.succeed(&["maintenance", "start", "--no-backup"]);
     assert!(!sandbox.data().join(".pgbox/seal").exists(), "the seal outlived the start");
+}
+
+#[rstest]
+#[case::the_port("port")]
+#[case::the_socket("socket")]
+#[case::the_log("log")]
+fn a_start_that_is_refused_leaves_the_seal_as_it_was(#[case] what: &str) {
+    // Nothing was started, so that what the seal knows is still true, and protects the files at the next start.
+    if !has_postgresql() {
+        return;
+    }
+    let (mut sandbox, table) = sealed();
+    let seal = sandbox.data().join(".pgbox/seal");
+    let sealed = fs::read(&seal).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = port.local_addr().unwrap().port();
+    sandbox.set("PGPORT", number.to_string());
+    // A listener of another directory's, at the socket that the server is to have.
+    let sockets = sandbox.path().join("sockets");
+    fs::create_dir(&sockets).unwrap();
+    let _socket = (what == "socket").then(|| {
+        let configuration = sandbox.data().join("postgresql.conf");
+        let text = fs::read_to_string(&configuration).unwrap();
+        fs::write(&configuration, format!("{text}unix_socket_directories = '{}'\n", sockets.display()))
+            .unwrap();
+        fs::write(sockets.join(format!(".s.PGSQL.{number}.lock")), "999999999\n/elsewhere\n1\n5432\n\n")
+            .unwrap();
+        run(Command::new("chown").args(["-R", "postgres"]).arg(&sockets));
+        UnixListener::bind(sockets.join(format!(".s.PGSQL.{number}"))).unwrap()
+    });
+    let _port = (what == "port").then_some(port);
+    let log = sandbox.path().join("log/postgresql.log");
+    if what == "log" {
+        fs::rename(&log, log.with_extension("former")).unwrap();
+        fs::create_dir(&log).unwrap();
+    }
+
+    let told = sandbox.expect_status(&["init-postgresql", "--no-backup"], 1);
+
+    assert_eq!(fs::read(&seal).ok(), Some(sealed), "{told}");
+    File::options().write(true).open(&table).unwrap().set_len(0).unwrap();
+    assert!(sandbox.succeed(&["init-postgresql", "--dry-run"]).contains("seal-size-changed"));
 }
 
 #[test]
@@ -92,9 +136,9 @@ fn a_page_that_was_overwritten_while_the_server_was_stopped_is_found_before_the_
     }
     // Nothing but the file's time tells that it is worth a look; its checksum then does.
     let (sandbox, table) = sealed();
-    let mut page = std::fs::read(&table).unwrap();
+    let mut page = fs::read(&table).unwrap();
     page[8000] ^= 0xFF;
-    std::fs::write(&table, page).unwrap();
+    fs::write(&table, page).unwrap();
 
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
@@ -181,7 +225,7 @@ fn a_map_that_calls_a_page_visible_against_the_page_is_dropped_by_a_repair() {
         return;
     }
     let (sandbox, file) = sealed_without_checksums("seen");
-    std::fs::remove_file(sandbox.data().join(".pgbox/seal")).unwrap();
+    fs::remove_file(sandbox.data().join(".pgbox/seal")).unwrap();
     overwrite(Path::new(&format!("{}_vm", file.display())), 24, &[0xFF; 8]);
 
     let told = sandbox.expect_status(&["maintenance", "check", "--deep"], 1);

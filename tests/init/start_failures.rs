@@ -152,3 +152,51 @@ fn a_backup_that_does_not_start_for_a_cause_outside_the_data_is_taken_back_at_on
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "150");
 }
+
+#[test]
+fn the_note_of_a_failed_start_goes_once_the_server_is_found_to_serve() {
+    // A person put right what was wrong and started the server by other means.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let configuration = sandbox.data().join("postgresql.conf");
+    let sound = fs::read_to_string(&configuration).unwrap();
+    fs::write(&configuration, format!("{sound}\nssl = on\nssl_cert_file = '/nonexistent/server.crt'\n"))
+        .unwrap();
+    sandbox.expect_status(&["init-postgresql", "--no-backup"], 1);
+    let note = sandbox.data().join(".pgbox/start-failure.json");
+    assert!(note.exists());
+    fs::write(&configuration, sound).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
+    command.arg("/usr/lib/postgresql/15/bin/pg_ctl").args(["-w", "-s", "-l", "/dev/null", "start", "-D"]);
+    let options = format!("-k {} -c listen_addresses=", "/tmp");
+    run(command.arg(sandbox.data()).args(["-o", &options]).current_dir("/"));
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(told.contains("is running already"), "{told}");
+    assert!(!note.exists());
+}
+
+#[rstest]
+#[case::of_what_was_done("history.jsonl")]
+#[case::of_the_locales("locales")]
+fn a_note_that_cannot_be_written_ends_no_start_that_serves(#[case] note: &str) {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    shell(&sandbox, SMALL_REPAIRS);
+    shell(&sandbox, &format!("rm -f .pgbox/{note}; mkdir -p .pgbox/{note}/x"));
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(
+        told.contains("could not record what was done") || told.contains("could not note which"),
+        "{told}"
+    );
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+    assert!(!sandbox.data().join(".pgbox/start-failure.json").exists());
+}

@@ -327,10 +327,10 @@ fn at_any_step_of_a_restore_in_place_the_disk_brings_one_state_or_the_other_back
         return;
     }
     let restore = restore_of(&changed().name);
-    let Some(Tight { sandbox, _disk }) = Tight::changed() else { return };
+    let Some(Tight { sandbox, _disk: disk }) = Tight::changed() else { return };
     let counted = Scene::of(sandbox).unwrap();
     let names = points(&counted.sandbox, &restore);
-    drop((counted, _disk));
+    drop((counted, disk));
     // From there on the journal is written, and the files are changed.
     let turned = names.iter().position(|name| name == "what differs can be read").unwrap();
     let done = names.iter().position(|name| name == "all changed").unwrap();

@@ -41,6 +41,11 @@ impl UnpluggableDisk {
         &self.backing
     }
 
+    /// Lets every call on it wait without an end, as a network mount whose server is gone.
+    pub(crate) fn hang(&self) {
+        signal(self.server.as_ref().unwrap().id().cast_signed(), Signal::STOP).unwrap();
+    }
+
     /// Takes it away, whoever is using it.
     pub(crate) fn unplug(&mut self) {
         let mut server = self.server.take().unwrap();

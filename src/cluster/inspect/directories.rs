@@ -10,6 +10,7 @@ use crate::pg::relation_map::RelationMap;
 use crate::pg::{MajorVersion, Oid};
 use crate::plan::{Finding, Remedy, Severity};
 use crate::sys::EntryKind;
+use std::sync::Arc;
 
 /// `pg_replication_origin`, whose rows name what is subscribed to.
 const REPLICATION_ORIGINS: Oid = Oid(6000);
@@ -122,8 +123,21 @@ impl Inspection<'_> {
     }
 
     /// The seal of the stop that the cluster is in.
-    pub(super) fn seal(&self) -> Option<Seal> {
-        let control = self.control.as_ref().filter(|_| self.is_clean())?;
-        seal::read(self.root, Stop::of(control), self.is_control_rebuilt).ok()?
+    pub(super) fn seal(&self) -> Option<Arc<Seal>> {
+        self.read_seal().ok()?
+    }
+
+    /// The same, read once for all who ask.
+    ///
+    /// # Errors
+    /// Why it could not be read, in words.
+    pub(super) fn read_seal(&self) -> Result<Option<Arc<Seal>>, String> {
+        let Some(control) = self.control.as_ref().filter(|_| self.is_clean()) else { return Ok(None) };
+        let read = || match seal::read_any(self.root) {
+            Ok(seal) => Ok(seal.map(Arc::new)),
+            Err(error) => Err(error.to_string()),
+        };
+        let seal = self.seal.get_or_init(read).clone()?;
+        Ok(seal.filter(|seal| seal.is_of(Stop::of(control), self.is_control_rebuilt)))
     }
 }

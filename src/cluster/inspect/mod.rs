@@ -40,6 +40,7 @@ pub use naming::{open_databases, relation_names};
 pub(crate) use presence::running_server;
 
 use super::binaries::Installation;
+use super::seal::Seal;
 use super::tree::FileTree;
 use super::{lineage, served};
 use crate::pg::control_file::{ClusterState, ControlFile};
@@ -50,15 +51,16 @@ use crate::pg::{MajorVersion, TimelineId, layout};
 use crate::plan::diagnosis::{ClusterIdentity, Served};
 use crate::plan::{ClusterCondition, Diagnosis, Extent, Finding, Journal, Presence, Remedy, Severity};
 use crate::sys::{EntryKind, ReadRoot, Threads};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// How far an inspection goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
     /// Whose the entries are, and nothing else: what root must know before its privileges are dropped, for which it may
-    /// have but one thread.
+    /// have but one thread. Who uses the directory is looked for only where an entry has to be given away.
     Owners,
     /// Files, maps, catalogs, WAL: what is looked at before every start.
     #[default]
@@ -122,6 +124,10 @@ pub(super) struct Inspection<'a> {
     is_status_open: bool,
     /// What the catalogs have, as far as they could be read.
     catalog: Option<catalog::Catalog>,
+    /// The locales of its databases that the server's program was asked for, and that this system has.
+    locales: BTreeSet<String>,
+    /// The seal, once it was asked for. A cluster of a million files has one of tens of megabytes.
+    seal: OnceLock<Result<Option<Arc<Seal>>, String>>,
 }
 
 impl<'a> Inspection<'a> {
@@ -143,6 +149,8 @@ impl<'a> Inspection<'a> {
             is_status_sealed: false,
             is_status_open: false,
             catalog: None,
+            locales: BTreeSet::new(),
+            seal: OnceLock::new(),
         }
     }
 }
@@ -233,7 +241,9 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
         }
         Err(error) => return Err(error),
     };
-    let presence = presence::presence(&root)?;
+    // Who uses it takes a program to find out, and whose it is does not depend on that.
+    let looks_at_owners = expectations.depth == Depth::Owners;
+    let presence = if looks_at_owners { Presence::Free } else { presence::presence(&root)? };
     let names: Vec<String> = root.entries(".")?.into_iter().map(|entry| entry.name).collect();
     let journal = read_journal(&root)?;
     if layout::is_effectively_empty(&names) && journal.is_none() {
@@ -248,7 +258,9 @@ pub fn inspect(data_directory: &Path, expectations: &Expectations) -> io::Result
         return Ok(Diagnosis::blank(data_directory, ClusterCondition::NotPostgres { examples }, presence));
     }
     let mut diagnosis = inspect_cluster(&root, &names, expectations, &presence);
-    diagnosis.presence = presence;
+    let must_be_given =
+        diagnosis.findings.iter().any(|finding| matches!(finding.remedy, Remedy::SetOwner(_)));
+    diagnosis.presence = if looks_at_owners && must_be_given { presence::presence(&root)? } else { presence };
     diagnosis.journal = journal;
     diagnosis.set_aside = set_aside(&root);
     Ok(diagnosis)
@@ -290,6 +302,7 @@ fn inspect_cluster(
         standby,
         extent,
         is_status_open,
+        locales: inspection.locales,
         ..Diagnosis::blank(root.path(), condition, Presence::Free)
     }
 }

@@ -155,6 +155,12 @@ impl Seal {
         Self { stop, directories: directories.collect() }
     }
 
+    /// Whether it is the seal of exactly this stop; see [`read`].
+    pub(crate) fn is_of(&self, stop: Stop, is_rebuilt: bool) -> bool {
+        let same_place = (self.stop.system_identifier, self.stop.checkpoint);
+        self.stop == stop || (is_rebuilt && same_place == (stop.system_identifier, stop.checkpoint))
+    }
+
     /// How many files it names.
     pub(crate) fn file_count(&self) -> usize {
         self.directories.iter().map(|directory| directory.files.len()).sum()
@@ -232,11 +238,7 @@ pub fn pass_over(root: &WriteRoot, place: &str, content: Option<&[u8]>) -> io::R
 ///
 /// `is_rebuilt`: the control file is one that was worked out anew, which has another CRC than the one that was lost.
 pub(crate) fn read(root: &ReadRoot, stop: Stop, is_rebuilt: bool) -> io::Result<Option<Seal>> {
-    let is_of_this_stop = |seal: &Seal| {
-        let same_place = (seal.stop.system_identifier, seal.stop.checkpoint);
-        seal.stop == stop || (is_rebuilt && same_place == (stop.system_identifier, stop.checkpoint))
-    };
-    Ok(read_any(root)?.filter(is_of_this_stop))
+    Ok(read_any(root)?.filter(|seal| seal.is_of(stop, is_rebuilt)))
 }
 
 /// The cluster that was sealed here last, whatever became of it since.
@@ -244,7 +246,8 @@ pub(crate) fn sealed_identifier(root: &ReadRoot) -> Option<SystemIdentifier> {
     Some(read_any(root).ok()??.stop.system_identifier)
 }
 
-fn read_any(root: &ReadRoot) -> io::Result<Option<Seal>> {
+/// Reads the seal of whatever stop.
+pub(crate) fn read_any(root: &ReadRoot) -> io::Result<Option<Seal>> {
     let bytes = match root.read_bounded(SEAL_FILE, LIMIT_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

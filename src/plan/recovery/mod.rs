@@ -35,8 +35,8 @@ use chrono::{DateTime, Utc};
 use healing::heal;
 use refusals::{allow, refuse_to_replace_a_standby, refuse_what_is_not_ours, refuse_what_needs_a_person};
 use repairs::{
-    control_file_step, look_again_after, look_again_step, mode_steps, needed_remedies, ownership_step,
-    recover_first, repair, status_steps,
+    control_file_step, look_again_after, look_again_step, mode_steps, needed_remedies, not_as_it_is,
+    ownership_step, recover_first, repair, repair_steps, status_steps,
 };
 use replacement::{replace, replay, restore_whole};
 
@@ -118,16 +118,9 @@ fn first_rung(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Pl
     if let Some(plan) = fetch_backup_wal(diagnosis, &needed, circumstances)? {
         return Ok(plan);
     }
-    if needed.is_empty() {
-        if let Some(plan) = recover_first(diagnosis) {
-            return Ok(plan);
-        }
-        return Ok(plan("start", diagnosis, vec![start_step("the cluster is sound")]));
-    }
-    // A server clears the pid file of one that was killed by itself, where the number is nobody's.
     let is_stale_pid = |(finding, _): &Needed| finding.code == "pid-file-stale";
     if needed.iter().all(is_stale_pid) {
-        return Ok(repair(diagnosis, &needed));
+        return Ok(start_as_it_is(diagnosis, &needed));
     }
     let needs = |sort: fn(&Remedy) -> bool| needed.iter().any(|(_, remedy)| sort(remedy));
     if needs(|remedy| matches!(remedy, Remedy::Replace)) {
@@ -186,6 +179,20 @@ fn passed_over(rung: &'static str, reason: impl Into<String>) -> PassedOver {
 
 fn start_step(reason: &str) -> Step {
     Step { action: Action::Start, reason: reason.into(), effect: Effect::Starts }
+}
+
+/// Starts a sound cluster, at most without the pid file of a server that was killed. A server clears that by itself,
+/// where the number is nobody's. It says nothing about the data, so that nothing is looked at again once it is gone: what
+/// the other findings say was found beside it.
+fn start_as_it_is(diagnosis: &Diagnosis, stale: &[Needed]) -> Plan {
+    let mut begun = recover_first(diagnosis)
+        .unwrap_or_else(|| plan("start", diagnosis, vec![start_step("the cluster is sound")]));
+    if !stale.is_empty() {
+        begun.steps.splice(0..0, repair_steps(stale));
+        begun.passed_over.push(not_as_it_is(stale));
+        begun.purpose = begun.purpose.replace("start", "repair in place and start");
+    }
+    begun
 }
 
 fn finish_replacement(diagnosis: &Diagnosis, journal: &Journal) -> Plan {

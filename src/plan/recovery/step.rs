@@ -24,6 +24,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether nothing is changed before the server is started.
+    pub fn only_starts(&self) -> bool {
+        self.steps.iter().all(|step| step.action == Action::Start)
+    }
+
     /// The same plan, with what it means for a `pg_wal` on a disk of its own.
     ///
     /// A new cluster is built whole in staging and moved up by renames, and until it has served, the former must be able to

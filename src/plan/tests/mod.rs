@@ -345,6 +345,21 @@ fn a_proven_status_of_transactions_is_written_before_anything_is_replaced() {
     assert!(matches!(actions.as_slice(), [Action::WriteFile { .. }, Action::LookAgain]), "{actions:?}");
 }
 
+#[test]
+fn the_pid_file_of_a_dead_server_is_removed_and_the_server_started_without_another_look() {
+    let stale = Finding::new("pid-file-stale", Severity::Warning, "postmaster.pid", "of a dead server")
+        .with_remedy(Remedy::SetAsideFile);
+    let condition = ClusterCondition::of_findings(std::slice::from_ref(&stale));
+    let other = finding(Severity::Error, Remedy::RecreateDirectory);
+
+    let plan = decide(&diagnosis(condition.clone(), vec![stale.clone()]), &[]).unwrap();
+    let beside_another = decide(&diagnosis(condition, vec![other, stale]), &[]).unwrap();
+
+    let actions: Vec<&Action> = plan.steps.iter().map(|step| &step.action).collect();
+    assert!(matches!(actions.as_slice(), [Action::SetAsideFile { .. }, Action::Start]), "{actions:?}");
+    assert!(beside_another.steps.iter().any(|step| step.action == Action::LookAgain), "{beside_another:?}");
+}
+
 /// Whether each step that replaces something names where it is kept.
 fn is_set_aside_first(plan: &Plan) -> bool {
     plan.steps.iter().all(|step| match &step.action {

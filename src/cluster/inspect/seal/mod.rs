@@ -10,7 +10,7 @@ mod differences;
 use super::catalog::{Catalog, CatalogRelation, RelationKind};
 use super::lost_files::LostRange;
 use super::{FileTree, Inspection};
-use crate::cluster::seal::{self, Contents, Seal, SealedDirectory, Stop, Worth};
+use crate::cluster::seal::{Contents, Seal, SealedDirectory, Worth};
 use crate::pg::Oid;
 use crate::pg::layout::RelationFile;
 use crate::plan::{Finding, Remedy, Severity};
@@ -27,8 +27,7 @@ const MOST_NAMED: usize = 20;
 impl Inspection<'_> {
     /// Compares the files of a cleanly stopped cluster with its seal.
     pub(super) fn check_seal(&mut self, tree: &FileTree) {
-        let Some(control) = self.control.as_ref().filter(|_| self.is_clean()) else { return };
-        let seal = match seal::read(self.root, Stop::of(control), self.is_control_rebuilt) {
+        let seal = match self.read_seal() {
             Ok(Some(seal)) => seal,
             Ok(None) => return,
             Err(error) => {
@@ -198,6 +197,7 @@ fn new_findings(new: &[&Difference]) -> Vec<Finding> {
 mod tests {
     use super::differences::is_same_time;
     use super::*;
+    use crate::cluster::seal::Stop;
     use crate::cluster::tree::TreeDirectory;
     use crate::pg::{Lsn, SystemIdentifier};
     use crate::sys::{Entry, EntryKind, FileFacts};
