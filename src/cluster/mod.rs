@@ -26,5 +26,6 @@ mod start_progress;
 pub(crate) mod tree;
 pub mod usable_configuration;
 pub mod wal_gap;
+pub(crate) mod wal_reset;
 
 pub use inspect::{Expectations, inspect};

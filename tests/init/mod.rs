@@ -21,6 +21,7 @@ mod refusals;
 mod restore;
 mod scripts;
 mod seal;
+mod slots;
 mod sockets;
 mod standby;
 mod start_failures;

@@ -24,6 +24,7 @@ mod naming;
 mod pages;
 mod prepared;
 mod presence;
+mod reset;
 mod sample;
 mod seal;
 mod standby;
@@ -120,6 +121,8 @@ pub(super) struct Inspection<'a> {
     is_status_sealed: bool,
     /// What the catalogs have, as far as they could be read.
     catalog: Option<catalog::Catalog>,
+    /// What is known of a `pg_resetwal`.
+    reset: Option<reset::Reset>,
 }
 
 impl<'a> Inspection<'a> {
@@ -140,6 +143,7 @@ impl<'a> Inspection<'a> {
             changed_status: Vec::new(),
             is_status_sealed: false,
             catalog: None,
+            reset: None,
         }
     }
 }
@@ -271,6 +275,8 @@ fn inspect_cluster(
     };
     let identity = inspection.identity();
     let standby = inspection.standby_sign();
+    let slots = inspection.slots();
+    let wal_reset = inspection.traces_to_note();
     let condition = inspection.condition(names, expectations, &wal.segments);
     let extent = inspection.extent;
     let mut findings = inspection.findings;
@@ -284,6 +290,8 @@ fn inspect_cluster(
         backed_up_to: backed_up_to(root),
         lineage: lineage::read(root),
         served: inspection.served,
+        slots,
+        wal_reset,
         standby,
         extent,
         ..Diagnosis::blank(root.path(), condition, Presence::Free)
@@ -295,6 +303,7 @@ impl Inspection<'_> {
         // It takes longer than all the rest, so it runs beside it.
         let trial = self.begin_configuration_trial(expectations);
         let tree = FileTree::read(self.root, self.control.as_ref(), Threads::All);
+        self.check_reset();
         self.check_structure();
         self.check_backup_label();
         self.check_signals();
