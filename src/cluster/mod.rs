@@ -29,5 +29,6 @@ pub(crate) mod tree;
 mod unsynced;
 pub mod usable_configuration;
 pub mod wal_gap;
+pub(crate) mod wal_reset;
 
 pub use inspect::{Expectations, inspect};

@@ -78,6 +78,9 @@ impl ReadinessError {
             Obstacle::Answer(AnswerMeaning::Environment) => {
                 "install what it lacks, or give it the memory or the room"
             }
+            Obstacle::Answer(AnswerMeaning::Damage) => {
+                "some of its data are damaged: `maintenance check --deep` reads everything and names it"
+            }
             Obstacle::Answer(_) => {
                 "look for what ends sessions: ALTER ROLE … SET, ALTER DATABASE … SET, a trigger at login, an extension"
             }

@@ -2,8 +2,10 @@
 
 use super::control_file;
 use super::own_settings::OwnSettings;
+use super::session::{Login, ServerAddress};
 use crate::pg::control_file::{CONTROL_FILE, ClusterState};
 use crate::sys::ReadRoot;
+use postgres::Client;
 
 /// The file that makes a server a standby.
 pub const STANDBY_SIGNAL: &str = "standby.signal";
@@ -21,6 +23,12 @@ pub enum Following {
     /// Nothing: neither `primary_conninfo` nor `restore_command` is set, so that `standby.signal` may only have been
     /// left behind.
     Nothing,
+}
+
+/// Whether the file that makes the server recover was written by pgbox, which then has all the WAL for it in `pg_wal`.
+pub fn is_own_signal(root: &ReadRoot) -> bool {
+    let Ok(Some(text)) = root.read_text(RECOVERY_SIGNAL, 4096) else { return false };
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text).is_ok()
 }
 
 impl Following {
@@ -55,6 +63,27 @@ pub fn of_running(root: &ReadRoot) -> Option<Following> {
         return None;
     }
     Some(if follows_another(root) { Following::Another } else { Following::Nothing })
+}
+
+/// What to tell a person of a server whose recovery is paused, and what to do about it.
+pub const PAUSED: (&str, &str) = (
+    "the recovery of the server is paused: it replays nothing, and takes no writes",
+    "run `SELECT pg_wal_replay_resume()` in it: a standby goes on then, and a recovery that has reached its target ends",
+);
+
+/// Whether the recovery of a running server is paused: by somebody, or at its target (xlogrecovery.c,
+/// `recoveryPausesHere()`). Only a server that recovers is asked.
+pub fn is_paused(root: &ReadRoot, address: &ServerAddress, login: &Login) -> bool {
+    let recovers = control_file::read_served(root)
+        .is_ok_and(|(_, control)| control.state == ClusterState::InArchiveRecovery);
+    recovers && address.connect(login).is_ok_and(|mut client| is_replay_paused(&mut client))
+}
+
+fn is_replay_paused(client: &mut Client) -> bool {
+    // Outside a recovery the second function raises an error (xlogfuncs.c, `pg_is_wal_replay_paused()`).
+    const QUERY: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
+                         THEN pg_catalog.pg_is_wal_replay_paused() ELSE false END";
+    client.query_one(QUERY, &[]).and_then(|row| row.try_get(0)).unwrap_or(false)
 }
 
 /// Whether the configuration names a primary or an archive to follow, or may do so in a file that is not read here.

@@ -97,7 +97,7 @@ fn verdict(diagnosis: &Diagnosis) -> String {
             format!("'{place}' is what an interrupted initdb left; nothing was ever stored in it")
         }
         ClusterCondition::Sound => format!("'{place}' is sound"),
-        ClusterCondition::Repairable => format!("'{place}' can be repaired in place, without loss"),
+        ClusterCondition::Repairable => format!("'{place}' can be repaired in place"),
         ClusterCondition::Damaged => format!("'{place}' is damaged"),
         ClusterCondition::OtherMajorVersion { found, wanted: Some(wanted) } => {
             format!("'{place}' belongs to PostgreSQL {found}, and {wanted} was asked for")

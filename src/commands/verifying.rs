@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::Utc;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
-use pgbox::execute::scrub::note_all_read;
+use pgbox::execute::scrub::note_verified;
 use pgbox::execute::verify::{
     Proving, Verified, VerifyReport, is_verifiable, prove, verify, verify_archived_wal,
 };
@@ -55,11 +55,10 @@ pub(super) fn run(
         ui.error(problem);
         ui.hint("the other one of 'repository.json' and its copy is sound; the next backup writes both anew");
     }
-    // What was found out before is told all the same.
+    // What was found out before is told, and kept, all the same.
+    let is_all_read = chosen.is_none() && unread.is_none() && !report.has_unreadable();
+    note_verified(repository, &report, is_all_read.then_some((began, report.read_bytes)))?;
     unread.map_or(Ok(()), Err)?;
-    if chosen.is_none() && !report.has_unreadable() {
-        note_all_read(repository, began, report.read_bytes)?;
-    }
     if is_given(arguments, "prove") {
         let has_word = is_given(arguments, "yes");
         prove_all(tools, repository, &mut report, has_word, ui)?;

@@ -6,7 +6,7 @@ use super::ensure::{Ensured, is_worth_a_word};
 use super::failed_start::{is_outside_the_data, report_of, with_log_shown};
 use crate::cluster::inspect::Depth;
 use crate::error::details_of;
-use crate::plan::recovery::{Step, Tried};
+use crate::plan::recovery::{Action, FormerFailure, Plan, Step, Tried};
 use crate::plan::start_failure::{Cause, StartFailure};
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Severity};
 
@@ -24,6 +24,8 @@ pub(super) struct Attempt {
     has_failed: bool,
     /// Whether anything was repaired since a start failed.
     repaired_since: bool,
+    /// Whether the directory was made to take a timeline of its own.
+    branched: bool,
     /// The findings that were told.
     told: Vec<String>,
 }
@@ -61,7 +63,12 @@ impl Attempt {
         }
         let Some(error) = self.failed_start.take() else { return Ok(diagnosis) };
         if self.tried.repairs.is_empty() {
-            return Err(error.context("no damage was found in the data directory, which is as it was"));
+            return Err(error.context(if self.branched {
+                "no damage was found in the data directory, which is as it was, but for the note that its next start takes a \
+                 timeline of its own"
+            } else {
+                "no damage was found in the data directory, which is as it was"
+            }));
         }
         let Some(StartFailure { cause: Cause::Data { place }, words }) = report_of(&error) else {
             return Err(error.context("no damage is left in the data directory"));
@@ -70,6 +77,11 @@ impl Attempt {
         diagnosis.findings.push(Finding::new("refused-by-server", Severity::Error, place, evidence));
         diagnosis.condition = ClusterCondition::Damaged;
         Ok(diagnosis)
+    }
+
+    /// Remembers what a plan that is about to be carried out leaves behind, however its start ends.
+    pub(super) fn begin(&mut self, plan: &Plan) {
+        self.branched |= plan.steps.iter().any(|step| step.action == Action::BranchOff);
     }
 
     pub(super) fn note(&mut self, diagnosis: &Diagnosis, steps: &[Step], done: Vec<String>) {
@@ -112,7 +124,13 @@ impl Attempt {
         tools.progress.note("looking for damage in every page, since the server did not start");
         let report = report_of(&error);
         self.tried.start = report.is_some_and(|report| matches!(report.cause, Cause::Data { .. }));
-        self.tried.words = report.and_then(|report| report.words.clone());
+        self.tried.failure = report.and_then(|report| {
+            let place = match &report.cause {
+                Cause::Data { place } => Some(place.clone()),
+                _ => None,
+            };
+            Some(FormerFailure { words: report.words.clone()?, place })
+        });
         self.depth = Depth::Deep;
         self.failed_start = Some(with_log_shown(error));
         Ok(())
@@ -124,5 +142,25 @@ impl Attempt {
             self.done.append(&mut outcome.done);
             outcome.done = std::mem::take(&mut self.done);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Presence;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::after_a_plain_start(false, "which is as it was")]
+    #[case::after_branching_off(true, "timeline of its own")]
+    fn what_a_failed_start_left_behind_is_said(#[case] branched: bool, #[case] expected: &str) {
+        let failed_start = Some(anyhow::anyhow!("could not start the server"));
+        let mut attempt = Attempt { failed_start, branched, ..Attempt::default() };
+        let diagnosis = Diagnosis::blank("/data", ClusterCondition::Sound, Presence::Free);
+
+        let error = attempt.judge(diagnosis).unwrap_err();
+
+        assert!(error.to_string().ends_with(expected), "{error}");
     }
 }

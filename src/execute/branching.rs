@@ -15,6 +15,7 @@ use super::start::{RECOVERY_SIGNAL, RecoverySignal, Start};
 use crate::cluster::control_file;
 use crate::cluster::inspect::follow;
 use crate::cluster::inspect::wal::WalDirectory;
+use crate::cluster::standby::STANDBY_SIGNAL;
 use crate::execute::private_recovery::recover_copy_with;
 use crate::pg::control_file::{CONTROL_FILE, ClusterState};
 use crate::pg::wal::WalFileName;
@@ -29,7 +30,7 @@ use anyhow::Context;
 use std::path::Path;
 
 /// Files with which a server takes its WAL from elsewhere: it is none that goes on from its own.
-const NOT_ITS_OWN_MASTER: [&str; 3] = ["backup_label", "standby.signal", RECOVERY_SIGNAL];
+const NOT_ITS_OWN_MASTER: [&str; 3] = ["backup_label", STANDBY_SIGNAL, RECOVERY_SIGNAL];
 /// A history file has a line for each timeline.
 const MOST_HISTORY_BYTES: u64 = 1 << 20;
 
@@ -70,12 +71,19 @@ fn evidence(
 }
 
 /// Looks whether WAL of another history has the names that a cluster in use gives to its own, so that this cannot be
-/// archived. It can only branch off when it is started again.
+/// archived. It can only branch off when it is started again. A standby never has to.
 ///
 /// # Errors
 /// When the archive, or the cluster, cannot be read.
 pub fn archive_conflict(repository: &Repository, root: &ReadRoot) -> anyhow::Result<Option<String>> {
     let (_, control) = control_file::read_served(root).context("read the control file")?;
+    // What a standby, or a server that recovers, writes is its primary's WAL, which that archives before it arrives here.
+    let recovers =
+        matches!(control.state, ClusterState::InArchiveRecovery | ClusterState::ShutDownInRecovery);
+    if recovers || [STANDBY_SIGNAL, RECOVERY_SIGNAL].iter().any(|name| !matches!(root.facts(name), Ok(None)))
+    {
+        return Ok(None);
+    }
     let archive = repository.wal_archive(control.system_identifier);
     let at = WalFileName::containing(control.checkpoint, control.timeline, control.wal_segment_size)?;
     // Before pg_wal is listed: the server may go on to the next segment, and archive this one, at any moment.

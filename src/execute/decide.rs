@@ -8,14 +8,15 @@ use crate::cluster::inspect::Depth;
 use crate::cluster::{Expectations, inspect};
 use crate::error::Failure;
 use crate::pg::{Lsn, SystemIdentifier};
+use crate::plan::ancestry::Comparison;
 use crate::plan::archive::ArchiveView;
 use crate::plan::branching::GoneBack;
 use crate::plan::diagnosis::ClusterIdentity;
 use crate::plan::point_in_time::{Way, restore_to};
 use crate::plan::recovery::{Circumstances, Plan, Refusal, Tried, recovery};
 use crate::plan::restore::restore;
-use crate::plan::{BackupSummary, ClusterCondition, Diagnosis, Finding, Remedy};
-use crate::repository::Repository;
+use crate::plan::{BackupName, BackupSummary, ClusterCondition, Diagnosis, Finding, Remedy};
+use crate::repository::{Repository, RepositoryError, WalArchive};
 use crate::sys::effective_identity;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -145,6 +146,8 @@ pub(super) fn decide_restore(
 ) -> anyhow::Result<Plan> {
     let backups = listed_backups(tools)?;
     let circumstances = of_restore(tools, &backups, now);
+    let compared = compared_with(tools, diagnosis, backup);
+    let circumstances = Circumstances { compared, ..circumstances };
     let decided = restore(backup, diagnosis, tools.installation.version, &circumstances);
     decided.map_err(|refusal| Failure::from(refusal).into())
 }
@@ -161,6 +164,21 @@ pub(super) fn decide_restore_to(
     let circumstances = of_restore(tools, &backups, now);
     let decided = restore_to(backup, way, diagnosis, tools.installation.version, &circumstances);
     decided.map_err(|refusal| Failure::from(refusal).into())
+}
+
+/// What the WAL of a backup that a person chose is beside the present WAL. That only says more about the backup: where it
+/// cannot be read, the person's choice stands.
+fn compared_with(
+    tools: &Tools,
+    diagnosis: &Diagnosis,
+    backup: &BackupSummary,
+) -> Vec<(BackupName, Comparison)> {
+    compare_wal(tools, diagnosis, std::slice::from_ref(backup)).unwrap_or_else(|error| {
+        tools
+            .progress
+            .note(&format!("could not compare {} with the present cluster: {error:#}", backup.name));
+        Vec::new()
+    })
 }
 
 /// What a restore by a person goes by.
@@ -226,16 +244,32 @@ fn archives_within(tools: &Tools, patience: Duration, backups: &[BackupSummary])
     Ok(ask(tools, patience, move |repository| archives_of(repository, &backups))?.unwrap_or_default())
 }
 
-/// The archived WAL of every cluster that one of the backups is of.
+/// The archived WAL of every cluster that one of the backups is of, without what is damaged. A list of what a reading of the
+/// repository found may be older than the disk: what is listed is read again, and what is sound now counts.
 fn archives_of(repository: &Repository, backups: &[BackupSummary]) -> anyhow::Result<Archives> {
     let mut archives = Archives::new();
+    let known_damaged = repository.scrub_state().context("read what was found damaged in the repository")?;
     for backup in backups {
         let known = backup.system_identifier.zip(backup.wal_segment_size_bytes);
         let Some((cluster, size)) = known else { continue };
         if archives.iter().all(|(of, _)| *of != cluster) {
-            let view = repository.wal_archive(cluster).view(size).context("list the archived WAL")?;
+            let archive = repository.wal_archive(cluster);
+            let mut view = archive.view(size).context("list the archived WAL")?;
+            let listed = known_damaged.damaged_wal_of(cluster);
+            view.segments.retain(|segment| {
+                let name = segment.to_string();
+                !listed.contains(name.as_str()) || !is_damaged(&archive, &name)
+            });
             archives.push((cluster, view));
         }
     }
     Ok(archives)
+}
+
+/// Whether an archived file is damaged. One that cannot be read now may be sound.
+fn is_damaged(archive: &WalArchive, name: &str) -> bool {
+    matches!(
+        archive.fetch(name, &mut std::io::sink()),
+        Err(RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. })
+    )
 }

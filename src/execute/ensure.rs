@@ -20,9 +20,13 @@ use crate::cluster::known_locales;
 use crate::cluster::last_failure::LastFailure;
 use crate::cluster::readiness::{Standing, verify_by_two_connections};
 use crate::cluster::session::ServerAddress;
-use crate::cluster::standby;
+use crate::cluster::standby::{self, Following};
+use crate::cluster::wal_gap::{self, WalGap};
+use crate::cluster::{control_file, wal_reset};
 use crate::error::{Failure, Kind, kind_of};
-use crate::plan::recovery::{Action, Plan, Refusal};
+use crate::pg::control_file::CONTROL_FILE;
+use crate::pg::wal::WalFileName;
+use crate::plan::recovery::{Action, Effect, Plan, Refusal};
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Journal, Phase, Presence, Severity};
 use crate::sys::{
     ChangeWatch, LockError, OPERATION_LOCK, OperationLock, ReadRoot, WriteRoot, clear_stop_marker,
@@ -184,6 +188,7 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
         tell_plan(&plan, tools);
         let replaces = plan.steps.iter().any(|step| matches!(step.action, Action::Replace(_)));
         let steps = plan.steps.clone();
+        attempt.begin(&plan);
         let replays = plan.steps.iter().any(|step| step.action == Action::RecoverFirst);
         match carry_out(plan, &diagnosis, tools, activity) {
             Ok(Carried::Serving(mut ensured)) => {
@@ -276,17 +281,20 @@ pub(super) fn carry_out(
         refuse_server_elsewhere(&root)?;
     }
     root.discard(salvage::SALVAGE).context("remove what a killed salvage left")?;
+    note_reset(&root, diagnosis, &plan)?;
     let (purpose, mut remarks) = (plan.purpose.clone(), plan.remarks.clone());
     let outcome = recover::run(plan, diagnosis, &root, tools)?;
-    if outcome.fell_back {
-        remarks = vec![
-            "what was planned could not be used, and with it falls what was said of the outcome; see what was done instead"
-                .to_owned(),
-        ];
-        for remark in &remarks {
-            tools.progress.note(remark);
-        }
+    let broken = outcome.broken.map(|why| {
+        format!("{why}, so the outcome announced above no longer holds; see what was done instead")
+    });
+    let found_out: Vec<String> = broken.into_iter().chain(outcome.found_out.iter().cloned()).collect();
+    for remark in &found_out {
+        tools.progress.note(remark);
     }
+    if outcome.broken.is_some() {
+        remarks.clear();
+    }
+    remarks.extend(found_out);
     if !outcome.done.is_empty() {
         let event = Event {
             time: Utc::now(),
@@ -306,7 +314,7 @@ pub(super) fn carry_out(
     warn_of(tools, "clear the note of a failed start", LastFailure::clear(path));
     let locales = known_locales::note(&root, tools.installation, &diagnosis.locales);
     warn_of(tools, "note which locales are there", locales);
-    if let Some(remark) = standby_remark(&root) {
+    for remark in standby_remarks(tools, &root, &server.address) {
         tools.progress.note(&remark);
         remarks.push(remark);
     }
@@ -322,6 +330,24 @@ fn warn_of(tools: &Tools, what: &str, noted: io::Result<()>) {
     }
 }
 
+/// Notes the traces of a `pg_resetwal` before a start wipes them out: what it left in `pg_xact` counts as damage otherwise,
+/// and the archive has a hole until the next backup. Where another cluster takes the place, they go with this one.
+fn note_reset(root: &WriteRoot, diagnosis: &Diagnosis, plan: &Plan) -> anyhow::Result<()> {
+    let replaces = plan.steps.iter().any(|step| step.effect == Effect::Replaces);
+    let Some(reset) = diagnosis.wal_reset.as_ref().filter(|_| !replaces) else { return Ok(()) };
+    let (_, control) = control_file::read_at(root, CONTROL_FILE).context("read the control file")?;
+    let first = WalFileName::containing(reset.checkpoint, control.timeline, control.wal_segment_size)?;
+    let lost = first.numbered(first.segment_number.saturating_sub(1)).to_string();
+    let former = wal_gap::read(root.path()).unwrap_or_default();
+    // A repair of ours notes the gap before it.
+    if former.as_ref().is_none_or(|gap| gap.end < first.start_lsn()) {
+        let reason = "pg_resetwal was run on the cluster";
+        let gap = WalGap::with(former, &lost, first.start_lsn(), reason, Utc::now());
+        wal_gap::note(root.path(), &gap).context("note that the archive has a hole")?;
+    }
+    wal_reset::note(root, reset).context("note what pg_resetwal left")
+}
+
 /// Refuses to work beside a server that cannot be seen from here. The caller holds the lock.
 pub(super) fn refuse_server_elsewhere(root: &WriteRoot) -> anyhow::Result<()> {
     let Some(server) = server_elsewhere(root) else { return Ok(()) };
@@ -330,9 +356,10 @@ pub(super) fn refuse_server_elsewhere(root: &WriteRoot) -> anyhow::Result<()> {
 }
 
 /// What a person must know of a server that takes no writes.
-fn standby_remark(root: &ReadRoot) -> Option<String> {
-    let (what, advice) = standby::of_running(root)?.words();
-    Some(format!("{what}; {advice}"))
+fn standby_remarks(tools: &Tools, root: &ReadRoot, address: &ServerAddress) -> Vec<String> {
+    let standby = standby::of_running(root).map(Following::words);
+    let paused = standby::is_paused(root, address, &superuser_login(tools)).then_some(standby::PAUSED);
+    standby.into_iter().chain(paused).map(|(what, advice)| format!("{what}; {advice}")).collect()
 }
 
 /// What was wrong, for the history. Half-way between two clusters, the journal knows it, not the inspection.
@@ -388,7 +415,7 @@ pub fn wait_for_running(tools: &Tools, pid: i32) -> anyhow::Result<Option<Ensure
             None => "it has not written its address yet".to_owned(),
             Some(address) => match verify_by_two_connections(&address, &superuser_login(tools)) {
                 Ok(()) => {
-                    let remarks = standby_remark(&root).into_iter().collect();
+                    let remarks = standby_remarks(tools, &root, &address);
                     return Ok(Some(Ensured { address, pid, outcome: None, remarks }));
                 }
                 Err(error) if error.standing() == Standing::RefusesUs => {

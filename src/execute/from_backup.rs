@@ -23,8 +23,17 @@ use std::time::{Duration, Instant};
 /// How long a backup at work is waited for.
 const READING_PATIENCE: Duration = Duration::from_mins(2);
 
-/// Builds the cluster of a backup in the staging directory, whole and on disk. Returns how many segments of WAL after
-/// those of the backup are there to be replayed.
+/// The WAL after that of a backup, laid out to be replayed.
+#[derive(Debug)]
+pub(super) struct LaidOut {
+    /// How many segments there are.
+    pub(super) count: usize,
+    /// The first of the wanted segments that could be taken from nowhere.
+    pub(super) missing: Option<WalFileName>,
+}
+
+/// Builds the cluster of a backup in the staging directory, whole and on disk. Returns which WAL after that of
+/// the backup is there to be replayed.
 ///
 /// # Errors
 /// What could not be read or written; the staging directory is discarded by whoever comes next.
@@ -33,7 +42,7 @@ pub(super) fn build_from_backup(
     root: &WriteRoot,
     name: BackupName,
     replay: &Replay,
-) -> anyhow::Result<usize> {
+) -> anyhow::Result<LaidOut> {
     let present = follow(root, "pg_wal").ok();
     build_beside(tools, root, name, replay, present.as_ref())
 }
@@ -45,7 +54,7 @@ pub(super) fn build_beside(
     name: BackupName,
     replay: &Replay,
     present: Option<&ReadRoot>,
-) -> anyhow::Result<usize> {
+) -> anyhow::Result<LaidOut> {
     let repository = tools.repository()?.context("find the repository")?;
     clear_staging(root)?;
     let _reading = begin_reading(tools, repository)?;
@@ -57,7 +66,7 @@ pub(super) fn build_beside(
     }
     let archive = reader.summary().system_identifier.map(|cluster| repository.wal_archive(cluster));
     let wal = RestoredWal { tools, root, directory: staged("pg_wal"), archive: archive.as_ref() };
-    let segments = lay_out(&wal, present, replay).context("lay out the WAL that follows it")?;
+    let laid_out = lay_out(&wal, present, replay).context("lay out the WAL that follows it")?;
     let backups = repository.backups().context("list the backups")?;
     let former = present.map_or(FormerWal::Unknown, FormerWal::Present);
     wal.keep_timelines_apart(former, reader.summary(), &backups)?;
@@ -65,7 +74,7 @@ pub(super) fn build_beside(
     let signal = serde_json::to_vec(&signal).context("ask for a timeline of its own")?;
     root.write_durably(staged(RECOVERY_SIGNAL), &signal, 0o600).context("ask for a timeline of its own")?;
     root.sync_file_system().context("write the restored cluster to disk")?;
-    Ok(segments)
+    Ok(laid_out)
 }
 
 /// Keeps a cleanup from removing what is being read. A backup at work is waited for; its server is down, so that
@@ -86,11 +95,11 @@ pub(super) fn begin_reading(tools: &Tools, repository: &Repository) -> anyhow::R
 }
 
 /// Puts segments beside those of the backup. Those of the present `pg_wal` are copied, not moved: until the new
-/// cluster has served, the old one must be able to come back whole. Returns how many there are.
+/// cluster has served, the old one must be able to come back whole.
 ///
 /// Where one is damaged in the archive and nowhere else, the WAL ends for this backup, and for every other before
-/// it: that is told, and what comes before is replayed.
-fn lay_out(wal: &RestoredWal, present: Option<&ReadRoot>, replay: &Replay) -> anyhow::Result<usize> {
+/// it: that is reported, and what comes before is replayed.
+fn lay_out(wal: &RestoredWal, present: Option<&ReadRoot>, replay: &Replay) -> anyhow::Result<LaidOut> {
     let sizes = replay.segments.iter().map(|segment| u64::from(segment.segment_size_bytes()));
     ensure_room(wal.root.path(), sizes.sum(), "lay out the WAL that follows the backup")?;
     // A person may want another history than the present one.
@@ -115,15 +124,15 @@ fn lay_out(wal: &RestoredWal, present: Option<&ReadRoot>, replay: &Replay) -> an
         let survives = |present: &&ReadRoot| matches!(present.facts(&name), Ok(Some(_)));
         let Some(present) = present.filter(survives) else {
             let lost =
-                format!("'{name}' cannot be had: what was committed from {} on is lost", segment.start_lsn());
+                format!("WAL segment '{name}' is missing: commits after {} are lost", segment.start_lsn());
             // A person who named a place is not to find another.
             ensure!(replay.target.is_none(), "{lost}");
             wal.tools.progress.note(&lost);
-            return Ok(count);
+            return Ok(LaidOut { count, missing: Some(*segment) });
         };
         wal.copy(present, &name)?;
     }
-    Ok(replay.segments.len())
+    Ok(LaidOut { count: replay.segments.len(), missing: None })
 }
 
 /// Whether a segment is archived with another content than in the present `pg_wal`, and the one there is the present

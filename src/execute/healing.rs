@@ -1,7 +1,7 @@
 //! Putting the files of one relation in place as a backup has them. That they are right is the plan's proof.
 
 use super::Tools;
-use super::repairs::aside_of;
+use super::aside::move_aside;
 use super::staging::STAGING;
 use crate::cluster::inspect::ASIDE_DIRECTORY;
 use crate::cluster::seal;
@@ -85,7 +85,7 @@ fn set_aside(root: &WriteRoot, directory: &str, relfilenode: u32) -> anyhow::Res
             RelationFile::parse(&entry.name).is_some_and(|file| file.relfilenode.0 == relfilenode);
         if is_of_relation {
             let place = format!("{directory}/{}", entry.name);
-            root.rename(&place, aside_of(&place))?;
+            move_aside(root, &place)?;
         }
     }
     root.sync_directory(ASIDE_DIRECTORY)?;

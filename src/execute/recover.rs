@@ -3,13 +3,15 @@
 use super::Tools;
 use super::branching::{branch_in_place, build_branched};
 use super::failed_start::{is_outside_the_data, report_of};
-use super::from_backup::build_from_backup;
+use super::from_backup::{LaidOut, build_from_backup};
 use super::initialise::build_fresh;
 use super::meanwhile::{control_print, refuse_another_server};
 use super::private_recovery::recover_in_place;
 use super::repairs::repair;
 use super::replay::build_from_replay;
+use super::replay_end::{last_known_lsn, outcome_of_replay};
 use super::salvage::build_from_salvage;
+use super::same_failure::{FailureTrace, Next};
 use super::staging::{STAGING, inspect_staged};
 use super::start::{RECOVERY_SIGNAL, Start, start_and_verify};
 use super::takeover::Resumed;
@@ -23,12 +25,14 @@ use crate::format::counted;
 use crate::pg::control_file::CONTROL_FILE;
 use crate::plan::ancestry::Mark;
 use crate::plan::recovery::{Action, Belief, InPlace, Plan, Replacement, Source};
+use crate::plan::slots::{Slot, keeps_slots};
 use crate::plan::{BackupName, Diagnosis, Finding, Journal, Phase};
 use crate::repository::RepositoryError;
-use crate::sys::{ProcessError, WriteRoot, step_point};
+use crate::sys::{ProcessError, ReadRoot, WriteRoot, step_point};
 use anyhow::{Context, anyhow};
 use chrono::Utc;
 use std::io;
+use std::path::Path;
 
 /// What carrying out a plan came to.
 #[derive(Debug, Default)]
@@ -41,8 +45,10 @@ pub struct Outcome {
     pub restored_from: Option<BackupName>,
     /// The name under which the former cluster is kept.
     pub set_aside: Option<BackupName>,
-    /// Whether the cluster comes from another source than the one that the plan spoke of.
-    pub fell_back: bool,
+    /// Why what the plan said of the outcome no longer holds, where it does not.
+    pub broken: Option<&'static str>,
+    /// What recovery came to, where the plan could not say it.
+    pub found_out: Vec<String>,
     /// Whether an earlier replacement was taken back, so that the directory must be looked at again.
     pub must_look_again: bool,
 }
@@ -57,7 +63,8 @@ pub fn run(plan: Plan, diagnosis: &Diagnosis, root: &WriteRoot, tools: &Tools) -
     let strangers =
         if plan.only_starts() { Strangers::LookedForBeforeTheLock } else { Strangers::LookedForUnderTheLock };
     let purpose = plan.purpose;
-    let mut recovery = Recovery { purpose, diagnosis, root, tools, strangers, outcome: Outcome::default() };
+    let outcome = Outcome::default();
+    let mut recovery = Recovery { purpose, diagnosis, root, tools, strangers, outcome, failure: None };
     for step in plan.steps {
         step_point("before a step");
         recovery.take(step.action)?;
@@ -88,6 +95,8 @@ struct Recovery<'a> {
     tools: &'a Tools<'a>,
     strangers: Strangers,
     outcome: Outcome,
+    /// How the source that was tried last did not start.
+    failure: Option<FailureTrace>,
 }
 
 impl Recovery<'_> {
@@ -187,35 +196,43 @@ impl Recovery<'_> {
 
     fn replace(&mut self, replacement: &Replacement) -> anyhow::Result<()> {
         let mut last_error: Option<(&Source, anyhow::Error)> = None;
-        let mut former_words = replacement.failed_with.clone();
-        for source in &replacement.sources {
+        let former = replacement.failed_with.as_ref();
+        let mut failures: Vec<FailureTrace> =
+            former.map(|failure| FailureTrace::of_former(self.root, failure)).into_iter().collect();
+        let mut sources = replacement.sources.iter().peekable();
+        while let Some(source) = sources.next() {
             if let Some((former, error)) = last_error.take() {
                 self.tools.progress.note(&format!("{} could not be used: {error:#}", describe(former)));
             }
-            match self.replace_from(source, replacement.aside) {
+            self.failure = None;
+            (self.outcome.broken, self.outcome.found_out) = (None, Vec::new());
+            let error = match self.replace_from(source, replacement) {
                 Ok(()) => {
-                    self.outcome.fell_back = replacement.sources.first() != Some(source);
+                    if replacement.sources.first() != Some(source) {
+                        self.outcome.broken = Some("the planned source could not be used");
+                    }
                     return Ok(());
                 }
                 // The former cluster is not back in place: another source would be built on sand.
                 Err(error) if self.root.facts(JOURNAL_FILE)?.is_some() => return Err(error),
-                // What failed for want of room, leave, a program, or anything else outside the data says nothing about
-                // the source, and may pass: a worse one is no answer to it.
-                Err(error) if is_for_a_person(&error) => {
-                    last_error = Some((source, error));
-                    break;
-                }
-                Err(error) if former_words.is_some() && words_of(&error) == former_words => {
-                    let error =
-                        error.context("it fails as the former one did, so the data are not the cause");
-                    last_error = Some((source, error));
-                    break;
-                }
-                Err(error) => {
-                    former_words = words_of(&error).or(former_words);
-                    last_error = Some((source, error));
-                }
+                Err(error) => error,
+            };
+            // What failed for want of room, leave, a program, or anything else outside the data says nothing about the
+            // source, and may pass: a worse one is no answer to it.
+            if is_for_a_person(&error) {
+                last_error = Some((source, error));
+                break;
             }
+            let has_backup = matches!(sources.peek(), Some(Source::Backup { .. }));
+            let failure = self.failure.take();
+            if let Some(failure) = &failure
+                && let Next::Stop(reason) = failure.after(&failures, has_backup)
+            {
+                last_error = Some((source, error.context(reason)));
+                break;
+            }
+            failures.extend(failure);
+            last_error = Some((source, error));
         }
         // The former cluster may be started now, and needs the space.
         if let Err(error) = self.root.discard(STAGING) {
@@ -236,6 +253,7 @@ impl Recovery<'_> {
             self.prove(journal)?;
             step_point("proven");
             self.outcome.done.extend(done);
+            self.outcome.done.extend(self.diagnosis.slots.iter().map(Slot::in_outcome));
             self.outcome.restored_from = Some(wanted.backup);
             self.outcome.set_aside = aside;
             Ok(())
@@ -249,11 +267,18 @@ impl Recovery<'_> {
     }
 
     /// Builds, inspects, puts in place and proves one source. On any error the former cluster is in place.
-    fn replace_from(&mut self, source: &Source, aside: Option<BackupName>) -> anyhow::Result<()> {
+    fn replace_from(&mut self, source: &Source, replacement: &Replacement) -> anyhow::Result<()> {
         let control = control_print(self.root);
-        let mut done = self.build(source)?;
+        let known = last_known_lsn(self.root, self.diagnosis);
+        let aside = replacement.aside;
+        let built = self.build(source, replacement.needs_all_wal);
+        let mut done =
+            built.inspect_err(|error| self.remember_failure(&self.root.path().join(STAGING), error))?;
         step_point("built in staging");
         self.inspect_staging()?;
+        if !keeps_slots(source) {
+            done.extend(self.diagnosis.slots.iter().map(Slot::in_outcome));
+        }
         done.extend(aside.map(|aside| format!("set the former cluster aside as {aside}")));
         let restored_from = match source {
             Source::Backup { name, .. } => Some(*name),
@@ -278,6 +303,9 @@ impl Recovery<'_> {
         step_point("taken over");
         self.prove(journal)?;
         step_point("proven");
+        if let Source::Backup { replay, .. } = source {
+            self.outcome.found_out.extend(outcome_of_replay(self.root, self.diagnosis, replay, known));
+        }
         self.outcome.done.extend(done);
         self.outcome.restored_from = restored_from;
         self.outcome.set_aside = aside;
@@ -285,7 +313,7 @@ impl Recovery<'_> {
     }
 
     /// Builds a cluster in staging, whole and on disk. Returns what that will have been, once it is in place.
-    fn build(&self, source: &Source) -> anyhow::Result<Vec<String>> {
+    fn build(&mut self, source: &Source, needs_all_wal: bool) -> anyhow::Result<Vec<String>> {
         let (tools, root) = (self.tools, self.root);
         match source {
             Source::Fresh => {
@@ -296,8 +324,19 @@ impl Recovery<'_> {
             Source::Branched => build_branched(tools, root),
             Source::Replayed { checkpoint } => build_from_replay(tools, root, *checkpoint),
             Source::Backup { name, replay } => {
-                let segments = build_from_backup(tools, root, *name, replay)?;
-                Ok(vec![match (segments, &replay.target) {
+                let LaidOut { count, missing } = build_from_backup(tools, root, *name, replay)?;
+                if let Some(missing) = missing {
+                    let lost = format!(
+                        "WAL segment '{missing}' is missing: commits after {} are lost",
+                        missing.start_lsn()
+                    );
+                    if needs_all_wal {
+                        return Err(Failure::new(Kind::VerificationFailed, lost).into());
+                    }
+                    self.outcome.broken = Some("not all of the planned WAL could be taken");
+                    self.outcome.found_out.push(format!("{lost}, unless they are in what is set aside"));
+                }
+                Ok(vec![match (count, &replay.target) {
                     (count, Some(target)) => format!(
                         "restored {name} and replayed its WAL and {} more to {target}",
                         counted(count, "segment")
@@ -310,6 +349,13 @@ impl Recovery<'_> {
                 }])
             }
         }
+    }
+
+    /// Remembers how the cluster in a directory did not start, before it is taken away.
+    fn remember_failure(&mut self, directory: &Path, error: &anyhow::Error) {
+        let root = ReadRoot::open(directory);
+        self.failure =
+            root.ok().zip(report_of(error)).and_then(|(root, report)| FailureTrace::of(&root, report));
     }
 
     fn inspect_staging(&self) -> anyhow::Result<()> {
@@ -344,6 +390,9 @@ impl Recovery<'_> {
         let started = Start::of_replacement(self.root)
             .context("read where recovery is to end")
             .and_then(|start| start_and_verify(self.tools, self.root, &start, self.strangers));
+        if let Err(error) = &started {
+            self.remember_failure(self.root.path(), error);
+        }
         match started {
             Ok(server) => {
                 step_point("serves, not accepted yet");
@@ -425,11 +474,6 @@ fn is_for_a_person(error: &anyhow::Error) -> bool {
         || error.chain().filter_map(|cause| cause.downcast_ref()).any(is_of_machine)
         || error.chain().any(is_of_repository_out_of_reach)
         || is_outside_the_data(error)
-}
-
-/// What the server said, where an error is about one that did not start.
-fn words_of(error: &anyhow::Error) -> Option<String> {
-    report_of(error)?.words.clone()
 }
 
 /// The repository was there when the plan was made. What reads of the cluster besides is less than what is in it.

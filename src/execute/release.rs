@@ -40,7 +40,7 @@ pub(super) fn wait_for_release(tools: &Tools, path: &Path) -> anyhow::Result<boo
     let orphans = signal_orphans(path, Signal::QUIT)?;
     if orphans > 0 {
         let what = format::counted(orphans, "backend");
-        tools.progress.note(&format!("told {what} to end that had not noticed the death of the server"));
+        tools.progress.note(&format!("asked {what}, left over from the dead server, to end"));
         if is_free_within(path, END_PATIENCE)? {
             return Ok(true);
         }

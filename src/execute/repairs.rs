@@ -2,27 +2,26 @@
 //! out again, and takes the proof that it loses nothing from the inspection that asked for it.
 
 use super::Tools;
+use super::aside::{keep_content, keep_copy, set_aside_file};
 use super::configuration::sound_configuration;
+use super::fetched_wal::{fetch_wal_from, replace_from_archive};
 use super::healing::heal_from_backup;
-use super::restored_wal::RestoredWal;
+use super::linked::{Elsewhere, is_there, parent_of};
 use super::single_user::run_single_user;
 use crate::cluster::inspect::{ASIDE_DIRECTORY, follow};
 use crate::cluster::session::quote_identifier;
 use crate::cluster::wal_gap::{self, WalGap};
 use crate::cluster::{control_file, seal};
 use crate::error::{Failure, Kind};
-use crate::format::counted;
 use crate::pg::Lsn;
-use crate::pg::control_file::CONTROL_FILE;
 use crate::pg::wal::{self, WalFileName};
 use crate::plan::recovery::Action;
 use crate::plan::{FileContent, RelationName};
 use crate::sys::{EntryKind, OWN_DIRECTORY, Tool, WriteRoot, step_point};
 use anyhow::Context;
 use chrono::Utc;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Carries a repair out and returns what was done, in the past tense; `None` for an action that is no repair.
 ///
@@ -33,7 +32,7 @@ pub(super) fn repair(action: &Action, root: &WriteRoot, tools: &Tools) -> anyhow
     let done = match action {
         Action::SetMode { place, mode } => set_mode(root, place, *mode)?,
         Action::RecreateDirectory { place } => recreate_directory(root, place)?,
-        Action::SetAsideFile { place } => set_aside_file(root, place)?,
+        Action::SetAsideFile { place } => set_aside(root, place)?,
         Action::TakeFromArchive { place } => take_from_archive(root, tools, place)?,
         Action::WriteFile { place, content } => write_file(root, place, content)?,
         Action::RestoreConfiguration { place } => restore_configuration(root, tools, place)?,
@@ -66,105 +65,55 @@ fn set_mode(root: &WriteRoot, place: &str, mode: u32) -> anyhow::Result<String> 
 }
 
 fn recreate_directory(root: &WriteRoot, place: &str) -> anyhow::Result<String> {
+    let make = || format!("make the directory '{place}'");
+    if let Some(elsewhere) = Elsewhere::of(root, place).with_context(make)? {
+        let moved = match elsewhere.directory.facts(&elsewhere.name).with_context(make)? {
+            Some(facts) if facts.kind != EntryKind::Directory => {
+                format!(", and {} before", set_aside(root, place)?)
+            }
+            _ => String::new(),
+        };
+        elsewhere.directory.create_directories(&elsewhere.name).with_context(make)?;
+        elsewhere.directory.sync_directory(".").context("sync a directory")?;
+        return Ok(format!("made the directory '{place}' again{moved}"));
+    }
     // A link that leads nowhere, or a file: nothing can be made under that name before it is out of the way.
     let in_the_way = root.facts(place).with_context(|| format!("look at '{place}'"))?;
     let moved = match in_the_way.filter(|facts| facts.kind != EntryKind::Directory) {
-        Some(_) => format!(", and {} before", set_aside_file(root, place)?),
+        Some(_) => format!(", and {} before", set_aside(root, place)?),
         None => String::new(),
     };
-    root.create_directories(place, 0o700).with_context(|| format!("make the directory '{place}'"))?;
+    root.create_directories(place, 0o700).with_context(make)?;
     root.sync_directory(parent_of(place)).context("sync a directory")?;
     Ok(format!("made the directory '{place}' anew{moved}"))
 }
 
-fn parent_of(place: &str) -> &Path {
-    let parent = Path::new(place).parent().filter(|parent| *parent != Path::new(""));
-    parent.unwrap_or(Path::new("."))
-}
-
-/// Where a single file is kept. One place for each name: a file that is broken again in the same way is worth no
-/// more than a look at the last one.
-pub(super) fn aside_of(place: &str) -> PathBuf {
-    Path::new(ASIDE_DIRECTORY).join(place.replace('/', "_"))
-}
-
-fn set_aside_file(root: &WriteRoot, place: &str) -> anyhow::Result<String> {
-    let target = aside_of(place);
-    let moved = || -> io::Result<()> {
-        root.create_directories(ASIDE_DIRECTORY, 0o700)?;
-        // No directory can be moved to where an earlier one is.
-        root.discard(&target)?;
-        root.rename(place, &target)?;
-        root.sync_directory(ASIDE_DIRECTORY)?;
-        root.sync_directory(parent_of(place))
-    };
-    moved().with_context(|| format!("set '{place}' aside"))?;
+fn set_aside(root: &WriteRoot, place: &str) -> anyhow::Result<String> {
+    let target = set_aside_file(root, place)?;
     Ok(format!("moved '{place}' to '{}'", target.display()))
 }
 
 /// Takes a file of `pg_wal` from the archive. The server can do without it, so that an archive that is out of reach keeps
 /// nothing from starting.
 fn take_from_archive(root: &WriteRoot, tools: &Tools, place: &str) -> anyhow::Result<String> {
-    if root.facts(place).with_context(|| format!("look at '{place}'"))?.is_none() {
+    let name = place.rsplit('/').next().unwrap_or(place);
+    let is_there = is_there(root, place).with_context(|| format!("look at '{place}'"))?;
+    if !is_there && wal::is_segment_name(name) {
         return fetch_wal_from(root, tools, place);
     }
-    let aside = set_aside_file(root, place)?;
-    step_point("a file set aside");
-    let name = place.rsplit('/').next().unwrap_or(place);
-    match fetch_archived(root, tools, name) {
-        Ok(true) => Ok(format!("took '{place}' from the WAL archive, and {aside} before")),
-        Ok(false) => Ok(format!("{aside}; the WAL archive has none")),
-        Err(error) => Ok(format!("{aside}; it could not be taken from the WAL archive: {error:#}")),
+    match replace_from_archive(root, tools, place) {
+        Ok(Some(kept)) => {
+            Ok(format!("took '{place}' from the WAL archive; what it held is in '{}'", kept.display()))
+        }
+        Ok(None) => Ok(format!("{}; the WAL archive has none", set_aside(root, place)?)),
+        Err(error) => {
+            Ok(format!("{}; it could not be taken from the WAL archive: {error:#}", set_aside(root, place)?))
+        }
     }
-}
-
-/// Takes a segment from the archive, and all that follow it there.
-fn fetch_wal_from(root: &WriteRoot, tools: &Tools, place: &str) -> anyhow::Result<String> {
-    let (_, control) = control_file::read_at(root, CONTROL_FILE).context("read the control file")?;
-    let name = place.rsplit('/').next().unwrap_or(place);
-    let mut segment = WalFileName::parse(name, control.wal_segment_size).ok();
-    let mut count = 0;
-    while let Some(wanted) = segment
-        && fetch_archived(root, tools, &wanted.to_string())?
-    {
-        count += 1;
-        segment = wanted.next();
-    }
-    Ok(format!("took {} from the WAL archive, from '{place}' on", counted(count, "segment")))
-}
-
-fn fetch_archived(root: &WriteRoot, tools: &Tools, name: &str) -> anyhow::Result<bool> {
-    let Some(repository) = tools.repository()? else { return Ok(false) };
-    let (_, control) = control_file::read_at(root, CONTROL_FILE).context("read the control file")?;
-    let archive = repository.wal_archive(control.system_identifier);
-    let wal = RestoredWal { tools, root, directory: "pg_wal".into(), archive: Some(&archive) };
-    let is_there = wal.fetch(name)?;
-    root.sync_file_system().context("write it to disk")?;
-    Ok(is_there)
-}
-
-/// Copies a file aside, so that its name is never without a file while it is replaced.
-fn keep_copy(root: &WriteRoot, place: &str) -> anyhow::Result<Option<PathBuf>> {
-    if root.facts(place)?.is_none() {
-        return Ok(None);
-    }
-    let target = aside_of(place);
-    root.create_directories(ASIDE_DIRECTORY, 0o700)?;
-    copy_durably(root, root.open_file(place)?, &target)?;
-    root.sync_directory(ASIDE_DIRECTORY)?;
-    Ok(Some(target))
-}
-
-/// Copies a file in place of what an earlier try may have left. The caller syncs the directory.
-fn copy_durably(root: &WriteRoot, mut file: File, target: &Path) -> io::Result<()> {
-    root.discard(target)?;
-    let mut copy = root.create_file(target, 0o600)?;
-    io::copy(&mut file, &mut copy)?;
-    copy.sync_all()
 }
 
 fn write_file(root: &WriteRoot, place: &str, content: &FileContent) -> anyhow::Result<String> {
-    let kept = keep_copy(root, place).with_context(|| format!("keep a copy of '{place}'"))?;
+    let kept = keep_copy(root, place)?;
     step_point("a copy kept");
     root.write_durably(place, &content.bytes, 0o600).with_context(|| format!("write '{place}'"))?;
     let kept = kept.map(|kept| format!("; what it held is in '{}'", kept.display())).unwrap_or_default();
@@ -173,7 +122,7 @@ fn write_file(root: &WriteRoot, place: &str, content: &FileContent) -> anyhow::R
 
 fn restore_configuration(root: &WriteRoot, tools: &Tools, place: &str) -> anyhow::Result<String> {
     let sound = sound_configuration(root, tools, place)?;
-    let kept = keep_copy(root, place).with_context(|| format!("keep a copy of '{place}'"))?;
+    let kept = keep_copy(root, place)?;
     step_point("a copy kept");
     root.write_durably(place, &sound.bytes, 0o600).with_context(|| format!("write '{place}'"))?;
     let kept = kept.map(|kept| format!("; the broken one is in '{}'", kept.display())).unwrap_or_default();
@@ -183,7 +132,7 @@ fn restore_configuration(root: &WriteRoot, tools: &Tools, place: &str) -> anyhow
 /// Begins a new WAL. What is left of the old one is kept: `pg_resetwal` removes it (`pg_resetwal.c`,
 /// `KillExistingXLOG()`).
 fn reset_wal(root: &WriteRoot, tools: &Tools) -> anyhow::Result<String> {
-    root.create_directories("pg_wal/archive_status", 0o700).context("make the WAL directory")?;
+    recreate_directory(root, "pg_wal/archive_status")?;
     let kept = keep_wal(root).context("keep what is left of the WAL")?;
     step_point("WAL kept");
     note_gap(root).context("note that the archive will lack the WAL that is lost")?;
@@ -227,7 +176,7 @@ fn keep_wal(root: &WriteRoot) -> anyhow::Result<usize> {
     let segments = entries.iter().filter(|entry| wal::is_segment_name(&entry.name));
     let mut count = 0;
     for segment in segments {
-        copy_durably(root, directory.open_file(&segment.name)?, &kept.join(&segment.name))?;
+        keep_content(root, || directory.open_file(&segment.name), &kept.join(&segment.name))?;
         count += 1;
     }
     root.sync_directory(&kept)?;

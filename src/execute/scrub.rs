@@ -12,8 +12,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::Tools;
-use super::verify::{Verified, judge_damaged};
-use crate::plan::scrub::{ReadBack, ScrubItem, ScrubState, share_due};
+use super::verify::{Verified, VerifyReport, judge_damaged};
+use crate::plan::scrub::{PACK_KEY, ReadBack, ScrubItem, ScrubState, TABLE_KEY, WAL_KEY, share_due};
+use crate::plan::{Damage, DamageCode, Judgement};
 use crate::repository::{Repository, ScrubLock};
 use crate::sys::step_point;
 
@@ -104,19 +105,49 @@ pub fn scrub_before_backup(tools: &Tools, repository: &Repository, now: DateTime
     }
 }
 
-/// Notes that everything was read back at once, as by a verification of all.
+/// Notes what a verification found damaged, so that nothing relies on it; and, where it read everything, that it did: since
+/// when, and how much that was.
 ///
 /// # Errors
 /// When that cannot be kept.
-pub fn note_all_read(repository: &Repository, began: DateTime<Utc>, read_bytes: u64) -> anyhow::Result<()> {
+pub fn note_verified(
+    repository: &Repository,
+    report: &VerifyReport,
+    all_read: Option<(DateTime<Utc>, u64)>,
+) -> anyhow::Result<()> {
+    let found = found_by(report);
+    if found.is_empty() && all_read.is_none() {
+        return Ok(());
+    }
     let Some(lock) = repository.lock_scrub().context("lock the repository for reading back")? else {
         return Ok(());
     };
     let mut state = repository.scrub_state().context("read how far reading back is")?;
-    state.round = None;
-    state.round(began).read_bytes = read_bytes;
-    state.finish(Utc::now());
+    match all_read {
+        Some((began, read_bytes)) => {
+            state.take_all(&found, began, read_bytes);
+            state.finish(Utc::now());
+        }
+        None => state.take_found(&found),
+    }
     repository.keep_scrub_state(&lock, &state).context("keep how far reading back is")
+}
+
+/// What a verification found damaged, by the keys of reading back.
+fn found_by(report: &VerifyReport) -> BTreeMap<String, String> {
+    let reason_of = |backup: &Verified| {
+        let Judgement::Reached(verdict) = &backup.judgement else { return None };
+        let of_table =
+            |damage: &&Damage| matches!(damage.code, DamageCode::TableDamaged | DamageCode::ChunkMissing);
+        Some(verdict.damage.iter().find(of_table)?.problem.clone())
+    };
+    let tables = report.backups.iter().chain(&report.also_damaged);
+    let tables =
+        tables.filter_map(|backup| Some((format!("{TABLE_KEY}{}", backup.name), reason_of(backup)?)));
+    let packs =
+        report.damaged_packs.iter().map(|(pack, reason)| (format!("{PACK_KEY}{pack}"), reason.clone()));
+    let wal = report.damaged_wal.iter().map(|(file, reason)| (format!("{WAL_KEY}{file}"), reason.clone()));
+    tables.chain(packs).chain(wal).collect()
 }
 
 struct Job<'a> {

@@ -17,15 +17,21 @@ use crate::pg::TimelineId;
 use crate::pg::control_file::CONTROL_FILE;
 use crate::plan::recovery_target::RecoveryTarget;
 use crate::plan::start_failure::Cause;
-use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory, step_point};
+use crate::sys::{
+    ReadRoot, WriteRoot, effective_identity, has_client_sessions, is_writable_directory, step_point,
+    wait_until_gone,
+};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where PostgreSQL as Debian builds it keeps its sockets.
 const DEFAULT_SOCKET_DIRECTORY: &str = "/var/run/postgresql";
+
+/// How long a server that was not reached may take to show that it is about to end.
+const ENDING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who to connect as: the superuser that was asked for, else the usual one, else whoever made the cluster.
 pub fn superuser_login(tools: &Tools) -> Login {
@@ -135,15 +141,27 @@ pub fn start_and_verify(
     if *start != Start::AsItIs {
         step_point("the replacement is open");
     }
+    step_point("ready, not verified yet");
     let Err(error) = verify(tools, &mut server) else {
         note_configuration(tools, root, fingerprint, &configuration);
         note_served(tools, root);
         return Ok(server);
     };
     // What keeps us out may let others in, and to stop it would keep everybody out.
-    if error.standing() != Standing::Suspect && server.process.try_wait()?.is_none() {
+    if error.standing() == Standing::Unknown {
+        // One that ends takes its socket away before it has ended: then it was not reached for that reason.
+        wait_until_gone(i32::try_from(server.process.pid())?, ENDING_PATIENCE)?;
+    }
+    let is_suspect = error.standing() == Standing::Suspect;
+    if (!is_suspect || serves_others(root, start)) && server.process.try_wait()?.is_none() {
         tools.progress.note(&unverified(&error));
         tools.progress.note(error.advice());
+        if is_suspect {
+            tools.progress.note(
+                "it was left running, since others have sessions on it; to look for damage and repair it, which stops the \
+                 server for that long: `maintenance repair`",
+            );
+        }
         note_served(tools, root);
         return Ok(server);
     }
@@ -156,6 +174,13 @@ pub fn start_and_verify(
     }
     let log = server::log_since(&tools.log_file(), server.log_begins_at);
     Err(does_not_serve(&error.to_string(), &log))
+}
+
+/// Whether a server that did not serve us serves others: to stop it would end their sessions for the sake of what they may
+/// never touch. A cluster that was put in place a moment ago is different: the former one, with all of its rows, comes back
+/// when it does not serve, and must not come back later than that.
+fn serves_others(root: &WriteRoot, start: &Start) -> bool {
+    *start == Start::AsItIs && has_client_sessions(root.path()).unwrap_or(true)
 }
 
 /// Verifies a server that was just started. One whose process crashed begins again by itself, and is waited for.
@@ -175,7 +200,11 @@ fn verify(tools: &Tools, server: &mut RunningServer) -> Result<(), ReadinessErro
 
 /// What is said of a server that runs and did not serve us.
 pub(super) fn unverified(error: &ReadinessError) -> String {
-    format!("the server runs, but could not be verified, since it did not serve us: {error}")
+    let what = match error {
+        ReadinessError::Connection { .. } if error.standing() == Standing::RefusesUs => "refused our login",
+        _ => "did not serve us",
+    };
+    format!("the server runs but {what}, so it could not be verified: {error}")
 }
 
 /// Notes that the configuration is good, so that the next inspection need not try it.

@@ -97,6 +97,10 @@ fn readiness(tools: &Tools, checks: &mut Vec<Check>) -> Option<Client> {
     }
     let root = ReadRoot::open(&tools.settings.data_directory).ok();
     checks.extend(root.as_ref().and_then(standby::of_running).map(role));
+    if root.as_ref().is_some_and(|root| standby::is_paused(root, &address, &login)) {
+        let (what, advice) = standby::PAUSED;
+        checks.push(Check::warning("recovery", what, advice));
+    }
     checks.push(Check::ok("readiness", format!("two connections to port {} were served", address.port)));
     address.connect(&login).ok()
 }

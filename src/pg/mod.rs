@@ -26,6 +26,7 @@ pub mod relation_map;
 pub mod replication_origin;
 pub mod replication_slot;
 pub mod slru;
+pub mod tablespace_map;
 pub mod timeline_history;
 pub mod two_phase;
 pub mod types;

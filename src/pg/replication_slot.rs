@@ -19,6 +19,12 @@ const UNCHECKED_BYTES: usize = 8;
 const FORMATS: [(u32, u32, u32, u32); 4] =
     [(13, 13, 2, 168), (14, 15, 2, 184), (16, 16, 3, 184), (17, 19, 5, 184)];
 
+/// Where what follows the header has the database, and the output plugin: 14 put `two_phase_at` and `two_phase` before it.
+const DATABASE_OFFSET: usize = 64;
+const PLUGIN_OFFSET_13: usize = 104;
+const PLUGIN_OFFSET_14: usize = 113;
+const NAME_BYTES: usize = 64;
+
 /// Why the server does not take a state file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SlotError {
@@ -70,6 +76,42 @@ pub fn check(bytes: &[u8], major: MajorVersion) -> Result<(), SlotError> {
     if crc32c::crc32c(covered) == crc { Ok(()) } else { Err(SlotError::Crc) }
 }
 
+/// What a state file says of its slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotState {
+    /// Its name.
+    pub name: String,
+    /// The number of the database that a logical one is of; `None` for a physical one.
+    pub database: Option<u32>,
+    /// The output plugin of a logical one; empty where the version has it in a place that is not known.
+    pub plugin: String,
+}
+
+/// Reads a state file that [`check`] finds sound (slot.h, `ReplicationSlotPersistentData`).
+///
+/// # Errors
+/// Those of [`check`].
+pub fn read(bytes: &[u8], major: MajorVersion) -> Result<SlotState, SlotError> {
+    check(bytes, major)?;
+    let size = || SlotError::Size(bytes.len());
+    let database = u32_at(bytes, HEADER_BYTES + DATABASE_OFFSET).ok_or_else(size)?;
+    let plugin = match major.0 {
+        13 => Some(PLUGIN_OFFSET_13),
+        14..=19 => Some(PLUGIN_OFFSET_14),
+        _ => None,
+    };
+    let name = name_at(bytes, HEADER_BYTES).ok_or_else(size)?;
+    let plugin = plugin.and_then(|offset| name_at(bytes, HEADER_BYTES + offset)).unwrap_or_default();
+    Ok(SlotState { name, database: Some(database).filter(|oid| *oid != 0), plugin })
+}
+
+/// A name as the server stores it: `NAMEDATALEN` bytes, the rest of them zeros.
+fn name_at(bytes: &[u8], offset: usize) -> Option<String> {
+    let field = bytes.get(offset..offset.checked_add(NAME_BYTES)?)?;
+    let name = field.split(|byte| *byte == 0).next().unwrap_or_default();
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +123,32 @@ mod tests {
         for major in MAJORS {
             assert_eq!(check(&read(major, "replication_slot"), major), Ok(()), "{major}");
         }
+    }
+
+    #[test]
+    fn a_physical_slot_has_a_name_and_no_database() {
+        for major in MAJORS {
+            let state = super::read(&read(major, "replication_slot"), major).unwrap();
+            assert!(!state.name.is_empty(), "{major}");
+            assert_eq!((state.database, state.plugin.as_str()), (None, ""), "{major}");
+        }
+    }
+
+    #[rstest::rstest]
+    #[case(13, PLUGIN_OFFSET_13)]
+    #[case(15, PLUGIN_OFFSET_14)]
+    #[case(18, PLUGIN_OFFSET_14)]
+    fn a_logical_slot_has_a_database_and_a_plugin(#[case] major: u32, #[case] plugin_offset: usize) {
+        let major = MajorVersion(major);
+        let mut bytes = read(major, "replication_slot");
+        bytes[HEADER_BYTES + DATABASE_OFFSET..][..4].copy_from_slice(&16384_u32.to_le_bytes());
+        bytes[HEADER_BYTES + plugin_offset..][..9].copy_from_slice(b"pgoutput\0");
+        let crc = crc32c::crc32c(&bytes[UNCHECKED_BYTES..]);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+
+        let state = super::read(&bytes, major).unwrap();
+
+        assert_eq!((state.database, state.plugin.as_str()), (Some(16384), "pgoutput"));
     }
 
     #[test]

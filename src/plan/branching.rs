@@ -56,6 +56,8 @@ pub fn backup_ahead<'a>(
 pub fn may_branch(diagnosis: &Diagnosis) -> bool {
     matches!(diagnosis.condition, ClusterCondition::Sound | ClusterCondition::Repairable)
         && diagnosis.presence == Presence::Free
+        // Its primary goes on where it is behind, and archives what it has not received yet.
+        && diagnosis.standby.is_none()
         && diagnosis.journal.is_none()
 }
 
@@ -86,8 +88,12 @@ pub(super) fn branch_off(plan: Plan, diagnosis: &Diagnosis, circumstances: &Circ
         }
         BranchWay::InPlace => (Action::BranchOff, Effect::Adds),
         BranchWay::OnCopy => {
-            let replacement =
-                Replacement { sources: vec![Source::Branched], aside: Some(aside), failed_with: None };
+            let replacement = Replacement {
+                sources: vec![Source::Branched],
+                aside: Some(aside),
+                needs_all_wal: false,
+                failed_with: None,
+            };
             (Action::Replace(replacement), Effect::Replaces)
         }
     };

@@ -2,6 +2,8 @@
 
 use super::ancestry::Lineage;
 use super::backups::BackupName;
+use super::slots::Slot;
+use super::wal_reset::WalReset;
 use crate::pg::control_file::ClusterState;
 use crate::pg::timeline_history::Ancestor;
 use crate::pg::wal::WalFileName;
@@ -39,6 +41,10 @@ pub struct Diagnosis {
     pub lineage: Lineage,
     /// That a cluster was served from it once, by the notes that this leaves.
     pub served: Option<Served>,
+    /// Its replication slots, as far as they can be read.
+    pub slots: Vec<Slot>,
+    /// The traces of a `pg_resetwal` that nobody noted yet.
+    pub wal_reset: Option<WalReset>,
     /// What shows that it is the cluster of a standby; `None` where nothing does.
     pub standby: Option<&'static str>,
     /// How much was looked at.
@@ -408,6 +414,8 @@ impl Diagnosis {
             backed_up_to: None,
             lineage: Lineage::default(),
             served: None,
+            slots: Vec::new(),
+            wal_reset: None,
             standby: None,
             extent: Extent::default(),
             is_status_open: false,

@@ -19,12 +19,14 @@ pub mod retention;
 pub mod scrub;
 pub mod selection;
 pub mod server_answer;
+pub mod slots;
 pub mod socket_lock;
 pub mod start_failure;
 #[cfg(test)]
 mod tests;
 pub mod timelines;
 pub mod verification;
+pub mod wal_reset;
 mod words;
 
 pub use backups::{

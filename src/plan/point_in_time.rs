@@ -144,7 +144,7 @@ pub fn restore_to(
     let plan = replace_by(backup, way.replay(), diagnosis, installed, circumstances)?;
     let purpose = format!("restore {} to {}", backup.name, way.target);
     let remarks = [Some(way.end_in_words()), damage_remark(backup)].into_iter().flatten().collect();
-    Ok(Plan { purpose, remarks, ..plan }.telling_of_wal(diagnosis))
+    Ok(Plan { purpose, remarks, ..plan }.telling_of_wal(diagnosis).naming_lost_slots(diagnosis))
 }
 
 impl Way {

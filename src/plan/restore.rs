@@ -32,7 +32,7 @@ pub fn restore(
     {
         remarks.push(format!("{} is of another branch than the present data: {reason}", backup.name));
     }
-    Ok(Plan { remarks, ..plan }.telling_of_wal(diagnosis))
+    Ok(Plan { remarks, ..plan }.telling_of_wal(diagnosis).naming_lost_slots(diagnosis))
 }
 
 /// Puts a backup, and what is replayed after it, in the place of the present data.
@@ -53,7 +53,12 @@ pub(super) fn replace_by(
     let aside = (!is_empty).then(|| free_name(BackupKind::Replaced, diagnosis, circumstances));
     let source = Source::Backup { name: backup.name, replay };
     steps.push(Step {
-        action: Action::Replace(Replacement { sources: vec![source], aside, failed_with: None }),
+        action: Action::Replace(Replacement {
+            sources: vec![source],
+            aside,
+            needs_all_wal: false,
+            failed_with: None,
+        }),
         reason: "it was asked for".to_owned(),
         effect: if is_empty { Effect::Adds } else { Effect::Replaces },
     });

@@ -6,7 +6,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::pg::SystemIdentifier;
 
 /// In how many steps a round is made, if nothing keeps them from being made in time.
 pub const STEPS: u32 = 14;
@@ -112,6 +114,19 @@ impl ScrubState {
         }
     }
 
+    /// Takes over what was found besides by who read much at once, which says nothing about the rest.
+    pub fn take_found(&mut self, found: &BTreeMap<String, String>) {
+        self.damaged.extend(found.iter().map(|(key, reason)| (key.clone(), reason.clone())));
+        self.unreadable.retain(|key, _| !found.contains_key(key));
+    }
+
+    /// Takes over what was found by who read everything: what was found before, and is not among it, is sound or gone.
+    pub fn take_all(&mut self, found: &BTreeMap<String, String>, began: DateTime<Utc>, read_bytes: u64) {
+        self.damaged.clone_from(found);
+        self.unreadable.clear();
+        self.round = Some(ScrubRound { began_at: began, position: String::new(), read_bytes });
+    }
+
     /// Forgets what was found of what is not there any more. `items` are in order.
     pub fn forget_all_but(&mut self, items: &[ScrubItem]) {
         let is_there = |key: &String| items.binary_search_by(|item| item.key.cmp(key)).is_ok();
@@ -122,6 +137,12 @@ impl ScrubState {
     /// The names of the packs that were found damaged.
     pub fn damaged_packs(&self) -> impl Iterator<Item = &str> {
         self.damaged.keys().filter_map(|key| key.strip_prefix(PACK_KEY))
+    }
+
+    /// The names of the archived WAL files of a cluster that were found damaged.
+    pub fn damaged_wal_of(&self, cluster: SystemIdentifier) -> BTreeSet<&str> {
+        let prefix = format!("{WAL_KEY}{cluster}/");
+        self.damaged.keys().filter_map(|key| key.strip_prefix(&prefix)).collect()
     }
 
     /// The names of the archived WAL files that were found damaged, whatever their cluster.
@@ -217,6 +238,24 @@ mod tests {
         assert_eq!(state.round.as_ref().unwrap().read_bytes, 40);
         state.finish(day(3));
         assert_eq!(state.last.unwrap().began_at, day(0));
+    }
+
+    #[test]
+    fn what_was_read_at_once_replaces_what_was_found_before_only_where_it_was_everything() {
+        let mut state = ScrubState::default();
+        state.take(&item("packs/a"), ReadBack::Damaged("cut".into()), day(0));
+        state.take(&item("wal/7/x"), ReadBack::Unreadable("no answer".into()), day(0));
+        let found = BTreeMap::from([("wal/7/x".to_owned(), "flipped".to_owned())]);
+
+        state.take_found(&found);
+        assert_eq!((state.damaged.len(), state.unreadable.len()), (2, 0));
+        assert_eq!(state.damaged_wal_of(SystemIdentifier(7)), BTreeSet::from(["x"]));
+        assert!(state.damaged_wal_of(SystemIdentifier(77)).is_empty());
+
+        state.take_all(&found, day(1), 20);
+        state.finish(day(2));
+        assert_eq!(state.damaged, found);
+        assert_eq!(state.last.map(|last| last.read_bytes), Some(20));
     }
 
     #[rstest]

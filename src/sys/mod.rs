@@ -55,7 +55,7 @@ pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
 pub use name::{path_of, text_of};
 pub use new_wal_root::NewWalRoot;
-pub use orphans::{ServerProcessIn, orphaned_server_processes, server_processes_in};
+pub use orphans::{ServerProcessIn, has_client_sessions, orphaned_server_processes, server_processes_in};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use patience::{NoAnswer, answers, within};

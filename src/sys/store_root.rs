@@ -87,6 +87,11 @@ impl StoreRoot {
         self.directory.sync_directory(path.as_ref())
     }
 
+    /// Writes everything below the directory to disk, of this file system.
+    pub fn sync_file_system(&self) -> io::Result<()> {
+        self.directory.sync_file_system()
+    }
+
     /// Sets the modification time of an open file, nanoseconds since the epoch.
     pub fn set_modified(file: &File, modified_ns: i64) -> io::Result<()> {
         set_modified(file, modified_ns)

@@ -115,7 +115,7 @@ fn rows_of_a_volume_that_went_on_on_its_timeline_are_not_replaced_by_those_that_
     }
     let mut sandbox = Sandbox::with_backup();
     sandbox.set("WAL_ARCHIVE", archive);
-    put_back(&sandbox, PutBack::Stopped);
+    let given_up = put_back(&sandbox, PutBack::Stopped);
     sandbox.set("RECOVERY", "never");
     let told = sandbox.succeed(&START);
     assert!(told.contains("its WAL cannot be archived"), "{told}");
@@ -127,6 +127,8 @@ fn rows_of_a_volume_that_went_on_on_its_timeline_are_not_replaced_by_those_that_
         let health = printed(&sandbox.output(&["maintenance", "health"]));
         assert!(health.contains("another history"), "{health}");
     }
+    let told = sandbox.succeed(&["backup-postgresql", "restore", &given_up, "--dry-run"]);
+    assert!(told.contains("its WAL is not the WAL that is in pg_wal under the same name"), "{told}");
     sandbox.set("RECOVERY", "auto");
     sandbox.kill_server();
     sandbox.lose_transaction_status();
@@ -259,4 +261,31 @@ fn a_lost_configuration_comes_from_a_backup_of_the_same_cluster() {
     let told = sandbox.succeed(&START);
 
     assert!(told.contains(&format!("as it is in {}", names[1])), "{told}");
+}
+
+#[test]
+fn its_own_backup_is_named_before_anything_is_salvaged_though_pg_resetwal_changed_the_timeline() {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&START);
+    let table = sandbox.sql("SELECT pg_relation_filepath('kept')");
+    sandbox.succeed(&["maintenance", "stop"]);
+    let reset = "cd /; setpriv --reuid postgres --regid postgres --clear-groups \
+        /usr/lib/postgresql/15/bin/pg_resetwal -l 0000000200000000000000FF";
+    shell(
+        &sandbox,
+        &format!("{reset} \"$OLDPWD/data\"; rm \"$OLDPWD/data/{table}\" \"$OLDPWD/data/.pgbox/seal\""),
+    );
+    let before = sandbox.listing();
+
+    let told = sandbox.expect_status(&START, 6);
+
+    let name = sandbox.backup_names("data_").remove(0);
+    assert!(told.contains(&format!("backup-postgresql restore {name}")), "{told}");
+    assert!(!told.contains("salvage"), "{told}");
+    assert_eq!(sandbox.listing(), before);
+    sandbox.succeed(&["backup-postgresql", "restore", &name, "--yes"]);
+    assert_eq!(rows(&sandbox), "100|0|0");
 }

@@ -22,6 +22,7 @@ mod refusals;
 mod restore;
 mod scripts;
 mod seal;
+mod slots;
 mod sockets;
 mod standby;
 mod start_failures;

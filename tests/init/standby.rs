@@ -1,6 +1,6 @@
 //! Standbys: a damaged one never becomes a second primary, and a server that takes no writes says so.
 
-use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
 use std::path::Path;
 use std::process::Command;
 
@@ -8,19 +8,23 @@ fn shell(data: &Path, script: &str) -> String {
     run(Command::new("sh").args(["-euc", script]).current_dir(data))
 }
 
+/// The commands that make a base backup of a running primary the data directory of another sandbox.
+fn base_backup(primary: &Sandbox, other: &Sandbox, options: &str) -> String {
+    format!(
+        "mkdir -m 700 data; chown postgres data; cd /; runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_basebackup \
+            -h '{}' -p {} -U postgres -D '{}' {options} -c fast",
+        primary.socket_directory(),
+        primary.port(),
+        other.data().display()
+    )
+}
+
 /// A primary that runs, and its standby, stopped, with the same backups.
 fn primary_and_standby() -> (Sandbox, Sandbox) {
     let primary = Sandbox::with_backup();
     primary.succeed(&["init-postgresql", "--no-backup"]);
     let mut standby = Sandbox::empty();
-    let script = format!(
-        "mkdir -m 700 data; chown postgres data; cd /; runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_basebackup \
-            -h '{}' -p {} -U postgres -D '{}' -R -X stream -c fast",
-        primary.socket_directory(),
-        primary.port(),
-        standby.data().display()
-    );
-    shell(standby.path(), &script);
+    shell(standby.path(), &base_backup(&primary, &standby, "-R -X stream"));
     standby.set("BACKUP_DIR", primary.backups().to_str().unwrap());
     let told = standby.succeed(&["init-postgresql", "--no-backup"]);
     assert!(told.contains("a standby of another"), "{told}");
@@ -94,4 +98,59 @@ fn a_recovery_signal_without_a_restore_command_is_refused_by_name() {
     sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
     assert!(told.contains("recovery.signal") && told.contains("restore_command"), "{told}");
+}
+
+#[test]
+fn wal_that_a_primary_archived_first_is_no_other_history_of_its_standby() {
+    if !has_postgresql() {
+        return;
+    }
+    let (primary, standby) = primary_and_standby();
+    standby.succeed(&["init-postgresql", "--no-backup"]);
+    standby.sql("SELECT pg_wal_replay_pause()");
+    // Whatever it receives, its archive is further than it.
+    primary.succeed(&["maintenance", "stop"]);
+    primary.succeed(&["init-postgresql", "--no-backup"]);
+    for _ in 0..2 {
+        crate::archive::archive_now(&primary);
+    }
+
+    let again = standby.succeed(&["init-postgresql", "--no-backup"]);
+    let health = printed(&standby.output(&["maintenance", "health"]));
+
+    assert!(!health.contains("another history"), "{health}");
+    for told in [again, health] {
+        assert!(told.contains("recovery of the server is paused"), "{told}");
+    }
+    standby.succeed(&["maintenance", "stop"]);
+    let told = standby.succeed(&["init-postgresql", "--no-backup"]);
+    assert!(!told.contains("earlier state") && !told.contains("is paused"), "{told}");
+    assert_eq!(standby.sql("SELECT timeline_id FROM pg_control_checkpoint()"), "1");
+}
+
+#[test]
+fn a_recovery_that_pauses_at_its_target_is_reported() {
+    if !has_postgresql() {
+        return;
+    }
+    let primary = Sandbox::with_backup();
+    primary.succeed(&["init-postgresql", "--no-backup"]);
+    let sandbox = Sandbox::empty();
+    shell(sandbox.path(), &base_backup(&primary, &sandbox, "-X stream"));
+    shell(
+        &sandbox.data(),
+        "printf \"restore_command = 'false'\\nrecovery_target = 'immediate'\\n\" >> postgresql.auto.conf; \
+         touch recovery.signal; chown postgres recovery.signal",
+    );
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(
+        told.contains("recovery of the server is paused") && told.contains("pg_wal_replay_resume"),
+        "{told}"
+    );
+    sandbox.sql("SELECT pg_wal_replay_resume()");
+    crate::support::wait::wait_until("it takes writes", || sandbox.sql("SELECT pg_is_in_recovery()") == "f");
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    assert!(!told.contains("is paused"), "{told}");
 }

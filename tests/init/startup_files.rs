@@ -2,6 +2,7 @@
 
 use crate::faults::template::{choose, place};
 use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use crate::support::step_points::{has_step_points, kill_at, points};
 use crate::support::versions::programs;
 use rstest::rstest;
 use std::path::Path;
@@ -78,6 +79,8 @@ fn a_damaged_history_of_the_timeline_comes_from_the_archive(#[case] damage: &str
     if !has_postgresql() {
         return;
     }
+    // Once with a pg_wal on a disk of its own.
+    let is_linked = damage.contains("@@@");
     for has_archive in [true, false] {
         let sandbox = Sandbox::with_backup();
         sandbox.succeed(&["init-postgresql", "--no-backup"]);
@@ -88,6 +91,12 @@ fn a_damaged_history_of_the_timeline_comes_from_the_archive(#[case] damage: &str
         });
         sandbox.sql("INSERT INTO kept VALUES (1000)");
         sandbox.succeed(&["maintenance", "stop"]);
+        if is_linked {
+            shell(
+                sandbox.path(),
+                "mv data/pg_wal wal; ln -s \"$PWD/wal\" data/pg_wal; chown -h postgres data/pg_wal",
+            );
+        }
         let sound = shell(&sandbox.data(), "cat pg_wal/00000002.history");
         shell(&sandbox.data(), damage);
         if !has_archive {
@@ -179,6 +188,41 @@ fn a_base_backup_without_its_wal_gets_it_from_the_archive_or_is_refused_with_wha
 
     assert!(told.contains("from the WAL archive") && !told.contains("restored data_"), "{told}");
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "101");
+    // Its primary may live.
+    assert_eq!(sandbox.sql("SELECT timeline_id FROM pg_control_checkpoint()"), "2", "{told}");
+}
+
+#[test]
+fn a_base_backup_gets_its_wal_on_a_disk_of_its_own_and_at_whatever_moment_it_is_cut_short() {
+    if !has_postgresql() || !has_step_points() {
+        return;
+    }
+    let origin = base_backup_without_wal();
+    let fetch = |sandbox: &Sandbox| {
+        let points = points(sandbox, &["init-postgresql", "--no-backup"]);
+        assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "101");
+        points
+    };
+    let undisturbed = Sandbox::copy_of(origin.path(), &std::env::temp_dir());
+    shell(
+        undisturbed.path(),
+        "mv data/pg_wal wal; truncate -s 16M wal/000000010000000000000001; ln -s \"$PWD/wal\" data/pg_wal; chown -h postgres data/pg_wal",
+    );
+    let points = fetch(&undisturbed);
+    assert!(std::fs::read_link(undisturbed.data().join("pg_wal")).is_ok());
+    let named = points.iter().rposition(|point| point == "archived WAL named").unwrap();
+    let written = points.iter().position(|point| point == "archived WAL on disk, without its names").unwrap();
+    for point in written..=named + 1 {
+        let sandbox = Sandbox::copy_of(origin.path(), &std::env::temp_dir());
+        kill_at(&sandbox, point, &["init-postgresql", "--no-backup"]);
+
+        let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+        assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "101", "{point}: {told}");
+        assert_eq!(sandbox.sql("SELECT timeline_id FROM pg_control_checkpoint()"), "2", "{point}: {told}");
+        let left = shell(&sandbox.data(), "find . -name '*incoming*'");
+        assert_eq!(left, "", "{point}");
+    }
 }
 
 #[test]
@@ -195,4 +239,36 @@ fn a_label_whose_wal_is_gone_is_set_aside_where_the_server_had_stopped_cleanly()
 
     assert!(told.contains("backup-label-stale"), "{told}");
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+}
+
+#[rstest]
+#[case::cut("16400 /elsewhe")]
+#[case::garbage("@@@\\n")]
+#[case::a_name_that_is_taken("16400 /elsewhere\\n")]
+fn a_tablespace_map_that_no_server_takes_is_refused_by_name(#[case] map: &str) {
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::without_backup();
+    let label = shell(
+        &sandbox.data(),
+        "/usr/lib/postgresql/15/bin/pg_controldata . | \
+        sed -n 's/.*checkpoint location: *//p; s/.*REDO location: *//p; s/.*REDO WAL file: *//p'",
+    );
+    let mut lines = label.lines();
+    let [checkpoint, redo, file] = [(); 3].map(|()| lines.next().unwrap());
+    let label = format!("START WAL LOCATION: {redo} (file {file})\\nCHECKPOINT LOCATION: {checkpoint}\\n");
+    shell(
+        &sandbox.data(),
+        &format!(
+            "printf '{label}' > backup_label; printf '{map}' > tablespace_map; touch pg_tblspc/16400; \
+             chown postgres backup_label tablespace_map pg_tblspc/16400"
+        ),
+    );
+    let before = sandbox.listing();
+
+    let told = sandbox.expect_status(&["init-postgresql"], 6);
+
+    assert!(told.contains("tablespace-map-unusable") && told.contains("Nothing was changed"), "{told}");
+    assert_eq!(sandbox.listing(), before);
 }

@@ -376,6 +376,46 @@ fn rows_are_held_against_the_status_of_their_transactions_by_a_deep_check() {
     assert!(printed(&output).contains("transaction-status-wrong"), "{}", printed(&output));
 }
 
+/// Lets `pg_resetwal` pass over transaction numbers, as PostgreSQL's documentation says to: from the next segment on.
+fn pass_over_numbers(sandbox: &Sandbox) {
+    run(Command::new("setpriv")
+        .args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"])
+        .args(["/usr/lib/postgresql/15/bin/pg_resetwal", "-x", "1048576"])
+        .arg(sandbox.data()));
+}
+
+#[test]
+fn what_pg_resetwal_leaves_is_told_once_and_is_no_damage_then_nor_later() {
+    if !has_postgresql() {
+        return;
+    }
+    // The server makes what it needs of pg_xact itself: nothing is written into the files.
+    let sandbox = scene(End::Unsealed);
+    pass_over_numbers(&sandbox);
+
+    let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+
+    assert!(told.contains("(reset-wal)") && told.contains("archive has a hole"), "{told}");
+    assert!(!told.contains("pg_xact"), "{told}");
+    let health = printed(&sandbox.output(&["maintenance", "health"]));
+    assert!(health.contains("pg_resetwal was run"), "{health}");
+    assert!(sandbox.succeed(&["backup-postgresql", "create"]).contains("backed up"));
+    let health = printed(&sandbox.output(&["maintenance", "health"]));
+    assert!(!health.contains("pg_resetwal"), "{health}");
+    sandbox.sql("INSERT INTO kept SELECT generate_series(1001, 1010)");
+    for end in [End::Sealed, End::Unsealed] {
+        finish(&sandbox, end);
+        let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
+        assert!(!told.contains("pg_xact") && !told.contains("reset-wal"), "{told}");
+    }
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "160");
+    // Shorter than it was left, it is damaged.
+    finish(&sandbox, End::Unsealed);
+    std::fs::write(sandbox.data().join("pg_xact/0000"), "").unwrap();
+    let told = printed(&sandbox.output(&["maintenance", "check"]));
+    assert!(told.contains("transaction-status-short"), "{told}");
+}
+
 #[test]
 fn transactions_that_pg_resetwal_jumped_over_are_no_damage() {
     if !has_postgresql() {
@@ -384,10 +424,7 @@ fn transactions_that_pg_resetwal_jumped_over_are_no_damage() {
     // What PostgreSQL's documentation says to do: from the next segment on, with the files that are missing as zeros.
     let sandbox = scene(End::Unsealed);
     let data = sandbox.data();
-    run(Command::new("setpriv")
-        .args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"])
-        .args(["/usr/lib/postgresql/15/bin/pg_resetwal", "-x", "1048576"])
-        .arg(&data));
+    pass_over_numbers(&sandbox);
     let status = File::options().write(true).open(data.join("pg_xact/0000")).unwrap();
     status.set_len(256 * 1024).unwrap();
     let next = data.join("pg_xact/0001");

@@ -21,6 +21,9 @@ fn with_linked_wal() -> (Sandbox, PathBuf) {
 #[case::started("true")]
 #[case::repaired("rmdir pg_notify; rm -f postgresql.conf")]
 #[case::reindexed("rm global/2671")]
+#[case::with_a_new_wal(
+    "rm .pgbox/seal pg_wal/0*; truncate -s 16M pg_wal/000000010000000000000001; chown postgres pg_wal/0*"
+)]
 fn wal_stays_on_its_disk_through_starts_and_repairs(#[case] damage: &str) {
     if !has_postgresql() {
         return;

@@ -86,6 +86,33 @@ fn archived_wal_that_rots_is_found_and_bridged_by_a_backup_though_nothing_change
     assert!(told.contains("backed up"), "{told}");
 }
 
+#[test]
+fn archived_wal_that_a_verification_finds_rotten_is_known_from_then_on() {
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = running();
+    sandbox.set("SCRUB_INTERVAL", "off");
+    sandbox.succeed(&["backup-postgresql", "create", "--force"]);
+    let next = || {
+        sandbox.sql("SELECT pg_create_restore_point('here')");
+        archive_now(&sandbox)
+    };
+    let rotten = next();
+    next();
+    damage(&sandbox, &format!("{FLIP} flip wal/*/00000001/{rotten}-*"));
+
+    let verified = sandbox.expect_status(&["backup-postgresql", "verify", "--all"], 4);
+    let told = sandbox.succeed(&["backup-postgresql", "create"]);
+
+    assert!(verified.contains(&rotten), "{verified}");
+    assert!(told.contains("backed up"), "the hole is bridged: {told}");
+    damage(&sandbox, &format!("rm wal/*/00000001/{rotten}-*"));
+    sandbox.succeed(&["backup-postgresql", "verify", "--all"]);
+    let state = std::fs::read_to_string(sandbox.backups().join("scrub.json")).unwrap();
+    assert!(!state.contains(&rotten), "{state}");
+}
+
 #[rstest]
 #[case::gone("rm packs/*/*.pack")]
 #[case::rotten("flip packs/*/*.pack")]

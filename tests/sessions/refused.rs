@@ -1,8 +1,10 @@
 //! A server that does not serve us is no dead server: it goes on for everybody else.
 
-use crate::support::sandbox::{Sandbox, has_postgresql, run};
+use crate::support::sandbox::{Sandbox, has_postgresql, printed, run};
+use crate::support::step_points::{has_step_points, pause_at, points};
 use rstest::rstest;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Stdio};
 
 /// Runs statements in `template1`, which can be closed to none.
@@ -92,6 +94,34 @@ fn a_server_whose_connections_are_all_taken_is_left_running() {
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
 }
 
+#[rstest]
+#[case::nobody_else_is_there(false)]
+#[case::others_have_a_session(true)]
+fn a_server_with_damage_that_only_its_verification_meets_is_not_stopped_under_others(#[case] is_used: bool) {
+    // An index that every session of one database reads, and that no inspection does before a server failed.
+    if !has_postgresql() || !has_step_points() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let seal = sandbox.data().join(".pgbox/seal");
+    std::fs::remove_file(seal).unwrap();
+    let start = ["init-postgresql", "--no-backup"];
+    let undisturbed = Sandbox::copy_of(sandbox.path(), &std::env::temp_dir());
+    let ready = points(&undisturbed, &start).iter().position(|point| point == "ready, not verified yet");
+    let index = std::fs::File::options().write(true).open(sandbox.data().join("base/5/2662")).unwrap();
+    index.write_all_at(&[0x55; 16384], 0).unwrap();
+
+    let (output, pool) =
+        pause_at(&sandbox, ready.unwrap() + 1, &start, || is_used.then(|| Pool::of(&sandbox, 1)));
+
+    let told = printed(&output);
+    assert!(output.status.success(), "{told}");
+    assert_eq!(told.contains("others have sessions on it"), is_used, "{told}");
+    assert_eq!(told.contains("looking for damage in every page"), !is_used, "{told}");
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+    drop(pool);
+}
+
 /// Sessions that are open for as long as it lives.
 struct Pool(Vec<Child>);
 
@@ -141,7 +171,7 @@ fn a_login_that_waits_for_a_lock_does_not_wait_without_end() {
 
     let output = sandbox.command(&["maintenance", "health"]).env("STARTUP_TIMEOUT", "1").output().unwrap();
 
-    let told = crate::support::sandbox::printed(&output);
+    let told = printed(&output);
     assert!(told.contains("it gave no answer for"), "{told}");
     assert!(sandbox.postmaster().is_some());
 }

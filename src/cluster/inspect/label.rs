@@ -6,10 +6,13 @@
 
 use super::Inspection;
 use super::wal::WalDirectory;
+use crate::cluster::standby::{RECOVERY_SIGNAL, STANDBY_SIGNAL, is_own_signal};
 use crate::pg::backup_label::{BackupLabel, BackupMethod, BackupOrigin};
 use crate::pg::control_file::{ClusterState, ControlFile};
+use crate::pg::tablespace_map::{self, MappedTablespace, TABLESPACE_MAP};
 use crate::pg::wal::{WalFault, WalFileName};
 use crate::plan::{Finding, Remedy, Severity};
+use crate::sys::EntryKind;
 use std::io;
 
 const LABEL: &str = "backup_label";
@@ -30,7 +33,10 @@ impl Inspection<'_> {
         let evidence = match self.root.read_text(LABEL, LIMIT_BYTES) {
             Ok(None) => return,
             Ok(Some(text)) => match BackupLabel::parse(&text) {
-                Ok(label) => return self.check_wal_of_backup(&label),
+                Ok(label) => {
+                    self.check_tablespace_map();
+                    return self.check_wal_of_backup(&label);
+                }
                 Err(error) => error.to_string(),
             },
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => error.to_string(),
@@ -50,13 +56,44 @@ impl Inspection<'_> {
         });
     }
 
+    /// Checks the map of tablespaces, which the server reads only where there is a label. Without the right links it would
+    /// put the tablespaces of a backup nowhere, or over those of another cluster.
+    fn check_tablespace_map(&mut self) {
+        let fault = match self.root.read_bounded(TABLESPACE_MAP, tablespace_map::LIMIT_BYTES) {
+            Ok(bytes) => match tablespace_map::parse(&bytes) {
+                Ok(tablespaces) => match self.blocked_link(&tablespaces) {
+                    None => return,
+                    Some(place) => {
+                        format!("the link '{place}' is to be made, and something else has its name")
+                    }
+                },
+                Err(error) => error.to_string(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => error.to_string(),
+            Err(error) => return self.report_unreadable(TABLESPACE_MAP, &error),
+        };
+        let finding = Finding::new("tablespace-map-unusable", Severity::Error, TABLESPACE_MAP, fault);
+        let words = "if this is a restored backup, put the tablespace_map of that backup in its place, or restore it again; \
+                     the server makes the links of its tablespaces by it, and does not start with this one";
+        self.report_with(finding.with_remedy(Remedy::SeeToIt(words.to_owned())));
+    }
+
+    /// The first link of a map that cannot be made: the server replaces a link or a directory there, and nothing else
+    /// (tablespace.c, `remove_tablespace_symlink()`).
+    fn blocked_link(&self, tablespaces: &[MappedTablespace]) -> Option<String> {
+        let places = tablespaces.iter().map(|tablespace| format!("pg_tblspc/{}", tablespace.oid));
+        let is_blocked = |place: &String| matches!(self.root.facts(place), Ok(Some(facts)) if facts.kind == EntryKind::File);
+        places.into_iter().find(is_blocked)
+    }
+
     /// Checks that the WAL that a base backup needs is there: from its redo point to its end. A server that lacks the first
     /// of it advises to remove the label, which corrupts a base backup silently (xlogrecovery.c, `InitWalRecovery()`).
     fn check_wal_of_backup(&mut self, label: &BackupLabel) {
-        // With a signal file, what is lacking comes from an archive or a primary.
-        let comes_from_elsewhere = ["recovery.signal", "standby.signal"]
-            .iter()
-            .any(|name| !matches!(self.root.facts(name), Ok(None)));
+        // With a signal file, what is lacking comes from an archive or a primary; with one of ours it is in pg_wal.
+        let is_there = |name: &str| !matches!(self.root.facts(name), Ok(None));
+        let comes_from_elsewhere =
+            is_there(STANDBY_SIGNAL) || (is_there(RECOVERY_SIGNAL) && !is_own_signal(self.root));
         let Some(control) = self.control.clone().filter(|_| !comes_from_elsewhere) else { return };
         let Some(lacking) = self.lacking_wal(label, &control) else { return };
         let place = format!("pg_wal/{lacking}");

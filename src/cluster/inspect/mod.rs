@@ -24,6 +24,7 @@ mod naming;
 mod pages;
 mod prepared;
 mod presence;
+mod reset;
 mod sample;
 mod seal;
 mod standby;
@@ -128,6 +129,8 @@ pub(super) struct Inspection<'a> {
     locales: BTreeSet<String>,
     /// The seal, once it was asked for. A cluster of a million files has one of tens of megabytes.
     seal: OnceLock<Result<Option<Arc<Seal>>, String>>,
+    /// What is known of a `pg_resetwal`.
+    reset: Option<reset::Reset>,
 }
 
 impl<'a> Inspection<'a> {
@@ -151,6 +154,7 @@ impl<'a> Inspection<'a> {
             catalog: None,
             locales: BTreeSet::new(),
             seal: OnceLock::new(),
+            reset: None,
         }
     }
 }
@@ -286,6 +290,8 @@ fn inspect_cluster(
     };
     let identity = inspection.identity();
     let standby = inspection.standby_sign();
+    let slots = inspection.slots();
+    let wal_reset = inspection.traces_to_note();
     let condition = inspection.condition(names, expectations, &wal.segments);
     let (extent, is_status_open) = (inspection.extent, inspection.is_status_open);
     let mut findings = inspection.findings;
@@ -299,6 +305,8 @@ fn inspect_cluster(
         backed_up_to: backed_up_to(root),
         lineage: lineage::read(root),
         served: inspection.served,
+        slots,
+        wal_reset,
         standby,
         extent,
         is_status_open,
@@ -312,6 +320,7 @@ impl Inspection<'_> {
         // It takes longer than all the rest, so it runs beside it.
         let trial = self.begin_configuration_trial(expectations);
         let tree = FileTree::read(self.root, self.control.as_ref(), Threads::All);
+        self.check_reset();
         self.check_structure();
         self.check_backup_label();
         self.check_signals();

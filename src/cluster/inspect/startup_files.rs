@@ -5,8 +5,9 @@
 
 use super::{Inspection, follow};
 use crate::pg::replication_origin::{self, ORIGIN_FILE};
-use crate::pg::replication_slot::{self, SLOT_DIRECTORY};
+use crate::pg::replication_slot::{self, SLOT_DIRECTORY, SlotState};
 use crate::pg::{TimelineId, timeline_history};
+use crate::plan::slots::{LogicalSlot, Slot};
 use crate::plan::{Finding, Remedy, Severity};
 use crate::sys::EntryKind;
 use std::io;
@@ -55,6 +56,34 @@ impl Inspection<'_> {
             let finding = Finding::new("replication-slot-damaged", Severity::Warning, place, evidence);
             self.report_with(finding.with_remedy(Remedy::SetAsideFile));
         }
+    }
+
+    /// The slots whose state can be read. The server replaces a state file by another one at once (slot.c,
+    /// `SaveSlotToPath()`), so that they can be read while it runs.
+    pub(super) fn slots(&self) -> Vec<Slot> {
+        let Some((major, directory)) = self.major.zip(follow(self.root, SLOT_DIRECTORY).ok()) else {
+            return Vec::new();
+        };
+        let mut names = directory.names(".").unwrap_or_default();
+        names.sort();
+        let read = |name: &String| {
+            let bytes =
+                directory.read_bounded(format!("{name}/state"), replication_slot::LIMIT_BYTES).ok()?;
+            replication_slot::read(&bytes, major).ok()
+        };
+        let slot = |state: SlotState| {
+            let logical = state.database.map(|oid| LogicalSlot {
+                plugin: state.plugin,
+                database: self.database_name(oid).unwrap_or_else(|| oid.to_string()),
+            });
+            Slot { name: state.name, logical }
+        };
+        names.iter().filter(|name| name.strip_suffix(".tmp").is_none()).filter_map(read).map(slot).collect()
+    }
+
+    fn database_name(&self, oid: u32) -> Option<String> {
+        let databases = &self.catalog.as_ref()?.databases;
+        databases.iter().find(|database| database.oid.0 == oid).map(|database| database.name.clone())
     }
 
     fn check_origins(&mut self) {

@@ -96,7 +96,12 @@ impl Inspection<'_> {
             .collect();
         let is_certain = self.is_clean() || !self.is_half_replayed(control);
         let mut was_met = self.is_clean();
-        for segment in slru::segments_between(needed.first, needed.last, needed.count) {
+        let all = || slru::segments_between(needed.first, needed.last, needed.count);
+        let first = (needed.directory == "pg_xact").then(|| self.first_by_reset(all(), &sizes)).flatten();
+        let never_was = |segment: &SlruSegment| {
+            first.is_some_and(|first| *segment != first) && !sizes.contains_key(segment)
+        };
+        for segment in all().skip_while(never_was) {
             if sizes.contains_key(&segment) {
                 was_met = true;
                 continue;
@@ -126,7 +131,7 @@ impl Inspection<'_> {
             let is_last = segment == needed.last;
             let least = if is_last { slru::transaction_segment_bytes(newest) } else { slru::SEGMENT_BYTES };
             let Some(&size) = sizes.get(&segment) else { continue };
-            if size < least {
+            if size < least && !self.is_short_by_reset(segment, size) {
                 let place = format!("{}/{segment}", needed.directory);
                 let evidence = format!("it has {size} bytes, and {least} are needed");
                 self.report("transaction-status-short", Severity::Error, place, evidence);

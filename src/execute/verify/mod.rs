@@ -49,7 +49,8 @@ pub struct VerifyReport {
     pub proofs: BTreeMap<BackupName, Proof>,
     /// Why a proof was not tried, where it would have written outside its own directory. It is no damage.
     pub not_tried: BTreeMap<BackupName, String>,
-    /// Archived WAL files that are not what was archived, and how that was noticed, where they were asked for.
+    /// Archived WAL files that are not what was archived, as `CLUSTER/NAME`, and how that was noticed, where they were asked
+    /// for.
     pub damaged_wal: BTreeMap<String, String>,
     /// What is wrong with one of the two files that hold the key of an encrypted repository, where that was asked for.
     pub damaged_identity: Option<String>,
@@ -214,7 +215,7 @@ pub fn verify_archived_wal(
             match archive.fetch(&file.name, &mut std::io::sink()) {
                 Ok(_) => {}
                 Err(error @ (RepositoryError::Damaged { .. } | RepositoryError::OtherContent { .. })) => {
-                    damaged.insert(file.name.clone(), error.to_string());
+                    damaged.insert(format!("{cluster}/{}", file.name), error.to_string());
                 }
                 Err(error) => {
                     return Err(error).with_context(|| format!("read the archived '{}'", file.name));

@@ -44,7 +44,13 @@ pub(super) fn fetch_backup_wal(
         reason: finding.evidence.clone(),
         effect: Effect::Adds,
     };
-    Ok(Some(look_again_after(vec![step], diagnosis)))
+    let mut plan = look_again_after(vec![step], diagnosis);
+    plan.remarks.push(
+        "it goes on on a timeline of its own: the cluster that this is a backup of may be running elsewhere, and archives \
+         under the names of its own timeline"
+            .to_owned(),
+    );
+    Ok(Some(plan))
 }
 
 fn has(view: &ArchiveView, finding: &Finding) -> bool {

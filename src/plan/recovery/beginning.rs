@@ -17,7 +17,8 @@ use crate::plan::selection::{free_name, newest_first};
 /// A [`Refusal`] where a cluster was lost from it.
 pub(super) fn begin_first(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
     refuse_to_hide_a_loss(diagnosis, circumstances)?;
-    let replacement = Replacement { sources: vec![Source::Fresh], aside: None, failed_with: None };
+    let replacement =
+        Replacement { sources: vec![Source::Fresh], aside: None, needs_all_wal: false, failed_with: None };
     let step = Step {
         action: Action::Replace(replacement),
         reason: "there is no cluster yet".into(),
@@ -40,7 +41,12 @@ pub(super) fn begin_first(diagnosis: &Diagnosis, circumstances: &Circumstances) 
 pub(super) fn begin_again(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
     refuse_to_hide_a_loss(diagnosis, circumstances)?;
     let aside = free_name(BackupKind::Damaged, diagnosis, circumstances);
-    let replacement = Replacement { sources: vec![Source::Fresh], aside: Some(aside), failed_with: None };
+    let replacement = Replacement {
+        sources: vec![Source::Fresh],
+        aside: Some(aside),
+        needs_all_wal: false,
+        failed_with: None,
+    };
     let step = Step {
         action: Action::Replace(replacement),
         reason: "an initdb was cut short in it, before there was any row".into(),

@@ -12,6 +12,7 @@ use super::repairs::{irreparable, look_again_step, not_as_it_is, repair_steps};
 use super::step::{Action, Effect, Plan, Step};
 use super::{Circumstances, Needed, passed_over, plan, start_step};
 use crate::pg::Lsn;
+use crate::plan::ancestry::exact_end;
 use crate::plan::backups::BackupSummary;
 use crate::plan::diagnosis::{Diagnosis, Finding, Remedy};
 use crate::plan::selection::past_of;
@@ -46,10 +47,15 @@ pub(super) fn heal(diagnosis: &Diagnosis, needed: &[Needed], circumstances: &Cir
     let mut plan = plan("heal what is damaged from a backup", diagnosis, steps);
     plan.passed_over.push(not_as_it_is(needed));
     plan.passed_over.push(passed_over("repair in place", "the lost data is not in the cluster any more"));
-    plan.remarks.push(format!(
-        "no committed row is lost: the WAL since {since} is whole, and nothing in it is about what is healed, so that the \
-         rest of the cluster can stay as it is"
-    ));
+    let claim = format!(
+        "the WAL since {since} is whole, and nothing in it is about what is healed, so that the rest of the cluster can \
+         stay as it is"
+    );
+    // Where the WAL may once have gone further, its end is not the cluster's.
+    plan.remarks.push(match exact_end(diagnosis) {
+        Some(_) => format!("no committed row is lost: {claim}"),
+        None => claim,
+    });
     Some(plan)
 }
 

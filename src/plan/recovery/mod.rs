@@ -19,7 +19,8 @@ mod step;
 
 pub use repairs::{Tried, indexes_by_database};
 pub use step::{
-    Action, Belief, Effect, InPlace, PassedOver, Plan, Refusal, Replacement, Replay, Source, Step,
+    Action, Belief, Effect, FormerFailure, InPlace, PassedOver, Plan, Refusal, Replacement, Replay, Source,
+    Step,
 };
 
 use super::ancestry::Comparison;
@@ -70,7 +71,7 @@ pub struct Circumstances<'a> {
 /// # Errors
 /// A [`Refusal`] where nothing may be done; the directory stays as it is.
 pub fn recovery(diagnosis: &Diagnosis, circumstances: &Circumstances) -> Result<Plan, Refusal> {
-    let plan = first_rung(diagnosis, circumstances)?.telling_of_wal(diagnosis);
+    let plan = first_rung(diagnosis, circumstances)?.telling_of_wal(diagnosis).naming_lost_slots(diagnosis);
     let mut plan = branch_off(plan, diagnosis, circumstances);
     let left_out = diagnosis.findings.iter().filter(|finding| finding.remedy == Remedy::LeaveOut);
     plan.remarks.extend(left_out.map(|finding| {

@@ -193,8 +193,11 @@ pub(super) fn refuse_to_guess(
     diagnosis: &Diagnosis,
     for_a_person: &[(&BackupSummary, Ancestry)],
 ) -> Result<(), Refusal> {
+    // One that the directory itself lists was made of it, whatever became of its timelines since (`pg_resetwal -l`).
+    let is_own = |backup: &BackupSummary| diagnosis.lineage.has(backup);
     let unknown = for_a_person.iter().find_map(|(backup, found)| match found {
         Ancestry::Unknown(reason) => Some((backup.name, reason)),
+        Ancestry::OtherBranch(reason) if is_own(backup) => Some((backup.name, reason)),
         _ => None,
     });
     let Some((name, reason)) = unknown else { return Ok(()) };

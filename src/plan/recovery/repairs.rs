@@ -1,6 +1,6 @@
 //! What is put right in place, and which findings ask for it.
 
-use super::step::{Action, Effect, PassedOver, Plan, Step};
+use super::step::{Action, Effect, FormerFailure, PassedOver, Plan, Step};
 use super::{Needed, passed_over, plan, start_step};
 use crate::pg::control_file::ClusterState;
 use crate::plan::diagnosis::{Diagnosis, Finding, RelationName, Remedy, Severity};
@@ -14,8 +14,8 @@ pub struct Tried {
     pub repairs: Vec<(&'static str, String)>,
     /// Whether the server was started and refused the data: what replay might have put right, it has not.
     pub start: bool,
-    /// What the server said when it did not start.
-    pub words: Option<String>,
+    /// How the server did not start, where it said so.
+    pub failure: Option<FormerFailure>,
 }
 
 impl Tried {

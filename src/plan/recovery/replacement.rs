@@ -7,7 +7,7 @@ use super::refusals::{
 use super::repairs::{look_again_step, not_as_it_is, repair_steps, template0_step};
 use super::step::{Action, Effect, PassedOver, Plan, Refusal, Replacement, Source, Step};
 use super::{Circumstances, Needed, passed_over, plan, start_step};
-use crate::plan::ancestry::Ancestry;
+use crate::plan::ancestry::{Ancestry, exact_end};
 use crate::plan::backups::{BackupKind, BackupSummary};
 use crate::plan::diagnosis::{Diagnosis, Finding, Remedy};
 use crate::plan::order::order_keys;
@@ -98,8 +98,11 @@ pub(super) fn restore_whole(
     let purpose = format!("restore {name}");
     let remarks = vec![loss(usable.first().copied(), sources.first(), needed, circumstances)];
     let passed_over = rungs_passed_over(needed, &usable);
-    let steps =
-        vec![replace_step(diagnosis, sources, &lost, circumstances), start_step("the cluster is sound then")];
+    let mut replace = replace_step(diagnosis, sources, &lost, circumstances);
+    if let Action::Replace(replacement) = &mut replace.action {
+        replacement.needs_all_wal = true;
+    }
+    let steps = vec![replace, start_step("the cluster is sound then")];
     Ok(Plan { passed_over, remarks, ..plan(purpose, diagnosis, steps) })
 }
 
@@ -150,8 +153,12 @@ pub(super) fn replay(diagnosis: &Diagnosis, needed: &[Needed], circumstances: &C
     }
     let mut steps = repair_steps(needed);
     steps.extend(template0_step(needed));
-    let mut remarks =
-        vec!["no committed row is lost: the WAL that is kept has every damaged page whole".into()];
+    let claim = "the WAL that is kept has every damaged page whole";
+    // Where the WAL may once have gone further, its end is not the cluster's.
+    let mut remarks = vec![match exact_end(diagnosis) {
+        Some(_) => format!("no committed row is lost: {claim}"),
+        None => format!("{claim}; how far it once went is not certain, and commits after its end are lost"),
+    }];
     if steps.is_empty() {
         let findings: Vec<&Finding> = bad().map(|(finding, _)| *finding).collect();
         steps.push(replace_step(diagnosis, sources, &findings, circumstances));
@@ -183,7 +190,8 @@ fn replace_step(
         action: Action::Replace(Replacement {
             sources,
             aside: Some(aside),
-            failed_with: circumstances.tried.words.clone(),
+            needs_all_wal: false,
+            failed_with: circumstances.tried.failure.clone(),
         }),
         reason: named.join("; "),
         effect: Effect::Replaces,
@@ -231,7 +239,7 @@ fn loss(
     let is_end_lost = is_end_lost(needed, circumstances);
     match (backup, source) {
         (Some(_), Some(Source::Backup { replay, .. })) if replay.reaches_the_end && !is_end_lost => {
-            "no committed row is lost: the WAL since the backup is there to be replayed".into()
+            "the WAL since the backup is there, and is replayed to its end".into()
         }
         (Some(_), Some(Source::Backup { replay, .. })) if !replay.segments.is_empty() => format!(
             "rows committed after the last segment of WAL that is there ({}) are lost, unless they are in what is set aside",

@@ -192,10 +192,23 @@ pub struct Replacement {
     pub sources: Vec<Source>,
     /// The name under which the present one is kept; `None` when there is none.
     pub aside: Option<BackupName>,
-    /// What the server said when the present one did not start: one in its place that fails with the same words says
-    /// that the data are not the cause.
+    /// Whether only a backup with all the WAL since may take its place: what is lost otherwise is for a person to decide.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub needs_all_wal: bool,
+    /// How the present one did not start: one in its place that fails in the same way says that the data are not the
+    /// cause.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub failed_with: Option<String>,
+    pub failed_with: Option<FormerFailure>,
+}
+
+/// How a cluster did not start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FormerFailure {
+    /// What the server said.
+    pub words: String,
+    /// The file of the data that it named, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
 /// A backup to change the present files into.
@@ -241,7 +254,7 @@ pub struct Replay {
     pub segments: Vec<WalFileName>,
     /// The timeline on which they end, where it is another than the backup's.
     pub timeline: Option<TimelineId>,
-    /// Whether they reach to the very end, so that no committed row is lost.
+    /// Whether they are all that is known of. Whether recovery gets to their end is seen when it does.
     pub reaches_the_end: bool,
     /// Where a person wants recovery to end; `None`: with the last segment that can be had.
     #[serde(skip_serializing_if = "Option::is_none")]

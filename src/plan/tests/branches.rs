@@ -1,7 +1,8 @@
 //! What becomes of a cluster that was put back to an earlier state, and of backups of another branch.
 
 use super::*;
-use crate::plan::branching::{BranchWay, GoneBack, backup_ahead};
+use crate::plan::ancestry::{Lineage, Mark};
+use crate::plan::branching::{BranchWay, GoneBack, backup_ahead, may_branch};
 use rstest::rstest;
 
 fn sound() -> Diagnosis {
@@ -64,6 +65,12 @@ fn a_backup_is_ahead_of_the_cluster_only_on_its_own_timeline() {
 }
 
 #[test]
+fn a_standby_never_branches_off() {
+    assert!(may_branch(&sound()));
+    assert!(!may_branch(&Diagnosis { standby: Some("standby.signal is in it"), ..sound() }));
+}
+
+#[test]
 fn only_backups_of_the_past_are_taken_and_the_others_are_named() {
     let (own, other) = (backup(9, 1, 3), backup(1, 1, 5));
     let backups = [other.clone(), own.clone()];
@@ -82,10 +89,12 @@ fn only_backups_of_the_past_are_taken_and_the_others_are_named() {
 }
 
 #[rstest]
-#[case::nothing_shows_it(None, true)]
-#[case::it_is_of_another_branch(Some(Comparison::Differs), false)]
+#[case::nothing_shows_it(None, false, true)]
+#[case::it_is_of_another_branch(Some(Comparison::Differs), false, false)]
+#[case::it_is_its_own_by_its_list_and_of_another_branch(Some(Comparison::Differs), true, true)]
 fn without_a_backup_of_the_past_nothing_is_guessed(
     #[case] found: Option<Comparison>,
+    #[case] is_listed: bool,
     #[case] is_refused: bool,
 ) {
     let other = backup(1, 1, 5);
@@ -93,7 +102,13 @@ fn without_a_backup_of_the_past_nothing_is_guessed(
     let compared = found.map(|found| (other.name, found)).into_iter().collect();
     let circumstances = Circumstances { compared, ..first_try(&backups) };
 
-    match recovery(&damaged(), &circumstances) {
+    let mut diagnosis = damaged();
+    if is_listed {
+        let system_identifier = other.system_identifier;
+        diagnosis.lineage = Lineage { system_identifier, backups: Mark::of(&other).into_iter().collect() };
+    }
+
+    match recovery(&diagnosis, &circumstances) {
         Err(refusal) => {
             assert!(is_refused, "{refusal:?}");
             assert!(refusal.hint.contains(&format!("restore {}", other.name)), "{refusal:?}");

@@ -6,7 +6,7 @@ mod refused;
 
 use super::ancestry::Comparison;
 use super::archive::ArchiveView;
-use super::recovery::{Action, Circumstances, Effect, Plan, Replay, Source, Tried, recovery};
+use super::recovery::{Action, Circumstances, Effect, FormerFailure, Plan, Replay, Source, Tried, recovery};
 use super::restore::restore;
 use super::selection::{archived_replay, latest, newest_first, surviving_replay, unreadable};
 use super::*;
@@ -376,7 +376,8 @@ fn a_line_of_the_configuration_is_left_out_only_where_more_is_allowed_and_never_
     let backups = [backup(5, 1, 4)];
     let decide =
         |policy, tried: Tried| recovery(&diagnosis, &Circumstances { policy, tried, ..first_try(&backups) });
-    let tried = Tried { start: true, words: Some("no".into()), ..Tried::default() };
+    let failure = FormerFailure { words: "no".into(), place: None };
+    let tried = Tried { start: true, failure: Some(failure), ..Tried::default() };
 
     for tried in [Tried::default(), tried] {
         let plan = decide(RecoveryPolicy::Auto, tried).unwrap();
@@ -394,7 +395,7 @@ fn a_configuration_that_was_restored_and_is_broken_still_costs_no_cluster() {
         .with_remedy(Remedy::RestoreConfiguration);
     let repairs = vec![(broken.code, broken.place.clone())];
     let diagnosis = diagnosis(ClusterCondition::Repairable, vec![broken]);
-    let tried = Tried { repairs, start: true, words: None };
+    let tried = Tried { repairs, start: true, failure: None };
     let backups = [backup(5, 1, 4)];
 
     let plan = recovery(&diagnosis, &Circumstances { tried, ..first_try(&backups) }).unwrap();

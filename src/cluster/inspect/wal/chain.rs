@@ -185,6 +185,19 @@ pub(crate) fn find_end(wal: &WalDirectory, from: Lsn) -> Option<Lsn> {
     read_to_end(wal, from).0
 }
 
+/// Returns how far the WAL in a `pg_wal` shows that the cluster once wrote: to the end of the last record of its newest
+/// segment, or to a later page, which a loss of power can leave behind a damaged one.
+pub(crate) fn find_last_known(wal: &WalDirectory) -> Option<Lsn> {
+    let newest = wal.newest()?;
+    let Ok(mut reader) = wal.reader_from(newest) else { return Some(newest.start_lsn()) };
+    loop {
+        if let Err(fault) = reader.next_record() {
+            let end = reader.end().unwrap_or(newest.start_lsn());
+            return Some(page_beyond(wal, &fault).map_or(end, |page| end.max(page)));
+        }
+    }
+}
+
 /// Reads all records from one on, and says where the last ends and why there is no other.
 pub(super) fn read_to_end(wal: &WalDirectory, from: Lsn) -> (Option<Lsn>, WalFault) {
     let mut reader = wal.reader_at(from);

@@ -11,7 +11,7 @@ mod prepared;
 mod touches;
 
 pub(super) use chain::WalState;
-pub(crate) use chain::find_end;
+pub(crate) use chain::{find_end, find_last_known};
 pub(crate) use checkpoints::{
     FoundCheckpoint, MapHistory, find_checkpoint_at, find_checkpoints, map_history,
 };
