@@ -60,7 +60,12 @@ fn tell(report: &ScrubReport, ui: &Ui) {
         );
     }
     let end = if report.is_finished { "; everything has been read in this round" } else { "" };
-    ui.info(&format!("read {} back{end}", format::bytes(report.read_bytes)));
+    match report.read_bytes {
+        0 if !report.is_finished => {
+            ui.info("nothing is due to be read back now; --all reads all that is left")
+        }
+        size_bytes => ui.info(&format!("read {} back{end}", format::bytes(size_bytes))),
+    }
 }
 
 fn status(report: &ScrubReport) -> u8 {
