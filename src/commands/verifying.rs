@@ -57,7 +57,10 @@ pub(super) fn run(
     // What was found out before is told all the same.
     unread.map_or(Ok(()), Err)?;
     if chosen.is_none() && !report.has_unreadable() {
-        note_all_read(repository, began, report.read_bytes)?;
+        // What was found is kept with the backups; this only spares the next scrub some reading.
+        if let Err(error) = note_all_read(repository, began, report.read_bytes) {
+            ui.warn(&format!("could not note that everything was read: {error:#}"));
+        }
     }
     if is_given(arguments, "prove") {
         prove_all(tools, repository, &mut report, ui)?;

@@ -148,7 +148,7 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
             match wait_for_running(tools, pid)? {
                 Some(mut ensured) => {
                     if let Some(journal) = &diagnosis.journal {
-                        ensured.remarks.extend(conclude_served(path, journal)?);
+                        ensured.remarks.extend(conclude_served(tools, journal)?);
                     }
                     return Ok(ensured);
                 }
@@ -188,19 +188,31 @@ fn go_round(tools: &Tools, activity: &str, attempt: &mut Attempt) -> anyhow::Res
 }
 
 /// Ends a replacement that was cut short, since a whole cluster is in place and served. Returns what to say of it.
-fn conclude_served(path: &Path, journal: &Journal) -> anyhow::Result<Vec<String>> {
+fn conclude_served(tools: &Tools, journal: &Journal) -> anyhow::Result<Vec<String>> {
+    let path = &tools.settings.data_directory;
     let remarks = match journal.phase {
         // Nothing had moved or changed yet when another server was started.
         Phase::SettingAside | Phase::Rewriting => vec![recover::given_up(&journal.operation)],
         Phase::PuttingBack | Phase::RewrittenBack => vec![format!("took back '{}'", journal.operation)],
         // Whoever put this cluster in place was killed before it could say so.
         _ => {
-            history::record(path, &event_of(journal)).context("record what was done")?;
-            journal.done.clone()
+            let mut remarks = journal.done.clone();
+            note_in_history(path, &event_of(journal), &mut remarks, tools);
+            remarks
         }
     };
     takeover::accept(path)?;
     Ok(remarks)
+}
+
+/// Adds an event to the history. A full disk is no reason to call a start failed that was not: the event is only missed by
+/// whoever reads the history later, and so it is reported now.
+fn note_in_history(path: &Path, event: &Event, remarks: &mut Vec<String>, tools: &Tools) {
+    if let Err(error) = history::record(path, event) {
+        let remark = format!("what was done could not be recorded in the history: {error}");
+        tools.progress.note(&remark);
+        remarks.push(remark);
+    }
 }
 
 /// A read-only mount would let the server fail again and again, each time with a pause.
@@ -270,7 +282,7 @@ pub(super) fn carry_out(
             restored_from: outcome.restored_from,
             set_aside: outcome.set_aside,
         };
-        history::record(path, &event).context("record what was done")?;
+        note_in_history(path, &event, &mut remarks, tools);
     }
     clear_stop_marker(path).context("clear the note that the server was stopped")?;
     let Some(server) = &outcome.server else {
