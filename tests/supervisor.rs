@@ -333,7 +333,9 @@ fn the_backups_are_read_back_slowly_and_a_stop_ends_that_at_once() {
     supervisor.wait_for_log("MiB back");
     let log = supervisor.log();
     let ((began, _), (ended, line)) = (line_with(&log, "backed up"), line_with(&log, "MiB back"));
-    let read_mib: f64 = line.split(' ').rev().nth(2).unwrap().parse().unwrap();
+    let words: Vec<&str> = line.split(' ').collect();
+    let unit = words.iter().position(|word| *word == "MiB").unwrap();
+    let read_mib: f64 = words[unit - 1].parse().unwrap();
     // The log's times are whole seconds.
     let seconds = (ended - began).rem_euclid(86400.0) + 1.0;
     assert!(read_mib * 1024.0 / seconds <= 400.0, "{read_mib} MiB were read in {seconds} s");

@@ -44,7 +44,7 @@ fn what_rots_is_found_named_and_stored_again(#[case] script: &str, #[case] is_me
 
     let told = sandbox.expect_status(&["backup-postgresql", "scrub", "--all"], 4);
 
-    assert!(told.contains(&format!("{old} rests on it, and is damaged")), "{told}");
+    assert!(told.contains(&format!("{old} needs it, so it is damaged")), "{told}");
     let health = sandbox.expect_status(&["maintenance", "health"], 1);
     assert!(health.contains("backup-scrub") && health.contains(&format!("it is part of {old}")), "{health}");
     let told = sandbox.succeed(&["backup-postgresql", "create"]);
