@@ -316,6 +316,61 @@ fn a_stop_in_the_middle_of_the_first_start_leaves_what_the_next_start_completes(
     }
 }
 
+/// The time of the first line of a log that has a text, in seconds of its day, and the line.
+fn line_with<'a>(log: &'a str, text: &str) -> (f64, &'a str) {
+    let line = log.lines().find(|line| line.contains(text)).unwrap();
+    let clock = line.split(['T', 'Z']).nth(1).unwrap();
+    (clock.split(':').fold(0.0, |time, part| time * 60.0 + part.parse::<f64>().unwrap()), line)
+}
+
+#[test]
+fn the_backups_are_read_back_slowly_and_a_stop_ends_that_at_once() {
+    if !has_postgresql() {
+        return;
+    }
+    let variables = [("SCRUB_INTERVAL", "1h"), ("SCRUB_RATE", "400K")];
+    let mut supervisor = Supervisor::start_with(directories(&[]), &variables, &[]);
+    supervisor.wait_for_log("MiB back");
+    let log = supervisor.log();
+    let ((began, _), (ended, line)) = (line_with(&log, "backed up"), line_with(&log, "MiB back"));
+    let words: Vec<&str> = line.split(' ').collect();
+    let unit = words.iter().position(|word| *word == "MiB").unwrap();
+    let read_mib: f64 = words[unit - 1].parse().unwrap();
+    // The log's times are whole seconds.
+    let seconds = (ended - began).rem_euclid(86400.0) + 1.0;
+    assert!(read_mib * 1024.0 / seconds <= 400.0, "{read_mib} MiB were read in {seconds} s");
+    let health = Command::new(env!("CARGO_BIN_EXE_pgbox"))
+        .args(["maintenance", "health"])
+        .env("PGDATA", supervisor.path("data"))
+        .env("BACKUP_DIR", supervisor.path("backup"))
+        .env("LOG_DIR", supervisor.path("logs"))
+        .envs(variables)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&health.stdout);
+    assert!(told.contains("not everything was read back yet; it is due by"), "{told}");
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.status(), 0, "{}", supervisor.log());
+
+    // So slowly that one piece takes a quarter of an hour.
+    let directory = std::mem::replace(&mut supervisor.directory, directories(&[]));
+    let variables = [("SCRUB_INTERVAL", "1h"), ("SCRUB_RATE", "1K")];
+    let mut supervisor = Supervisor::start_with(directory, &variables, &[]);
+    let scrub = wait_for("the job", || {
+        let children = children_of(supervisor.child.id()).into_iter().map(|(pid, _)| pid);
+        let is_it = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|text| text.contains("scrub"))
+        };
+        children.into_iter().find(is_it)
+    });
+    let told_to_stop = Instant::now();
+    supervisor.signal(Signal::TERM);
+    assert_eq!(supervisor.status(), 0, "{}", supervisor.log());
+    assert!(told_to_stop.elapsed() < Duration::from_mins(1), "{:?}", told_to_stop.elapsed());
+    assert!(!Path::new(&format!("/proc/{scrub}")).exists());
+    assert!(!supervisor.log().contains("reading the backups back ended"), "{}", supervisor.log());
+}
+
 #[test]
 fn standard_output_is_the_commands_alone() {
     // `docker run IMAGE echo hello` is used in scripts for what it prints.

@@ -89,7 +89,12 @@ pub fn in_force(wanted: &Wanted) -> io::Result<Configuration> {
         root.discard(copy)?;
         return Ok(Configuration::default());
     };
-    root.write_durably(copy, &[header(&left_out).as_bytes(), &text].concat(), 0o600)?;
+    let content = [header(&left_out).as_bytes(), &text].concat();
+    // On a full disk, the copy of the last start serves as well.
+    let is_there = root.read_bounded(copy, content.len() as u64).is_ok_and(|present| present == content);
+    if !is_there {
+        root.write_durably(copy, &content, 0o600)?;
+    }
     for line in &left_out {
         progress.note(&format!("left out of the configuration: {line}"));
     }

@@ -6,7 +6,7 @@ use super::own_settings::OwnSettings;
 use crate::sys::{ReadRoot, sync_everything};
 use std::io;
 
-/// How a server was started, in one line (pg_ctl and postmaster.c, `CreateOptsFile()`).
+/// How a server was started, in one line (postmaster.c, `CreateOptsFile()`).
 const COMMAND_LINE: &str = "postmaster.opts";
 const LIMIT_BYTES: u64 = 1 << 16;
 

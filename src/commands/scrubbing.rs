@@ -37,8 +37,8 @@ fn amount(arguments: &ArgMatches, tools: &Tools) -> Result<Amount, Failure> {
     let bytes_per_second = tools.settings.scrub_bytes_per_second;
     let due = tools.settings.scrub_interval.map(|interval| Amount::Due { interval, bytes_per_second });
     due.ok_or_else(|| {
-        Failure::new(Kind::Usage, "nothing is due: SCRUB_INTERVAL is off")
-            .hint("--all reads all of it at once")
+        Failure::new(Kind::Usage, "cannot tell what is due: SCRUB_INTERVAL is off")
+            .hint("`backup-postgresql scrub --all` reads everything at once")
     })
 }
 
@@ -51,7 +51,7 @@ fn tell(report: &ScrubReport, ui: &Ui) {
     }
     for backup in &report.backups {
         let verdict =
-            if backup.judgement.is_damaged() { "rests on it, and is damaged" } else { "is sound again" };
+            if backup.judgement.is_damaged() { "needs it, so it is damaged" } else { "is sound again" };
         ui.info(&format!("{} {verdict}", backup.name));
     }
     if !report.damaged.is_empty() {
@@ -59,8 +59,16 @@ fn tell(report: &ScrubReport, ui: &Ui) {
             "the next backup stores again what the cluster still has of it; `maintenance health` tells more",
         );
     }
+    let found =
+        if report.damaged.is_empty() && report.unreadable.is_empty() { " and found no damage" } else { "" };
     let end = if report.is_finished { "; everything has been read in this round" } else { "" };
-    ui.info(&format!("read {} back{end}", format::bytes(report.read_bytes)));
+    let text = match report.read_bytes {
+        0 if !report.is_finished => {
+            "nothing is due to be read back now; --all reads all that is left".to_owned()
+        }
+        size_bytes => format!("read {} back{found}{end}", format::bytes(size_bytes)),
+    };
+    ui.info(&text);
 }
 
 fn status(report: &ScrubReport) -> u8 {

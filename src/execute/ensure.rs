@@ -221,8 +221,9 @@ fn conclude_served(tools: &Tools, journal: &Journal) -> Vec<String> {
         Phase::PuttingBack | Phase::RewrittenBack => vec![format!("took back '{}'", journal.operation)],
         // Whoever put this cluster in place was killed before it could say so.
         _ => {
-            warn_of(tools, "record what was done", history::record(path, &event_of(journal)));
-            journal.done.clone()
+            let mut remarks = journal.done.clone();
+            note_in_history(path, &event_of(journal), &mut remarks, tools);
+            remarks
         }
     };
     // The journal that stays is ended at the next start.
@@ -230,6 +231,16 @@ fn conclude_served(tools: &Tools, journal: &Journal) -> Vec<String> {
         tools.progress.note(&format!("could not end '{}': {error:#}", journal.operation));
     }
     remarks
+}
+
+/// Adds an event to the history. A full disk is no reason to call a start failed that was not: the event is only missed by
+/// whoever reads the history later, and so it is reported now.
+fn note_in_history(path: &Path, event: &Event, remarks: &mut Vec<String>, tools: &Tools) {
+    if let Err(error) = history::record(path, event) {
+        let remark = format!("could not record what was done in the history: {error}");
+        tools.progress.note(&remark);
+        remarks.push(remark);
+    }
 }
 
 /// A read-only mount would let the server fail again and again, each time with a pause.
@@ -305,7 +316,7 @@ pub(super) fn carry_out(
             restored_from: outcome.restored_from,
             set_aside: outcome.set_aside,
         };
-        warn_of(tools, "record what was done", history::record(path, &event));
+        note_in_history(path, &event, &mut remarks, tools);
     }
     warn_of(tools, "clear the note that the server was stopped", clear_stop_marker(path));
     let Some(server) = &outcome.server else {

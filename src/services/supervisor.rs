@@ -197,7 +197,11 @@ impl Supervisor {
                 self.command_ended(&format!("the command ended with {how}"), status, now)
             }
             Child::Backup => self.backup_ended(how, now),
-            Child::Scrub => self.scrub.ended(Ok(how), now),
+            Child::Scrub => {
+                let actions = self.scrub.ended(Ok(how), now);
+                // That it ends is what it was told.
+                if self.stop.is_some() { Vec::new() } else { actions }
+            }
             Child::Seal => self.sealing_is_over(),
         }
     }

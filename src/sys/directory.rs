@@ -293,11 +293,14 @@ impl Directory {
         self.open_file(path).map_err(|error| created.err().unwrap_or(error))
     }
 
-    /// Replaces the content of a file in place, without durability: for notes that only people read.
+    /// Replaces the content of a file in place, without durability: for notes on which no data rest. What was there is
+    /// written over and not cut first, so that a full disk has room for it.
     pub(super) fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        self.dir.open_with(path_of(path), &options)?.write_all(bytes)
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let mut file = self.dir.open_with(path_of(path), &options)?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)
     }
 
     /// Writes a file so that after a power cut it has either its old content or the new, whole.

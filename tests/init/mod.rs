@@ -10,6 +10,7 @@ mod elsewhere;
 mod emptied;
 mod environment;
 mod fresh;
+mod full_disk;
 mod healing;
 mod interrupted;
 mod libraries;

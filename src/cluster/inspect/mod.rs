@@ -95,6 +95,18 @@ pub const REPOSITORY_FILE: &str = ".pgbox/repository";
 /// Where clusters that were set aside wait to be taken into the repository.
 pub const ASIDE_DIRECTORY: &str = ".pgbox/aside";
 
+/// What vouches for the content of the files that say which transactions committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum StatusWitness {
+    /// Nothing was looked at yet, or they are known to be changed.
+    #[default]
+    None,
+    /// The seal of the last stop: all of them are as they were.
+    Seal,
+    /// No seal, so that a backup may know more of them than WAL and rows do.
+    Backups,
+}
+
 /// A look at one data directory, with the findings so far.
 pub(super) struct Inspection<'a> {
     root: &'a ReadRoot,
@@ -119,10 +131,8 @@ pub(super) struct Inspection<'a> {
     served: Option<Served>,
     /// The status files that are not as they were sealed, with what they held.
     changed_status: Vec<(String, seal::SealedContent)>,
-    /// Whether the content of every status file was sealed, and is the same.
-    is_status_sealed: bool,
-    /// Whether a backup may know more of the status files.
-    is_status_open: bool,
+    /// What vouches for the status files.
+    status_witness: StatusWitness,
     /// What the catalogs have, as far as they could be read.
     catalog: Option<catalog::Catalog>,
     /// The locales of its databases that the server's program was asked for, and that this system has.
@@ -149,8 +159,7 @@ impl<'a> Inspection<'a> {
             lost_ranges: Vec::new(),
             served: served::find(root),
             changed_status: Vec::new(),
-            is_status_sealed: false,
-            is_status_open: false,
+            status_witness: StatusWitness::default(),
             catalog: None,
             locales: BTreeSet::new(),
             seal: OnceLock::new(),
@@ -293,7 +302,8 @@ fn inspect_cluster(
     let slots = inspection.slots();
     let wal_reset = inspection.traces_to_note();
     let condition = inspection.condition(names, expectations, &wal.segments);
-    let (extent, is_status_open) = (inspection.extent, inspection.is_status_open);
+    let extent = inspection.extent;
+    let is_status_open = inspection.status_witness == StatusWitness::Backups;
     let mut findings = inspection.findings;
     findings.sort_by_key(|finding| finding.severity);
     Diagnosis {

@@ -133,8 +133,8 @@ pub fn create(
     {
         session.stop()?;
         // That it holds what the cluster holds shows whose past it is.
-        note_lineage(data, &control, newest.summary())?;
-        remember(data, repository)?;
+        note_in_data_directory(data, &control, newest.summary(), progress);
+        remember(data, repository, progress);
         return Ok(CreateOutcome::Unchanged { newest: newest.summary().name });
     }
 
@@ -149,13 +149,11 @@ pub fn create(
         TableHeader::new(listing.directory_mode, Some(Baseline { listed_at_ns, next_xid, next_multi }));
     let note = options.note.clone();
     let summary = BackupSummary { created_at: options.time, finished_at: Some(Utc::now()), note, ..summary };
-    // Before it counts, so that a backup that is listed is in the list; a full disk of the data makes it no worse a backup.
-    if let Err(error) = note_lineage(data, &control, &summary) {
-        progress.note(&format!("could not note the backup in the data directory: {error:#}"));
-    }
+    // Before it counts, so that a backup that is listed is in the list.
+    note_in_data_directory(data, &control, &summary, progress);
     step_point("the backup noted in the data directory");
     let summary = writer.finish(header, entries, summary).context("finish the backup")?;
-    remember(data, repository)?;
+    remember(data, repository, progress);
     if has_gap {
         wal_gap::close(data.path(), start_lsn).context("note that the gap in the WAL archive is closed")?;
     }
@@ -181,26 +179,37 @@ fn has_hole_after(repository: &Repository, backup: &BackupSummary, progress: &dy
     }
 }
 
-/// Notes in the data directory that a backup is of its past, before the backup counts.
-fn note_lineage(data: &ReadRoot, control: &ControlFile, summary: &BackupSummary) -> anyhow::Result<()> {
-    let Some(mark) = Mark::of(summary) else { return Ok(()) };
-    let noted = lineage::note(data, control.system_identifier, mark, control.timeline);
-    noted.context("note the backup in the data directory")
+/// Notes in the data directory that a backup is of its past, before the backup counts. A full disk of the data makes it no
+/// worse a backup.
+fn note_in_data_directory(
+    data: &ReadRoot,
+    control: &ControlFile,
+    summary: &BackupSummary,
+    progress: &dyn Progress,
+) {
+    let Some(mark) = Mark::of(summary) else { return };
+    if let Err(error) = lineage::note(data, control.system_identifier, mark, control.timeline) {
+        progress.note(&format!("could not note the backup in the data directory: {error}"));
+    }
 }
 
-/// Notes in the data directory where its backups are, so that a repository that is not mounted is missed.
-fn remember(data: &ReadRoot, repository: &Repository) -> anyhow::Result<()> {
-    let Some(identity) = repository.identity() else { return Ok(()) };
+/// Notes in the data directory where its backups are, so that a repository that is not mounted is missed. The backup is as
+/// good without the note, which the next one writes.
+fn remember(data: &ReadRoot, repository: &Repository, progress: &dyn Progress) {
+    let Some(identity) = repository.identity() else { return };
     if backed_up_to(data).as_deref() == Some(&identity.id) {
-        return Ok(());
+        return;
     }
-    let own = match OwnDirectory::open(data.path()) {
-        Ok(own) => own,
+    let noted = OwnDirectory::open(data.path())
+        .and_then(|own| own.write_durably("repository", identity.id.as_bytes()));
+    match noted {
+        Ok(()) => {}
         // A server that pgbox never had anything to do with.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).context("open pgbox's own directory"),
-    };
-    own.write_durably("repository", identity.id.as_bytes()).context("note where the backups are")
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            progress.note(&format!("could not note in the data directory where its backups are: {error}"));
+        }
+    }
 }
 
 /// Copying, stopping, and the WAL: the part of a hot backup that writes to the repository.

@@ -62,7 +62,10 @@ fn refuse_to_hide_a_loss(diagnosis: &Diagnosis, circumstances: &Circumstances) -
     let may_be_of_it = |backup: &&BackupSummary| may_be_of(backup, diagnosis);
     let backups = circumstances.backups.iter().filter(|backup| backup.name.kind() == BackupKind::Backup);
     let keys = order_keys(circumstances.backups);
-    let newest = backups.filter(may_be_of_it).max_by_key(|backup| keys.get(&backup.name).copied());
+    let rank =
+        |backup: &&BackupSummary| (backup.is_usable(), backup.is_good(), keys.get(&backup.name).copied());
+    // One that was found damaged shows what was lost, and is no advice while there is another.
+    let newest = backups.filter(may_be_of_it).max_by_key(rank);
     let path = diagnosis.data_directory.display();
     let shown = match (&diagnosis.served, newest) {
         (None, None) => return Ok(()),
@@ -78,7 +81,13 @@ fn refuse_to_hide_a_loss(diagnosis: &Diagnosis, circumstances: &Circumstances) -
         _ => "has no whole cluster in it",
     };
     let restore = match newest {
-        Some(newest) => format!("restore it with `backup-postgresql restore {}`; if it is only", newest.name),
+        Some(newest) if newest.is_usable() => {
+            format!("restore it with `backup-postgresql restore {}`; if it is only", newest.name)
+        }
+        Some(newest) => format!(
+            "no backup of it is whole (`backup-postgresql show {}` names what is damaged); if the cluster is only",
+            newest.name
+        ),
         None => "no backup of it is here; if it is only".to_owned(),
     };
     Err(Refusal {

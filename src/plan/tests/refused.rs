@@ -85,6 +85,22 @@ fn no_empty_cluster_is_made_where_one_was_lost() {
 }
 
 #[test]
+fn a_backup_that_was_found_damaged_is_advised_to_nobody() {
+    let (older, mut newest) = (backup(1, 1, 3), backup(2, 1, 4));
+    let damage = vec![Damage::new(DamageCode::ChunkDamaged, "its content is not what was stored")];
+    let observed = Observed { damage, ..Observed::default() };
+    let Judgement::Reached(verdict) = judge(observed, newest.created_at) else { panic!("undecided") };
+    newest.verification = Verification::Done(verdict);
+    let hint = |backups: &[BackupSummary]| decide(&emptied(Some(CLUSTER)), backups).unwrap_err().hint;
+
+    let advice = hint(&[older.clone(), newest.clone()]);
+    assert!(advice.contains(&format!("backup-postgresql restore {}", older.name)), "{advice}");
+    let advice = hint(std::slice::from_ref(&newest));
+    assert!(advice.contains(&format!("backup-postgresql show {}", newest.name)), "{advice}");
+    assert!(!advice.contains("backup-postgresql restore"), "{advice}");
+}
+
+#[test]
 fn a_first_cluster_is_made_beside_the_backups_of_another_directory() {
     let plan = decide(&emptied(None), &[of_directory(Some("/other"))]).unwrap();
     assert_eq!(sources(&plan), [Source::Fresh]);

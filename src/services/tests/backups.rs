@@ -89,5 +89,6 @@ fn a_stop_ends_reading_back_and_waits_for_it() {
 
     assert!(scene.stop(Signal::TERM).contains(&Action::Signal(Child::Scrub, Signal::TERM)));
     scene.event(Event::Looked(GONE));
-    assert_eq!(scene.event(Event::Ended(Child::Scrub, Ended::Signal(15))), [Action::Exit(0)]);
+    let ended = scene.all(Event::Ended(Child::Scrub, Ended::Signal(15)));
+    assert_eq!(ended, [Action::Say(Level::Info, "stopped".to_owned()), Action::Exit(0)]);
 }

@@ -9,7 +9,7 @@ mod differences;
 
 use super::catalog::{Catalog, CatalogRelation, RelationKind};
 use super::lost_files::LostRange;
-use super::{FileTree, Inspection};
+use super::{FileTree, Inspection, StatusWitness};
 use crate::cluster::seal::{Contents, Seal, SealedDirectory, Worth};
 use crate::pg::Oid;
 use crate::pg::layout::RelationFile;
@@ -46,7 +46,9 @@ impl Inspection<'_> {
         let status = differences.iter().filter(is_status);
         self.changed_status =
             status.clone().filter_map(|found| Some((found.place.clone(), found.sealed?))).collect();
-        self.is_status_sealed = status.count() == 0 && has_all_status(&seal);
+        if status.count() == 0 && has_all_status(&seal) {
+            self.status_witness = StatusWitness::Seal;
+        }
         self.lost_ranges = differences.iter().filter_map(lost_range).collect();
         let known: HashSet<String> = self.findings.iter().map(|finding| finding.place.clone()).collect();
         let found = findings(&differences, seal.file_count());

@@ -16,8 +16,8 @@ mod rows;
 mod wal;
 mod zeros;
 
-use super::Inspection;
 use super::wal::WalDirectory;
+use super::{Inspection, StatusWitness};
 use crate::pg::control_file::ControlFile;
 use crate::plan::{Finding, Remedy, Severity};
 
@@ -39,8 +39,8 @@ impl Inspection<'_> {
         let Some(wal) = WalDirectory::of_cluster(self.root, &control) else { return };
         if !self.changed_status.is_empty() {
             self.repair_changed_status(&wal, &control);
-        } else if !self.is_status_sealed {
-            self.is_status_open = true;
+        } else if self.status_witness != StatusWitness::Seal {
+            self.status_witness = StatusWitness::Backups;
             self.check_status_by_wal(&wal, &control);
             self.check_pages_of_zeros(&wal, &control, tree);
         }
