@@ -19,6 +19,7 @@ mod faults;
 mod init;
 mod inspect;
 mod lost_files;
+mod privileges;
 mod readme;
 mod repository;
 mod salvage;

@@ -17,6 +17,7 @@ mod identity;
 mod install;
 mod kernel;
 mod lease;
+mod link;
 mod lock;
 mod marker;
 mod mounts;
@@ -25,12 +26,15 @@ mod new_wal_root;
 mod orphans;
 mod output_file;
 mod own_directory;
+mod own_process;
 mod prepare;
 mod priority;
 mod private_directory;
 mod process;
 mod read_root;
+mod relay;
 mod scratch;
+mod secrets;
 mod server_process;
 mod socket;
 mod space;
@@ -47,6 +51,7 @@ pub use directory::{Entry, EntryKind, FileFacts, Threads};
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};
 pub use lease::{Writer, find_writer};
+pub use link::{Link, Message};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
@@ -55,6 +60,7 @@ pub use new_wal_root::NewWalRoot;
 pub use orphans::{ServerProcessIn, orphaned_server_processes, server_processes_in};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
+pub use own_process::{OwnProcess, begin_session, end_like, end_with_parent, has_terminal, name_process};
 pub use prepare::{
     OwnershipReport, ensure_directory, fix_ownership, give_entries, is_runnable, is_writable_directory,
     misowned_entries, set_owner,
@@ -64,6 +70,7 @@ pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
 pub use scratch::{file_in_memory, forget_cached, read_scratch, scratch_file};
+pub use secrets::{keep_descriptors_private, keep_memory_private};
 pub use server_process::{
     ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,
 };

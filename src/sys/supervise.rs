@@ -5,7 +5,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, set_child_su
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -52,6 +52,15 @@ impl std::fmt::Display for Ended {
             Self::Status(status) => write!(formatter, "status {status}"),
             Self::Signal(signal) => write!(formatter, "signal {signal}"),
         }
+    }
+}
+
+/// How a process that was waited for ended.
+pub(super) fn ended_of(status: std::process::ExitStatus) -> Option<Ended> {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Some(Ended::Status(code)),
+        (None, Some(signal)) => Some(Ended::Signal(signal)),
+        (None, None) => None,
     }
 }
 
