@@ -186,6 +186,10 @@ fn called(arguments: &[OsString]) -> Called<'_> {
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<OsString> = arguments.collect();
     let called = called(&arguments);
+    if !matches!(called, Called::Own(_) | Called::Unknown(_)) {
+        // A kernel that refuses leaves it as open as any other program.
+        let _ = sys::keep_from_being_traced();
+    }
     if called.starts_programs_of_others() {
         sys::keep_descriptors_private();
     }

@@ -13,6 +13,7 @@ use rustix::process::{
     DumpableBehavior, Gid, Uid, parent_process_death_signal, set_dumpable_behavior,
     set_parent_process_death_signal,
 };
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::io;
 use sysinfo::{User, Users};
@@ -97,10 +98,19 @@ impl Identity {
         set_thread_groups(&groups)?;
         set_thread_res_gid(gid, gid, gid)?;
         set_thread_res_uid(uid, uid, uid)?;
+        drop_capabilities()?;
         set_parent_process_death_signal(death_signal)?;
         // As the kernel has it after a change of the user, unless fs.suid_dumpable says otherwise.
         set_dumpable_behavior(DumpableBehavior::NotDumpable)
     }
+}
+
+/// Gives up what root may do, where whoever started us has it kept through a change of the user (capabilities(7), the
+/// securebits) or passed on to programs.
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    if capabilities(None)? == none { Ok(()) } else { set_capabilities(None, none) }
 }
 
 /// The user database; empty where it cannot be read, as in an image without one.

@@ -53,7 +53,7 @@ impl Link {
         Ok(Self { stream: UnixStream::from(descriptor) })
     }
 
-    /// Sends a value.
+    /// Sends a value. One that nobody is there for any more is lost; [`Link::receive`] says so.
     pub fn send(&mut self, value: &impl Serialize) -> io::Result<()> {
         self.send_with(value, None)
     }
@@ -64,6 +64,13 @@ impl Link {
     }
 
     fn send_with(&mut self, value: &impl Serialize, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        match self.send_all(value, file) {
+            Err(error) if is_closed(&error) => Ok(()),
+            sent => sent,
+        }
+    }
+
+    fn send_all(&mut self, value: &impl Serialize, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let content = serde_json::to_vec(value)?;
         let size = u32::try_from(content.len()).ok().filter(|size| *size <= LARGEST_MESSAGE_BYTES);
         let head = size.ok_or(io::ErrorKind::InvalidInput)?.to_le_bytes();
@@ -91,6 +98,8 @@ impl Link {
             let mut parts = [IoSliceMut::new(&mut head)];
             match recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Err(rustix::io::Errno::INTR) => {}
+                // The other process ended without reading what we sent.
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
                 received => break received?.bytes,
             }
         };
@@ -115,6 +124,10 @@ impl Link {
             Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 fn first_file(message: RecvAncillaryMessage<'_>) -> Option<File> {
@@ -151,6 +164,15 @@ mod tests {
         assert!(theirs.receive::<u32>().unwrap().is_none());
         file.rewind().unwrap();
         assert_eq!(io::read_to_string(file).unwrap(), "text");
+    }
+
+    #[test]
+    fn a_process_that_has_ended_says_no_more_and_is_no_error() {
+        let (mut ours, theirs) = pair();
+        ours.send(&1).unwrap();
+        drop(theirs);
+        ours.send_file(&2, &tempfile::tempfile().unwrap()).unwrap();
+        assert!(ours.receive::<u32>().unwrap().is_none());
     }
 
     #[test]

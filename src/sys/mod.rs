@@ -70,7 +70,7 @@ pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
 pub use scratch::{file_in_memory, forget_cached, read_scratch, scratch_file};
-pub use secrets::{keep_descriptors_private, keep_memory_private};
+pub use secrets::{keep_descriptors_private, keep_from_being_traced, keep_memory_private};
 pub use server_process::{
     ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,
 };

@@ -13,13 +13,21 @@ pub(super) const PASSWORD_VARIABLES: [&str; 2] = ["DATABASE_PASSWORD", "POSTGRES
 /// The limit of core dumps that this process had, if it has given it up.
 static FORMER_LIMIT: OnceLock<Rlimit> = OnceLock::new();
 
-/// Makes this process leave no core dump, and keeps other processes of its user from reading its memory. It is for a
-/// process that is about to hold a key.
+/// Keeps other processes of this process's user, such as a server that runs as we do, from reading its memory and its
+/// environment, where passwords are.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn keep_from_being_traced() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Does that for a process that is about to hold a key, and makes it leave no core dump whatever the kernel's settings are.
 ///
 /// # Errors
 /// When the kernel refuses; the key is not to be read then.
 pub fn keep_memory_private() -> io::Result<()> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    keep_from_being_traced()?;
     let limit = getrlimit(Resource::Core);
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: limit.maximum })?;
     FORMER_LIMIT.get_or_init(|| limit);

@@ -1,0 +1,35 @@
+//! What a container's terminal and its variables are to the server's user.
+
+use crate::support::docker::{Container, Volumes};
+
+/// Prints each process that has a controlling terminal and is not root's.
+const WITH_TERMINAL: &str = r#"for process in /proc/[0-9]*; do
+    user=$(sed -n 's/^Uid:\t\([0-9]*\).*/\1/p' "$process/status" 2>/dev/null)
+    terminal=$(sed 's/.*) //' "$process/stat" 2>/dev/null | cut -d' ' -f5)
+    [ "${user:-0}" = 0 ] || [ "${terminal:-0}" = 0 ] || cat "$process/comm"
+done"#;
+const POSTMASTERS_ENVIRONMENT: &str = r#"tr '\0' '\n' <"/proc/$(head -n 1 "$PGDATA/postmaster.pid")/environ""#;
+
+fn with_terminal(container: &Container) -> String {
+    container.run(&["sh", "-c", WITH_TERMINAL])
+}
+
+#[test]
+fn no_process_of_the_servers_user_has_the_terminal_of_the_container_or_of_a_command_in_it() {
+    let Some(volumes) = Volumes::new() else { return };
+    let container = volumes.start_with(&["--tty", "--env=DATABASE_PASSWORD=s3cret"], &[]);
+    container.wait_until_ready();
+    assert_eq!(with_terminal(&container), "");
+
+    let mut terminal = container.terminal(&["maintenance", "restart"]);
+    let status = terminal.wait();
+
+    assert!(status.success(), "{}", terminal.shown());
+    container.wait_until_ready();
+    assert_eq!(with_terminal(&container), "");
+    let environment = container.run(&["sh", "-c", POSTMASTERS_ENVIRONMENT]);
+    assert!(environment.contains("PATH=") && !environment.contains("s3cret"), "{environment}");
+    // A stop reaches the processes that are in sessions of their own.
+    container.stop();
+    assert_eq!(volumes.cluster_state(), "shut down");
+}
