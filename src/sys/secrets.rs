@@ -45,6 +45,6 @@ pub fn keep_descriptors_private() {
 pub(super) fn give_back_core_limit(server: Pid) {
     if let Some(limit) = FORMER_LIMIT.get() {
         // Without it the server leaves no core dump, and that is all.
-        let _ = prlimit(Some(server), Resource::Core, limit.clone());
+        let _ = prlimit(Some(server), Resource::Core, *limit);
     }
 }

@@ -8,7 +8,8 @@ const WITH_TERMINAL: &str = r#"for process in /proc/[0-9]*; do
     terminal=$(sed 's/.*) //' "$process/stat" 2>/dev/null | cut -d' ' -f5)
     [ "${user:-0}" = 0 ] || [ "${terminal:-0}" = 0 ] || cat "$process/comm"
 done"#;
-const POSTMASTERS_ENVIRONMENT: &str = r#"tr '\0' '\n' <"/proc/$(head -n 1 "$PGDATA/postmaster.pid")/environ""#;
+const POSTMASTERS_ENVIRONMENT: &str =
+    r#"tr '\0' '\n' <"/proc/$(head -n 1 "$PGDATA/postmaster.pid")/environ""#;
 
 fn with_terminal(container: &Container) -> String {
     container.run(&["sh", "-c", WITH_TERMINAL])
@@ -17,7 +18,7 @@ fn with_terminal(container: &Container) -> String {
 #[test]
 fn no_process_of_the_servers_user_has_the_terminal_of_the_container_or_of_a_command_in_it() {
     let Some(volumes) = Volumes::new() else { return };
-    let container = volumes.start_with(&["--tty", "--env=DATABASE_PASSWORD=s3cret"], &[]);
+    let container = volumes.start_with(&["--tty", "--env=POSTGRES_PASSWORD=s3cret"], &[]);
     container.wait_until_ready();
     assert_eq!(with_terminal(&container), "");
 

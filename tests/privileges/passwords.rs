@@ -73,7 +73,7 @@ fn as_nobody(pgbox: &Command) -> Command {
     with_core_dumps(setpriv, pgbox)
 }
 
-/// The limit of core dumps of a process (proc_pid_limits(5)): the one in force, and the highest that it may set.
+/// The limit of core dumps of a process (`proc_pid_limits(5)`): the one in force, and the highest that it may set.
 fn core_limits(pid: i32) -> (String, String) {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap().to_owned();

@@ -30,7 +30,7 @@ fn at_terminal(sandbox: &Sandbox, arguments: &[&str]) -> Terminal {
     Terminal::start(command)
 }
 
-/// The controlling terminal of a process, 0 for none (proc_pid_stat(5), `tty_nr`).
+/// The controlling terminal of a process, 0 for none (`proc_pid_stat(5)`, `tty_nr`).
 fn terminal_of(pid: i32) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(4).unwrap().to_owned()
