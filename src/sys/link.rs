@@ -181,7 +181,7 @@ mod tests {
             (&[0xff, 0xff, 0xff, 0xff][..], "too large"),
             (&[9, 0, 0, 0, b'1'], "end of file"),
             (&[9, 0], "fill whole buffer"),
-            (&[1, 0, 0, 0, b'{'], "EOF while parsing"),
+            (&[1, 0, 0, 0, b'{'], "invalid type"),
         ] {
             let (mut ours, mut theirs) = pair();
             ours.stream.write_all(bytes).unwrap();
