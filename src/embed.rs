@@ -4,9 +4,15 @@
 //! and `initdb.d`, whose scripts complete a new cluster if it is there. No environment variable is read.
 //!
 //! PostgreSQL does not run as root. A program that does gets a server that runs as the base directory's owner or, if
-//! that is root, too, as `postgres`; all that touches the directory is then done by a thread that is that user, while
-//! the process and its other threads stay who they are. To change who the process is was refused, since a library's
-//! caller would not expect it; so was a child process, since a library has no program to be one.
+//! that is root, too, as `postgres`; all that touches the directory is then done by a process of that user, for which the
+//! program `pgbox` of the same version has to be installed (`process`). To change who the program is was refused, since a
+//! library's caller would not expect it; so was a thread of another user in a process that is root.
+//!
+//! A program that is not root starts the server itself, and the server has the program's terminal then, if there is one.
+
+mod process;
+
+pub use process::{EMBEDDED_WORK, serve_embedding_program};
 
 use crate::cluster::binaries::{self, Installation};
 use crate::cluster::session::ServerAddress;
@@ -21,6 +27,7 @@ use crate::settings::{Secret, Settings};
 use crate::sys::{self, Identity, ReadRoot};
 use anyhow::Context;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use process::{Done, Served, Work};
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -75,8 +82,9 @@ pub fn inspect(data_directory: impl AsRef<Path>) -> io::Result<Diagnosis> {
 #[derive(Clone)]
 pub struct Options {
     base_directory: PathBuf,
-    flags: Vec<(&'static str, OsString)>,
+    flags: Vec<(String, OsString)>,
     programs: Option<PathBuf>,
+    pgbox: Option<PathBuf>,
     progress: Arc<dyn Progress>,
 }
 
@@ -92,13 +100,14 @@ impl Options {
     /// A server below that directory: on any free port of 127.0.0.1, with the role `dbuser`, its password `password`
     /// and its database `dbuser`, of the newest version installed, or the one that made the cluster.
     pub fn new(base_directory: impl Into<PathBuf>) -> Self {
-        let flags = vec![("port", "0".into()), ("listen-addresses", "127.0.0.1".into())];
-        Self { base_directory: base_directory.into(), flags, programs: None, progress: Arc::new(Silent) }
+        let flags = vec![("port".into(), "0".into()), ("listen-addresses".into(), "127.0.0.1".into())];
+        let base_directory = base_directory.into();
+        Self { base_directory, flags, programs: None, pgbox: None, progress: Arc::new(Silent) }
     }
 
     fn with(mut self, flag: &'static str, value: impl Into<OsString>) -> Self {
         self.flags.retain(|(other, _)| *other != flag);
-        self.flags.push((flag, value.into()));
+        self.flags.push((flag.into(), value.into()));
         self
     }
 
@@ -106,6 +115,13 @@ impl Options {
     #[must_use]
     pub fn programs(self, bin_directory: impl Into<PathBuf>) -> Self {
         Self { programs: Some(bin_directory.into()), ..self }
+    }
+
+    /// The program `pgbox`, where it is not in `PATH`. A program that runs as root needs it, since no part of that may be
+    /// the server's user; any other does not. It has to be of the version of this library.
+    #[must_use]
+    pub fn pgbox(self, program: impl Into<PathBuf>) -> Self {
+        Self { pgbox: Some(program.into()), ..self }
     }
 
     /// The major version. A cluster of another one is refused.
@@ -157,7 +173,8 @@ impl Options {
     }
 
     /// The file with the key that backups are encrypted with, 64 hexadecimal digits; without this, they are not. The
-    /// server's user has to be able to read it.
+    /// server's user has to be able to read it. The process that reads it, which is this program unless that is root,
+    /// leaves no core dump from then on.
     #[must_use]
     pub fn backup_key_file(self, path: impl Into<PathBuf>) -> Self {
         self.with("backup-key-file", path.into())
@@ -184,8 +201,8 @@ impl Options {
             ("init-scripts", "initdb.d"),
             ("services-directory", "services.d"),
         ];
-        let directories = directories.map(|(flag, name)| (flag, base.join(name).into_os_string()));
-        let as_flag = |(flag, value): &(&'static str, OsString)| {
+        let directories = directories.map(|(flag, name)| (flag.to_owned(), base.join(name).into_os_string()));
+        let as_flag = |(flag, value): &(String, OsString)| {
             let mut text = OsString::from(format!("--{flag}="));
             text.push(value);
             text
@@ -223,52 +240,34 @@ impl Options {
         })
     }
 
-    /// Does work with all that it takes, as the user that the server runs as.
-    fn work<T: Send>(
-        &self,
-        settings: &Settings,
-        work: impl FnOnce(&Tools) -> anyhow::Result<T> + Send,
-    ) -> anyhow::Result<T> {
-        let work = || {
-            let installation = self.installation(settings)?;
-            let path = &settings.backup_directory;
-            let opened = Repository::open(path, settings.backup_key_file.as_deref())
-                .map_err(|error| unusable(path, &error));
-            let backups = match &opened {
-                Ok(None) => Backups::None,
-                Ok(Some(repository)) => Backups::Open(repository),
-                Err(failure) => Backups::Unusable(failure),
-            };
-            work(&Tools { settings, installation: &installation, backups, progress: &*self.progress })
-        };
-        let Some(user) = self.server_user()? else { return work() };
-        let as_user = || {
-            // The threads of a pool are who made it: in the program's own they would be root, or stay the other user.
-            let pool = rayon::ThreadPoolBuilder::new().build().context("start threads")?;
-            pool.install(work)
-        };
-        user.run_as(as_user).with_context(|| format!("become the server's user, {user}"))?
+    /// Does the work, as the user that the server runs as.
+    fn work(&self, work: Work) -> anyhow::Result<Done> {
+        self.make_directories(&self.settings()?)?;
+        if sys::effective_identity().is_root() { self.work_in_process(work) } else { self.work_here(work) }
     }
 
-    /// Who the server runs as, if that is not who we are.
-    fn server_user(&self) -> anyhow::Result<Option<Identity>> {
-        if !sys::effective_identity().is_root() {
-            return Ok(None);
+    /// Does the work in this process.
+    fn work_here(&self, work: Work) -> anyhow::Result<Done> {
+        let settings = self.settings()?;
+        let installation = self.installation(&settings)?;
+        let path = &settings.backup_directory;
+        let opened = Repository::open(path, settings.backup_key_file.as_deref())
+            .map_err(|error| unusable(path, &error));
+        let backups = match &opened {
+            Ok(None) => Backups::None,
+            Ok(Some(repository)) => Backups::Open(repository),
+            Err(failure) => Backups::Unusable(failure),
+        };
+        let progress = &*self.progress;
+        let tools = Tools { settings: &settings, installation: &installation, backups, progress };
+        match work {
+            Work::EnsureRunning => ensure(&tools),
+            Work::Stop => stop_server(&tools),
         }
-        let base = self.base()?;
-        let owner = |path: &Path| path.metadata().ok().map(|facts| facts.uid()).filter(|uid| *uid != 0);
-        if let Some(uid) = owner(&base.join("data")).or_else(|| owner(&base)) {
-            return Ok(Some(sys::user_of(uid)));
-        }
-        let postgres = sys::find_user("postgres").map_err(|error| {
-            Failure::new(Kind::ProgramMissing, format!("cannot run a server as root: {error}"))
-                .hint("give the base directory to another user, who the server then runs as")
-        })?;
-        Ok(Some(postgres))
     }
 
     fn make_directories(&self, settings: &Settings) -> anyhow::Result<()> {
-        let owner = self.server_user()?;
+        let owner = server_user(&self.base()?)?;
         let Settings { data_directory, backup_directory, log_directory, socket_directory, .. } = settings;
         let base = self.base()?;
         let socket_directory = socket_directory.iter().filter(|path| !path.as_os_str().is_empty());
@@ -279,6 +278,38 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// Who the server runs as, if that is not who we are.
+fn server_user(base: &Path) -> anyhow::Result<Option<Identity>> {
+    if !sys::effective_identity().is_root() {
+        return Ok(None);
+    }
+    let owner = |path: &Path| path.metadata().ok().map(|facts| facts.uid()).filter(|uid| *uid != 0);
+    if let Some(uid) = owner(&base.join("data")).or_else(|| owner(base)) {
+        return Ok(Some(sys::user_of(uid)));
+    }
+    let postgres = sys::find_user("postgres").map_err(|error| {
+        Failure::new(Kind::ProgramMissing, format!("cannot run a server as root: {error}"))
+            .hint("give the base directory to another user, who the server then runs as")
+    })?;
+    Ok(Some(postgres))
+}
+
+fn ensure(tools: &Tools<'_>) -> anyhow::Result<Done> {
+    let ensured = ensure::ensure_running(tools, "an embedding program")?;
+    let was_running = ensured.outcome.is_none();
+    let done = ensured.outcome.map(|outcome| outcome.done).unwrap_or_default();
+    let (address, pid, remarks) = (Some(ensured.address), ensured.pid, ensured.remarks);
+    Ok(Done { server: Some(Served { address, pid, was_running, done, remarks }) })
+}
+
+fn stop_server(tools: &Tools<'_>) -> anyhow::Result<Done> {
+    let pid = stopping::running_server(tools)?;
+    stopping::stop_for_good(tools)?;
+    let stopped =
+        |pid| Served { address: None, pid, was_running: true, done: Vec::new(), remarks: Vec::new() };
+    Ok(Done { server: pid.map(stopped) })
 }
 
 /// A server that serves.
@@ -334,15 +365,13 @@ impl Running {
 /// ours to touch, which is left as it was. Else a step failed, and what was there is there still.
 pub fn ensure_running(options: &Options) -> anyhow::Result<Running> {
     let settings = options.settings()?;
-    options.make_directories(&settings)?;
-    let ensured = options.work(&settings, |tools| ensure::ensure_running(tools, "an embedding program"))?;
-    let was_running = ensured.outcome.is_none();
+    let server = options.work(Work::EnsureRunning)?.server.context("learn of the server that runs")?;
     Ok(Running {
-        address: ensured.address,
-        pid: ensured.pid,
-        was_running,
-        done: ensured.outcome.map(|outcome| outcome.done).unwrap_or_default(),
-        remarks: ensured.remarks,
+        address: server.address.context("learn where the server listens")?,
+        pid: server.pid,
+        was_running: server.was_running,
+        done: server.done,
+        remarks: server.remarks,
         role: settings.application_role,
         password: settings.application_password,
         database: settings.database,
@@ -364,17 +393,12 @@ pub fn ensure_running(options: &Options) -> anyhow::Result<Running> {
 /// # Errors
 /// When it does not end, or may not be told to.
 pub fn stop(options: &Options) -> anyhow::Result<bool> {
-    let settings = options.settings()?;
-    let pid = options.work(&settings, |tools| {
-        let pid = stopping::running_server(tools)?;
-        stopping::stop_for_good(tools)?;
-        Ok(pid)
-    })?;
-    if let Some(pid) = pid {
+    let stopped = options.work(Work::Stop)?.server;
+    if let Some(server) = &stopped {
         // If this very program started it, nobody else does.
-        sys::reap(pid);
+        sys::reap(server.pid);
     }
-    Ok(pid.is_some())
+    Ok(stopped.is_some())
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! What kinds of failure there are, which exit status each has, and what a person can do about it.
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 
 /// The kinds of failure that callers tell apart, each with its exit status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The attempt failed, or a health check found an issue.
     Failed,

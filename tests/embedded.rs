@@ -13,31 +13,39 @@ fn example() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_pgbox")).with_file_name("examples").join("embedded")
 }
 
+/// The search path with the directory of the pgbox under test first: a program that is root starts that.
+fn search_path() -> std::ffi::OsString {
+    let given = std::env::var_os("PATH").unwrap();
+    let own = Path::new(env!("CARGO_BIN_EXE_pgbox")).parent().unwrap().to_path_buf();
+    std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&given))).unwrap()
+}
+
 /// A base directory whose server is stopped when it is dropped, by a panic too.
-struct Base {
+pub(crate) struct Base {
     directory: tempfile::TempDir,
     program: PathBuf,
 }
 
 impl Base {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = crate::support::directory::make();
         run(Command::new("chmod").arg("755").arg(directory.path()));
         Self { directory, program: example() }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("base")
     }
 
     /// The example on this directory, with variables that must not count.
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
             .arg(self.path())
             .env("PGDATA", "/nowhere")
             .env("PGPORT", "1")
-            .env("POSTGRES_BIN_DIR", "/nowhere");
+            .env("POSTGRES_BIN_DIR", "/nowhere")
+            .env("PATH", search_path());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

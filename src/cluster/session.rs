@@ -16,13 +16,14 @@ use crate::plan::server_answer::{AnswerMeaning, ServerAnswer};
 use crate::sys::ReadRoot;
 use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
 /// Where a running server listens, by its own pid file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerAddress {
     /// Directory of its Unix socket, if it has one.
     pub socket_directory: Option<PathBuf>,

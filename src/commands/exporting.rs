@@ -3,7 +3,8 @@
 use super::arguments::is_given;
 use super::context::Workplace;
 use super::finding::{Wanted, backup_named, find};
-use super::privileges::{Directories, as_postgres, drop_privileges};
+use super::halves::{RootHalf, ServerHalf};
+use super::privileges::{Directories, drop_privileges};
 use anyhow::Context;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
@@ -15,7 +16,7 @@ use pgbox::format;
 use pgbox::plan::{BackupKind, BackupSummary};
 use pgbox::repository::Repository;
 use pgbox::settings::Settings;
-use pgbox::sys::{Existing, OutputFile, disk_space, standard_output};
+use pgbox::sys::{self, Ended, Existing, Message, OutputFile, disk_space, standard_output};
 use pgbox::ui::Ui;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::Write;
@@ -86,24 +87,70 @@ pub(super) fn parse_format(text: &str) -> Result<BundleFormat, String> {
 /// wherever that may be.
 pub(super) fn export(arguments: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow::Result<u8> {
     let request = Request::read(arguments, ui)?;
-    if request.is_stream() {
-        drop_privileges(settings, ui, Directories::LeaveAlone)?;
+    if !request.is_stream() && sys::effective_identity().is_root() {
+        return Ok(sys::end_like(export_as_root(arguments, &request, settings, ui)?));
     }
-    let backup = as_postgres(|| find_exportable(settings, ui, request.backup))??;
-    tell_flaws(&backup, ui);
-    if settings.backup_key_file.is_some() {
-        ui.warn("the bundle is not encrypted, as the repository is: whoever has it can read it");
-    }
+    drop_privileges(settings, ui, Directories::LeaveAlone)?;
+    let backup = find_exportable(settings, ui, request.backup)?;
+    tell_flaws(&backup, settings, ui);
     let interruption = Interruption::watch()?;
+    let scene = Scene { settings, ui, interruption: &interruption };
     let done = if request.is_stream() {
-        export_to_stream(&request, &backup, settings, ui, &interruption)
+        export_to_stream(&request, &backup, &scene)
     } else {
-        export_to_file(arguments, &request, &backup, &Scene { settings, ui, interruption: &interruption })
+        export_to_file(arguments, &request, &backup, &scene)
     };
     if done.is_err() {
         interruption.obey();
     }
     done.map(|()| 0)
+}
+
+/// Runs it as root: another process finds and reads the backup, and is handed the file.
+fn export_as_root(
+    arguments: &ArgMatches,
+    request: &Request,
+    settings: &Settings,
+    ui: &Ui,
+) -> anyhow::Result<Ended> {
+    // A signal goes to the other process, which gives up; the second one ends this process at once.
+    let _interruption = Interruption::watch()?;
+    let mut half = ServerHalf::start()?;
+    let Some(backup) = half.receive::<BackupSummary>()? else { return half.finish() };
+    tell_flaws(&backup, settings, ui);
+    let Some(target) = Target::prepare(arguments, request, &backup, ui)? else { return half.finish() };
+    half.send_file(&target.format, target.output.file())?;
+    let Some(done) = half.receive::<Exported>()? else {
+        // Before its end is taken for ours, which may be by a signal.
+        drop(target);
+        return half.finish();
+    };
+    let ended = half.finish()?;
+    if ended == Ended::Status(0) {
+        target.publish(request.existing, &done, ui)?;
+    }
+    Ok(ended)
+}
+
+/// The half of it that is not root: finds the backup, and writes it into the file that it is handed.
+pub(super) fn serve(
+    arguments: &ArgMatches,
+    settings: &Settings,
+    ui: &Ui,
+    root: &mut RootHalf,
+) -> anyhow::Result<u8> {
+    let request = Request::read(arguments, ui)?;
+    let backup = find_exportable(settings, ui, request.backup)?;
+    let interruption = Interruption::watch()?;
+    root.send(&backup)?;
+    let Some(Message { value: format, file }) = root.receive::<BundleFormat>()? else { return Ok(0) };
+    let mut file = file.context("take the file to write to")?;
+    let done = write(&backup, format, &mut file, &Scene { settings, ui, interruption: &interruption });
+    if done.is_err() {
+        interruption.obey();
+    }
+    root.send(&done?)?;
+    Ok(0)
 }
 
 struct Scene<'a> {
@@ -132,7 +179,10 @@ fn no_backup(tools: &Tools) -> Failure {
 }
 
 /// What whoever gets the bundle should know.
-fn tell_flaws(backup: &BackupSummary, ui: &Ui) {
+fn tell_flaws(backup: &BackupSummary, settings: &Settings, ui: &Ui) {
+    if settings.backup_key_file.is_some() {
+        ui.warn("the bundle is not encrypted, as the repository is: whoever has it can read it");
+    }
     match backup.name.kind() {
         BackupKind::Damaged => ui.warn(&format!("{} is data that was found damaged", backup.name)),
         BackupKind::Replaced | BackupKind::Backup if backup.damaged_pages.is_empty() => {}
@@ -143,17 +193,11 @@ fn tell_flaws(backup: &BackupSummary, ui: &Ui) {
     }
 }
 
-fn export_to_stream(
-    request: &Request,
-    backup: &BackupSummary,
-    settings: &Settings,
-    ui: &Ui,
-    interruption: &Interruption,
-) -> anyhow::Result<()> {
+fn export_to_stream(request: &Request, backup: &BackupSummary, scene: &Scene<'_>) -> anyhow::Result<()> {
     let mut output = standard_output().context("open the standard output")?;
     let format = request.format.unwrap_or(BundleFormat::Gzip);
-    let done = write(backup, format, &mut output, &Scene { settings, ui, interruption })?;
-    tell(&done, None, ui)
+    let done = write(backup, format, &mut output, scene)?;
+    tell(&done, None, scene.ui)
 }
 
 fn export_to_file(
@@ -162,25 +206,51 @@ fn export_to_file(
     backup: &BackupSummary,
     scene: &Scene<'_>,
 ) -> anyhow::Result<()> {
-    let (file, format) = request.target(backup)?;
-    if request.existing == Existing::Keep && file.symlink_metadata().is_ok() {
-        return Err(exists(&file).into());
+    let Some(target) = Target::prepare(arguments, request, backup, scene.ui)? else { return Ok(()) };
+    let done = write(backup, target.format, &mut target.output.file(), scene)?;
+    target.publish(request.existing, &done, scene.ui)
+}
+
+/// The file that a bundle is written to.
+struct Target {
+    file: PathBuf,
+    format: BundleFormat,
+    output: OutputFile,
+}
+
+impl Target {
+    /// Begins the file. `None`: it was only asked what would be done.
+    fn prepare(
+        arguments: &ArgMatches,
+        request: &Request,
+        backup: &BackupSummary,
+        ui: &Ui,
+    ) -> anyhow::Result<Option<Self>> {
+        let (file, format) = request.target(backup)?;
+        if request.existing == Existing::Keep && file.symlink_metadata().is_ok() {
+            return Err(exists(&file).into());
+        }
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let space =
+            disk_space(parent).with_context(|| format!("look at the directory '{}'", parent.display()))?;
+        ensure_enough_space(backup, format, space)?;
+        if is_given(arguments, "dry-run") {
+            ui.info(&format!("would export {} as '{}' ({format})", backup.name, file.display()));
+            return Ok(None);
+        }
+        let output = OutputFile::create(&file).with_context(|| format!("write '{}'", file.display()))?;
+        Ok(Some(Self { file, format, output }))
     }
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let space =
-        disk_space(parent).with_context(|| format!("look at the directory '{}'", parent.display()))?;
-    ensure_enough_space(backup, format, space)?;
-    if is_given(arguments, "dry-run") {
-        scene.ui.info(&format!("would export {} as '{}' ({format})", backup.name, file.display()));
-        return Ok(());
+
+    /// Gives the file its name, and reports it.
+    fn publish(self, existing: Existing, done: &Exported, ui: &Ui) -> anyhow::Result<()> {
+        let Self { file, output, .. } = self;
+        output.publish(existing).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => exists(&file).into(),
+            _ => anyhow::Error::new(error).context(format!("write '{}'", file.display())),
+        })?;
+        tell(done, Some(&file), ui)
     }
-    let output = OutputFile::create(&file).with_context(|| format!("write '{}'", file.display()))?;
-    let done = as_postgres(|| write(backup, format, &mut output.file(), scene))??;
-    output.publish(request.existing).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => exists(&file).into(),
-        _ => anyhow::Error::new(error).context(format!("write '{}'", file.display())),
-    })?;
-    tell(&done, Some(&file), scene.ui)
 }
 
 fn exists(file: &Path) -> Failure {

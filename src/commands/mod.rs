@@ -11,6 +11,7 @@ mod check;
 mod context;
 mod exporting;
 mod finding;
+mod halves;
 mod importing;
 mod init_postgresql;
 mod install;
@@ -25,13 +26,18 @@ mod scrubbing;
 mod start_services;
 mod status;
 mod verifying;
+mod without_terminal;
 
 use clap::{ArgMatches, Command};
+use halves::SERVER_HALF;
+use pgbox::embed::{EMBEDDED_WORK, serve_embedding_program};
 use pgbox::error::{Failure, Kind, kind_of};
 use pgbox::settings::Settings;
+use pgbox::sys;
 use pgbox::ui::{Mode, Ui};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use without_terminal::WITHOUT_TERMINAL;
 
 /// The name of the binary itself.
 const BINARY: &str = "pgbox";
@@ -44,6 +50,8 @@ pub(crate) struct Applet {
     pub(crate) command: fn() -> Command,
     /// What it does.
     run: Run,
+    /// Whether it runs without the terminal that it was started at, since it starts programs that must not have it.
+    leaves_terminal: bool,
 }
 
 /// What an applet does; the exit status.
@@ -65,27 +73,38 @@ pub(crate) const APPLETS: &[Applet] = &[
         name: "start-services",
         command: start_services::command,
         run: Run::WithSettings(start_services::run),
+        // Its command is the person's own.
+        leaves_terminal: false,
     },
     Applet {
         name: "init-postgresql",
         command: init_postgresql::command,
         run: Run::WithSettings(init_postgresql::run),
+        leaves_terminal: true,
     },
     Applet {
         name: "backup-postgresql",
         command: backup_postgresql::command,
         run: Run::WithSettings(backup_postgresql::run),
+        leaves_terminal: true,
     },
-    Applet { name: "maintenance", command: maintenance::command, run: Run::WithSettings(maintenance::run) },
+    Applet {
+        name: "maintenance",
+        command: maintenance::command,
+        run: Run::WithSettings(maintenance::run),
+        leaves_terminal: true,
+    },
     Applet {
         name: "archive-wal",
         command: archive_wal::archive_command,
         run: Run::ForServer { run: archive_wal::archive, usage_status: 2 },
+        leaves_terminal: false,
     },
     Applet {
         name: "fetch-wal",
         command: archive_wal::fetch_command,
         run: Run::ForServer { run: archive_wal::fetch, usage_status: archive_wal::FETCH_FAILED },
+        leaves_terminal: false,
     },
 ];
 
@@ -119,30 +138,91 @@ fn base_name(argument: &OsStr) -> String {
     name.strip_suffix(".sh").unwrap_or(name).to_owned()
 }
 
-/// Runs what the arguments, `argv[0]` included, ask for. Returns the exit status.
-pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
-    let arguments: Vec<OsString> = arguments.collect();
-    let (first, rest) = match arguments.split_first() {
-        Some((first, rest)) => (base_name(first), rest),
-        None => (BINARY.to_owned(), [].as_slice()),
-    };
-    if let Some(applet) = Applet::find(&first) {
-        return run_applet(applet, applet.name.to_owned(), rest);
+/// What a command line, `argv[0]` included, asks for.
+enum Called<'a> {
+    /// An applet, as what it was called, and its arguments.
+    Applet(&'static Applet, String, &'a [OsString]),
+    /// One of pgbox's own processes: its name, and its arguments.
+    OwnProcess(&'a OsStr, &'a [OsString]),
+    /// pgbox under its own name, with its arguments.
+    Own(&'a [OsString]),
+    /// A name that does not exist.
+    Unknown(&'a OsStr),
+}
+
+impl Called<'_> {
+    /// Whether programs are started that are not to have what whoever called has: a terminal, open files.
+    fn starts_programs_of_others(&self) -> bool {
+        match self {
+            Self::Applet(applet, ..) => applet.leaves_terminal,
+            Self::OwnProcess(..) => true,
+            Self::Own(_) | Self::Unknown(_) => false,
+        }
     }
-    let named = rest.split_first().and_then(|(name, rest)| Some((Applet::find(&base_name(name))?, rest)));
-    if let Some((applet, rest)) = named {
-        return run_applet(applet, format!("{BINARY} {}", applet.name), rest);
+}
+
+fn called(arguments: &[OsString]) -> Called<'_> {
+    let Some((first, rest)) = arguments.split_first() else { return Called::Own(&[]) };
+    let name = base_name(first);
+    if let Some(applet) = Applet::find(&name) {
+        return Called::Applet(applet, applet.name.to_owned(), rest);
+    }
+    if let Some((word, rest)) = rest.split_first() {
+        if [WITHOUT_TERMINAL, SERVER_HALF, EMBEDDED_WORK].iter().any(|name| *word == **name) {
+            return Called::OwnProcess(word, rest);
+        }
+        if let Some(applet) = Applet::find(&base_name(word)) {
+            return Called::Applet(applet, format!("{BINARY} {}", applet.name), rest);
+        }
     }
     // A binary under a name with its version or platform in it is still pgbox; any other name is a link to a
     // name that does not exist.
-    let unknown = if first.starts_with(BINARY) {
-        rest.first().filter(|name| !own::knows(name))
-    } else {
-        arguments.first()
+    let unknown =
+        if name.starts_with(BINARY) { rest.first().filter(|name| !own::knows(name)) } else { Some(first) };
+    unknown.map_or(Called::Own(rest), |name| Called::Unknown(name))
+}
+
+/// Runs what the arguments, `argv[0]` included, ask for. Returns the exit status.
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.collect();
+    let called = called(&arguments);
+    if !matches!(called, Called::Own(_) | Called::Unknown(_)) {
+        // A kernel that refuses leaves it as open as any other program.
+        let _ = sys::keep_from_being_traced();
+    }
+    if called.starts_programs_of_others() {
+        sys::keep_descriptors_private();
+    }
+    match called {
+        Called::Applet(applet, ..) if applet.leaves_terminal && sys::has_terminal() => {
+            without_terminal::start(arguments.into_iter())
+        }
+        Called::Applet(applet, called, rest) => run_applet(applet, called, rest),
+        Called::OwnProcess(word, rest) if *word == *SERVER_HALF => halves::run(rest),
+        Called::OwnProcess(word, _) if *word == *EMBEDDED_WORK => run_embedded_work(),
+        Called::OwnProcess(_, rest) => without_terminal::run(rest),
+        Called::Own(rest) => run_own(rest),
+        Called::Unknown(name) => report(&Ui::new(Mode::default(), BINARY), &unknown_name(name).into()),
+    }
+}
+
+fn run_embedded_work() -> u8 {
+    match serve_embedding_program() {
+        Ok(()) => 0,
+        Err(error) => report(&Ui::new(Mode::default(), BINARY), &error),
+    }
+}
+
+/// The arguments of the applet that this process runs, without its name.
+fn command_line() -> Vec<OsString> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let given = match called(&arguments) {
+        Called::OwnProcess(_, rest) => rest,
+        _ => &arguments,
     };
-    match unknown {
-        Some(name) => report(&Ui::new(Mode::default(), BINARY), &unknown_name(name).into()),
-        None => run_own(rest),
+    match called(given) {
+        Called::Applet(_, _, rest) => rest.to_vec(),
+        _ => Vec::new(),
     }
 }
 

@@ -70,15 +70,15 @@ fn find_postgres() -> Result<Identity, Failure> {
     })
 }
 
-/// Does work as the user `postgres` if we are root, and stays root for what follows.
+/// Makes this process run as the server's user, if it is root. It prepares nothing.
 ///
 /// # Errors
-/// As [`drop_privileges`]; nothing was done then.
-pub(crate) fn as_postgres<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-    if !sys::effective_identity().is_root() {
-        return Ok(work());
+/// As [`drop_privileges`].
+pub(crate) fn become_server_user() -> anyhow::Result<()> {
+    if sys::effective_identity().is_root() {
+        find_postgres()?.assume().context("give up root's privileges")?;
     }
-    find_postgres()?.run_as(work).context("give up root's privileges")
+    Ok(())
 }
 
 /// Makes a directory that a cluster is to go into, or gives an empty one to the server's user.

@@ -4,10 +4,11 @@ use super::arguments::{backup_name, dry_run, is_given, subcommand, switch, yes};
 use super::backing_up::{self, back_up_after_start};
 use super::context::Workplace;
 use super::finding::{Wanted, backup_named, find};
+use super::halves::{RootHalf, ServerHalf};
 use super::importing::warn_of_program;
 use super::init_postgresql::tell;
 use super::moment::{self, Moment};
-use super::privileges::{Directories, as_postgres, drop_privileges, prepare_place};
+use super::privileges::{Directories, drop_privileges, prepare_place};
 use anyhow::Context;
 use chrono::Utc;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
@@ -29,6 +30,7 @@ use pgbox::plan::recovery::Plan;
 use pgbox::plan::recovery_target::{Point, RecoveryTarget, in_words};
 use pgbox::plan::restore_outline::Outline;
 use pgbox::settings::Settings;
+use pgbox::sys;
 use pgbox::ui::Ui;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -286,39 +288,90 @@ fn conclude(tools: &Tools, asked: &Asked, ensured: &Ensured, backs_up: bool, ui:
     Ok(0)
 }
 
-/// Looks as the server's user, makes the directory as whoever we are, and goes on as the server's user.
+/// Restores elsewhere. As root, all but the making of the directory is done by another process, as the server's user.
 fn run_elsewhere(arguments: &ArgMatches, settings: &Settings, into: &Path, ui: &Ui) -> anyhow::Result<u8> {
-    let into = std::path::absolute(into).with_context(|| format!("find '{}'", into.display()))?;
-    let asked = as_postgres(|| -> anyhow::Result<Asked> {
-        let workplace = Workplace::open(settings, ui)?;
-        let tools = workplace.tools();
-        check_place(&tools, &into)?;
-        let asked = Asked::look(arguments, &tools, true)?;
-        let what = Elsewhere { backup: &asked.backup, prepared: asked.prepared(), into: &into };
-        check_elsewhere(&tools, &what)?;
-        let outline = outline(&tools, &asked.backup, asked.prepared(), Some(&into))?;
-        if is_given(arguments, "dry-run") || !ui.is_json() {
-            let end = asked.prepared().map(|prepared| prepared.way.end_in_words());
-            end.filter(|_| !ui.is_json()).iter().for_each(|end| ui.info(end));
-            show(None, &outline, ui)?;
+    let into = absolute(into)?;
+    if sys::effective_identity().is_root() {
+        let mut half = ServerHalf::start()?;
+        if let Some(imported) = half.receive::<Option<String>>()? {
+            // The other half has no terminal.
+            ask_about(imported.as_deref(), arguments, ui)?;
+            prepare_place(&into)?;
+            half.send(&())?;
         }
-        Ok(asked)
-    })??;
-    if is_given(arguments, "dry-run") {
+        return Ok(sys::end_like(half.finish()?));
+    }
+    let mut make_place = |imported: Option<&str>| {
+        ask_about(imported, arguments, ui)?;
+        prepare_place(&into).map(|()| true)
+    };
+    restore_into(arguments, settings, &mut Place { directory: &into, make: &mut make_place }, ui)
+}
+
+/// The half of it that is not root.
+pub(super) fn serve(
+    arguments: &ArgMatches,
+    settings: &Settings,
+    ui: &Ui,
+    root: &mut RootHalf,
+) -> anyhow::Result<u8> {
+    let into = absolute(arguments.get_one::<PathBuf>("into").context("find the directory")?)?;
+    let mut make_place = |imported: Option<&str>| {
+        root.send(&imported)?;
+        Ok(root.receive::<()>()?.is_some())
+    };
+    restore_into(arguments, settings, &mut Place { directory: &into, make: &mut make_place }, ui)
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("find '{}'", path.display()))
+}
+
+/// Where a cluster is restored beside the present one.
+struct Place<'a> {
+    directory: &'a Path,
+    /// Makes the directory, or has it made, for a backup of this name if it was imported. `false`: that failed, and was
+    /// reported.
+    make: &'a mut dyn FnMut(Option<&str>) -> anyhow::Result<bool>,
+}
+
+/// Has a person type the name of an imported backup, which is a program.
+fn ask_about(imported: Option<&str>, arguments: &ArgMatches, ui: &Ui) -> anyhow::Result<()> {
+    match imported {
+        Some(name) if !is_given(arguments, "yes") => Ok(ui.confirm_by_typing(name)?),
+        _ => Ok(()),
+    }
+}
+
+fn restore_into(
+    arguments: &ArgMatches,
+    settings: &Settings,
+    place: &mut Place<'_>,
+    ui: &Ui,
+) -> anyhow::Result<u8> {
+    let workplace = Workplace::open(settings, ui)?;
+    let (tools, into) = (workplace.tools(), place.directory);
+    check_place(&tools, into)?;
+    let asked = Asked::look(arguments, &tools, true)?;
+    let what = Elsewhere { backup: &asked.backup, prepared: asked.prepared(), into };
+    check_elsewhere(&tools, &what)?;
+    let outline = outline(&tools, &asked.backup, asked.prepared(), Some(into))?;
+    let is_dry_run = is_given(arguments, "dry-run");
+    if is_dry_run || !ui.is_json() {
+        let end = asked.prepared().map(|prepared| prepared.way.end_in_words());
+        end.filter(|_| !ui.is_json()).iter().for_each(|end| ui.info(end));
+        show(None, &outline, ui)?;
+    }
+    if is_dry_run {
         return Ok(0);
     }
     warn_of_program(&asked.backup, ui);
-    if asked.backup.imported && !is_given(arguments, "yes") {
-        ui.confirm_by_typing(&asked.backup.name.to_string())?;
+    let imported = asked.backup.imported.then(|| asked.backup.name.to_string());
+    if !(place.make)(imported.as_deref())? {
+        return Ok(0);
     }
-    prepare_place(&into)?;
-    as_postgres(|| -> anyhow::Result<u8> {
-        let workplace = Workplace::open(settings, ui)?;
-        let tools = workplace.tools();
-        let what = Elsewhere { backup: &asked.backup, prepared: asked.prepared(), into: &into };
-        restore_elsewhere(&tools, &what, Utc::now())?;
-        tell_elsewhere(&tools, &asked, &into, ui)
-    })?
+    restore_elsewhere(&tools, &what, Utc::now())?;
+    tell_elsewhere(&tools, &asked, into, ui)
 }
 
 fn tell_elsewhere(tools: &Tools, asked: &Asked, into: &Path, ui: &Ui) -> anyhow::Result<u8> {

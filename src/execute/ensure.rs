@@ -237,7 +237,7 @@ fn conclude_served(tools: &Tools, journal: &Journal) -> Vec<String> {
 /// whoever reads the history later, and so it is reported now.
 fn note_in_history(path: &Path, event: &Event, remarks: &mut Vec<String>, tools: &Tools) {
     if let Err(error) = history::record(path, event) {
-        let remark = format!("could not record what was done in the history: {error}");
+        let remark = format!("what was done could not be recorded in the history: {error}");
         tools.progress.note(&remark);
         remarks.push(remark);
     }

@@ -146,7 +146,8 @@ impl Runner<'_> {
     fn prepared(&self, tool: Tool) -> Tool {
         let settings = self.tools.settings;
         let socket = self.address.socket_directory.clone().unwrap_or_default();
-        tool.variable("PATH", self.search_path())
+        tool.with_passwords()
+            .variable("PATH", self.search_path())
             .variable("PGHOST", socket)
             .variable("PGPORT", self.address.port.to_string())
             .variable("PGUSER", &settings.superuser)

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::plan::BackupFormat;
 use crate::repository::{BackupReader, EntryContent, RepositoryError, TableEntry};
@@ -18,7 +18,7 @@ pub(super) const MAXIMUM_CONFIGURATION_SIZE_BYTES: u64 = 1024 * 1024;
 const IN_PLACE_SETTING: &str = "allow_in_place_tablespaces";
 
 /// A tablespace that was outside the data directory, and is inside it now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredTablespace {
     /// Where it is now, below the data directory.
     pub path: String,

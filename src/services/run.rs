@@ -202,7 +202,6 @@ impl Runner<'_> {
             program,
             name,
             arguments,
-            identity: None,
             keeps_terminal: child == Child::Command,
             environment: Vec::new(),
         };

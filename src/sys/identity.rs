@@ -4,11 +4,17 @@
 //! containers renumber it (`updateRemoteUserUID`), so no uid is ever a constant. As any other user, it works
 //! as that user, named or not (Kubernetes, `docker run --user`).
 //!
-//! Privileges are dropped in this process, before it has a second thread, rather than by starting itself
-//! again: relative paths, settings and an open terminal stay what they were. The supplementary groups become those of
-//! the new user.
+//! Privileges are dropped in this process, before it has a second thread, and for good. The supplementary groups become
+//! those of the new user. A command that needs root afterwards runs as two processes (`sys::OwnProcess`). A thread that is
+//! another user in a process that stays root was refused: whoever may look into one thread of a process (`ptrace`) writes
+//! into the memory of all of it, and a pool of threads outlives the work that it was made for.
 
-use rustix::process::{Gid, Uid};
+use rustix::process::{
+    DumpableBehavior, Gid, Uid, parent_process_death_signal, set_dumpable_behavior,
+    set_parent_process_death_signal,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::io;
 use sysinfo::{User, Users};
 
@@ -70,45 +76,41 @@ impl Identity {
 
     /// Makes this process, and all that it starts from now on, run as this user for good.
     ///
+    /// The kernel gives an identity to each thread; what is done here is done by the only one, so nothing of the process
+    /// stays behind. Other processes of the user cannot look into this one from then on (`ptrace`), and it leaves no core
+    /// dump: it may hold descriptors and keys that were opened as root.
+    ///
     /// # Errors
     /// [`IdentityError::Threads`] when a second thread runs: the kernel changes one thread only.
     pub fn assume(&self) -> Result<(), IdentityError> {
-        let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-        if threads > 1 {
+        let denied = |reason: io::Error| IdentityError::Denied { uid: self.uid, reason };
+        if std::fs::read_dir("/proc/self/task").map_err(denied)?.count() > 1 {
             return Err(IdentityError::Threads);
         }
-        self.assume_in_this_thread()
+        self.become_this_user().map_err(|error| denied(error.into()))
     }
 
-    /// Does work on a thread that is this user, while the process and its other threads stay who they are.
-    ///
-    /// What the thread starts, processes and threads, is this user, too. For the kernel, identity belongs to threads;
-    /// that a process has one is only the C library's doing, and it is not asked here. The kernel takes from a process
-    /// that has done so the right to leave core dumps; it is given back.
-    ///
-    /// # Errors
-    /// [`IdentityError::Denied`]; nothing was done then.
-    pub fn run_as<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, IdentityError> {
-        let dumpable = rustix::process::dumpable_behavior();
-        let done = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| self.assume_in_this_thread().map(|()| work()));
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        if let Ok(dumpable) = dumpable {
-            // Without it there is no core dump, and that is all.
-            let _ = rustix::process::set_dumpable_behavior(dumpable);
-        }
-        done
-    }
-
-    fn assume_in_this_thread(&self) -> Result<(), IdentityError> {
+    fn become_this_user(&self) -> rustix::io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         let groups: Vec<Gid> = self.groups().into_iter().map(Gid::from_raw).collect();
-        rustix::thread::set_thread_groups(&groups)
-            .and_then(|()| rustix::thread::set_thread_res_gid(gid, gid, gid))
-            .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid))
-            .map_err(|error| IdentityError::Denied { uid: self.uid, reason: error.into() })
+        // The kernel forgets it with a change of the user (prctl(2), PR_SET_PDEATHSIG).
+        let death_signal = parent_process_death_signal()?;
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        drop_capabilities()?;
+        set_parent_process_death_signal(death_signal)?;
+        // As the kernel has it after a change of the user, unless fs.suid_dumpable says otherwise.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)
     }
+}
+
+/// Gives up what root may do, where whoever started us has it kept through a change of the user (capabilities(7), the
+/// securebits) or passed on to programs.
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    if capabilities(None)? == none { Ok(()) } else { set_capabilities(None, none) }
 }
 
 /// The user database; empty where it cannot be read, as in an image without one.
@@ -141,27 +143,4 @@ pub fn find_user(name: &str) -> Result<Identity, IdentityError> {
         .find(|user| user.name() == name)
         .map(|user| Identity { uid: **user.id(), gid: *user.group_id(), name: Some(name.to_owned()) })
         .ok_or_else(|| IdentityError::NoSuchUser(name.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn work_is_done_as_another_user_and_the_process_stays_who_it_is() {
-        let me = effective_identity();
-        if !me.is_root() {
-            return;
-        }
-        let other = Identity { uid: 4242, gid: 4343, name: None };
-        let directory = tempfile::tempdir().unwrap();
-
-        let (seen, denied) = other
-            .run_as(|| (effective_identity(), std::fs::write(directory.path().join("x"), "").is_err()))
-            .unwrap();
-
-        assert_eq!((seen.uid, seen.gid, denied), (4242, 4343, true));
-        assert_eq!(effective_identity(), me);
-        std::thread::spawn(|| assert!(effective_identity().is_root())).join().unwrap();
-    }
 }

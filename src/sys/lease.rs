@@ -10,6 +10,7 @@
 //! (`perl-base` is essential). Where it is missing the answer is that nobody knows.
 
 use super::process::find_program;
+use super::secrets::PASSWORD_VARIABLES;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,7 +73,7 @@ fn ask(perl: &Path, directory: &Path, control: &Path, files: &[PathBuf]) -> Writ
     let paths = std::iter::once(control).chain(files.iter().map(PathBuf::as_path));
     let mut command = Command::new(perl);
     command.arg("-e").arg(SCRIPT).arg("--").args(paths.map(|path| directory.join(path))).current_dir("/");
-    for variable in VARIABLES {
+    for variable in VARIABLES.iter().chain(&PASSWORD_VARIABLES) {
         command.env_remove(variable);
     }
     let output = match command.output() {

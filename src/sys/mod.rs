@@ -18,6 +18,7 @@ mod identity;
 mod install;
 mod kernel;
 mod lease;
+mod link;
 mod lock;
 mod marker;
 mod mounts;
@@ -26,13 +27,16 @@ mod new_wal_root;
 mod orphans;
 mod output_file;
 mod own_directory;
+mod own_process;
 mod patience;
 mod prepare;
 mod priority;
 mod private_directory;
 mod process;
 mod read_root;
+mod relay;
 mod scratch;
+mod secrets;
 mod server_process;
 mod socket;
 mod space;
@@ -50,6 +54,7 @@ pub use holes::data_ranges;
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};
 pub use lease::{Writer, find_writer};
+pub use link::{Link, Message};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
 pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
@@ -58,6 +63,7 @@ pub use new_wal_root::NewWalRoot;
 pub use orphans::{ServerProcessIn, has_client_sessions, orphaned_server_processes, server_processes_in};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
+pub use own_process::{OwnProcess, begin_session, end_like, end_with_parent, has_terminal, name_process};
 pub use patience::{NoAnswer, answers, within};
 pub use prepare::{
     OwnershipReport, ensure_directory, fix_ownership, give_entries, is_runnable, is_writable_directory,
@@ -68,6 +74,7 @@ pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
 pub use scratch::{file_in_memory, forget_cached, read_scratch, scratch_file};
+pub use secrets::{keep_descriptors_private, keep_from_being_traced, keep_memory_private};
 pub use server_process::{
     ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,
 };

@@ -1,5 +1,7 @@
 //! Programs that are run to their end, through duct.
 
+use super::relay::Relay;
+use super::secrets::PASSWORD_VARIABLES;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
@@ -16,6 +18,7 @@ pub struct Tool {
     environment: Vec<(OsString, Option<OsString>)>,
     directory: PathBuf,
     input: Input,
+    has_passwords: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +92,7 @@ impl Tool {
             environment: Vec::new(),
             directory: PathBuf::from("/"),
             input: Input::Null,
+            has_passwords: false,
         }
     }
 
@@ -120,6 +124,13 @@ impl Tool {
         self
     }
 
+    /// Leaves it the variables with passwords, which no other program gets from us.
+    #[must_use]
+    pub fn with_passwords(mut self) -> Self {
+        self.has_passwords = true;
+        self
+    }
+
     /// Gives it bytes to read.
     #[must_use]
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
@@ -148,11 +159,19 @@ impl Tool {
 
     /// Starts it and returns its standard output to read from; reading to the end fails if it failed.
     pub fn reader(self) -> io::Result<impl Read + Send + 'static> {
-        self.expression().0.reader()
+        let expression = self.expression().0;
+        match Relay::at_terminal()? {
+            // It ends with the program, which nobody waits for here.
+            Some((_, writer)) => expression.stderr_file(writer).reader(),
+            None => expression.reader(),
+        }
     }
 
     fn expression(self) -> (duct::Expression, Option<Copier>) {
         let mut expression = duct::cmd(self.program.as_os_str(), self.arguments).dir(self.directory);
+        for variable in PASSWORD_VARIABLES.iter().filter(|_| !self.has_passwords) {
+            expression = expression.env_remove(variable);
+        }
         for (name, value) in self.environment {
             expression = match value {
                 Some(value) => expression.env(name, value),
@@ -177,7 +196,13 @@ impl Tool {
 
     /// Runs it with its output going where ours goes, all of it to standard error.
     pub fn run_visibly(self) -> Result<(), ProcessError> {
-        self.finish(duct::Expression::stdout_to_stderr).map(|_| ())
+        let started = Relay::at_terminal();
+        let Some((relay, writer)) = started.map_err(|reason| start_error(&self.program, reason))? else {
+            return self.finish(duct::Expression::stdout_to_stderr).map(|_| ());
+        };
+        let ran = self.finish(|expression| expression.stdout_to_stderr().stderr_file(writer));
+        relay.finish();
+        ran.map(|_| ())
     }
 
     fn finish(

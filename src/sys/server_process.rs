@@ -5,6 +5,7 @@
 //! `pg_ctl` is not used to start: it puts a shell and `/dev/null` in between.
 
 use super::process::ProcessError;
+use super::secrets::{PASSWORD_VARIABLES, give_back_core_limit};
 use super::step_point::OWN_VARIABLES;
 use super::wait::ChangeWatch;
 use super::write_root::WriteRoot;
@@ -53,6 +54,7 @@ impl PreparedServer<'_> {
     pub fn start(mut self) -> Result<ServerProcess, ProcessError> {
         let failed = |reason: io::Error| start_error(self.program, reason);
         let child = self.command.spawn().map_err(failed)?;
+        give_back_core_limit(pid_of(&child));
         let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(|error| failed(error.into()))?;
         self.root.note_server(child.id());
         Ok(ServerProcess { child, pidfd })
@@ -96,8 +98,9 @@ impl ServerProcess {
             .env_remove("NOTIFY_SOCKET")
             .env_remove("PGPORT")
             .env_remove("PGDATA")
+            .env_remove("PGPASSWORD")
             .process_group(0);
-        for variable in OWN_VARIABLES {
+        for variable in OWN_VARIABLES.iter().chain(&PASSWORD_VARIABLES) {
             command.env_remove(variable);
         }
         Ok(PreparedServer { command, program: &spec.program, root })

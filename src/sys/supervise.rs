@@ -1,15 +1,14 @@
 //! What a first process (PID 1) needs of the kernel: children of its own and orphans of others, reaped.
 
-use super::identity::Identity;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, set_child_subreaper, wait, waitpid};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A child to start. It gets a process group of its own, so that a signal reaches all of it.
+/// A child to start, which is who we are. It gets a process group of its own, so that a signal reaches all of it.
 #[derive(Clone, Debug)]
 pub struct Supervised {
     /// The program.
@@ -18,8 +17,6 @@ pub struct Supervised {
     pub name: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Who it runs as; `None` is who we are.
-    pub identity: Option<Identity>,
     /// Whether it keeps our standard input, our standard output and our process group, as a person's command needs. What
     /// any other prints goes to standard error.
     pub keeps_terminal: bool,
@@ -55,6 +52,15 @@ impl std::fmt::Display for Ended {
     }
 }
 
+/// How a process that was waited for ended.
+pub(super) fn ended_of(status: std::process::ExitStatus) -> Option<Ended> {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Some(Ended::Status(code)),
+        (None, Some(signal)) => Some(Ended::Signal(signal)),
+        (None, None) => None,
+    }
+}
+
 /// Makes orphaned descendants our children, so that a supervisor that is not PID 1 can reap them.
 pub fn become_subreaper() -> io::Result<()> {
     let myself = rustix::process::getpid();
@@ -74,9 +80,6 @@ pub fn spawn_supervised(spec: &Supervised) -> io::Result<i32> {
     if !spec.keeps_terminal {
         // Standard output is the command's alone: `docker run IMAGE echo hello` prints `hello`.
         command.stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
-    }
-    if let Some(identity) = &spec.identity {
-        command.uid(identity.uid).gid(identity.gid);
     }
     let child = command.spawn()?;
     Ok(Pid::from_child(&child).as_raw_nonzero().get())

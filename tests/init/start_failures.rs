@@ -194,7 +194,7 @@ fn a_note_that_cannot_be_written_ends_no_start_that_serves(#[case] note: &str) {
     let told = sandbox.succeed(&["init-postgresql", "--no-backup"]);
 
     assert!(
-        told.contains("could not record what was done") || told.contains("could not note which"),
+        told.contains("what was done could not be recorded") || told.contains("could not note which"),
         "{told}"
     );
     assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");

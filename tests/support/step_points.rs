@@ -10,7 +10,7 @@ use std::process::{Child, Output, Stdio};
 /// Where the names of the points go, and which one kills.
 pub(crate) const POINTS: &str = "PGBOX_STEP_POINTS";
 pub(crate) const KILL_AT: &str = "PGBOX_KILL_AT_STEP_POINT";
-const STOP_AT: &str = "PGBOX_STOP_AT_STEP_POINT";
+pub(crate) const STOP_AT: &str = "PGBOX_STOP_AT_STEP_POINT";
 
 /// Whether the tested binary can be killed so; where not, that is said, and a failure where `CI` is set.
 pub(crate) fn has_step_points() -> bool {
@@ -51,7 +51,11 @@ pub(crate) fn pause_at<T>(
     let mut child = command.spawn().unwrap();
     let pid = Pid::from_child(&child);
     wait_until("it stands still", || {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before point {number}: {}", rest_of(&mut child));
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before point {number}: {}",
+            rest_of(&mut child)
+        );
         std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap().contains(") T ")
     });
     let done = meanwhile();
@@ -62,7 +66,7 @@ pub(crate) fn pause_at<T>(
 }
 
 /// What an ended command has printed.
-fn rest_of(child: &mut Child) -> String {
+pub(crate) fn rest_of(child: &mut Child) -> String {
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();

@@ -20,11 +20,18 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Starts a program at a new terminal.
     pub(crate) fn run(program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Self::start(command)
+    }
+
+    /// The same with a command.
+    pub(crate) fn start(command: Command) -> Self {
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         rustix::pty::grantpt(&master).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
         let peer = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        let child = spawn_at(program, arguments, &peer);
+        let child = spawn_at(command, &peer);
         let keyboard = File::from(master);
         let screen = Arc::new(Mutex::new(Vec::new()));
         keep_reading(keyboard.try_clone().unwrap(), Arc::clone(&screen));
@@ -42,6 +49,11 @@ impl Terminal {
     /// Types a line, and the return key.
     pub(crate) fn type_line(&mut self, line: &str) {
         self.keyboard.write_all(format!("{line}\r").as_bytes()).unwrap();
+    }
+
+    /// Types what interrupts a program.
+    pub(crate) fn type_control_c(&mut self) {
+        self.keyboard.write_all(b"\x03").unwrap();
     }
 
     /// Everything shown so far.
@@ -63,9 +75,8 @@ impl Drop for Terminal {
     }
 }
 
-fn spawn_at(program: &str, arguments: &[&str], peer: &OwnedFd) -> Child {
-    Command::new(program)
-        .args(arguments)
+fn spawn_at(mut command: Command, peer: &OwnedFd) -> Child {
+    command
         .env("TERM", "xterm")
         .stdin(peer.try_clone().unwrap())
         .stdout(peer.try_clone().unwrap())

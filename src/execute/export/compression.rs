@@ -12,6 +12,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::writing::Measured;
 
@@ -20,7 +21,7 @@ const BLOCK_SIZE_BYTES: usize = 1024 * 1024;
 const ZSTD_LEVEL: i32 = 3;
 
 /// The format of a bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BundleFormat {
     /// `.tar`.
     Plain,

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use chrono::Local;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use compression::BundleFormat;
 
@@ -40,7 +40,7 @@ pub struct ExportOptions<'a> {
 }
 
 /// What was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exported {
     /// The backup.
     pub backup: BackupName,

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{Encryption, Key, SealError, cipher, open_with, random_bytes, seal_with};
 use crate::repository::error::RepositoryError;
+use crate::sys::keep_memory_private;
 
 /// What the key file's key is used for; a part of the format.
 const WRAPPING_KEY: &str = "pgbox repository 2026-11 wrapping";
@@ -47,7 +48,7 @@ impl BackupKey {
     /// [`RepositoryError::UnreadableKeyFile`], and [`RepositoryError::NoKeyInFile`] when it holds anything else.
     pub(in crate::repository) fn read(path: &Path) -> Result<Self, RepositoryError> {
         let path = path.to_path_buf();
-        let text = match read_text(&path) {
+        let text = match keep_memory_private().and_then(|()| read_text(&path)) {
             Ok(text) => text,
             Err(source) => return Err(RepositoryError::UnreadableKeyFile { path, source }),
         };
