@@ -5,7 +5,7 @@
 
 use super::step::{Action, Effect, Plan, Refusal, Replacement, Source, Step};
 use super::{Circumstances, plan, start_step};
-use crate::plan::backups::{BackupKind, BackupSummary};
+use crate::plan::backups::{BackupFormat, BackupKind, BackupSummary};
 use crate::plan::diagnosis::{ClusterCondition, Diagnosis};
 use crate::plan::order::order_keys;
 use crate::plan::policy::RecoveryPolicy;
@@ -56,7 +56,11 @@ fn refuse_to_hide_a_loss(diagnosis: &Diagnosis, circumstances: &Circumstances) -
     let may_be_of_it = |backup: &&BackupSummary| may_be_of(backup, diagnosis);
     let backups = circumstances.backups.iter().filter(|backup| backup.name.kind() == BackupKind::Backup);
     let keys = order_keys(circumstances.backups);
-    let newest = backups.filter(may_be_of_it).max_by_key(|backup| keys.get(&backup.name).copied());
+    // What is named is what a person will restore: the best of them, and a plain copy only where there is nothing else.
+    let worth = |backup: &&BackupSummary| {
+        (backup.is_usable(), backup.format == BackupFormat::Chunked, keys.get(&backup.name).copied())
+    };
+    let newest = backups.filter(may_be_of_it).max_by_key(worth);
     let path = diagnosis.data_directory.display();
     let shown = match (&diagnosis.served, newest) {
         (None, None) => return Ok(()),
