@@ -14,6 +14,7 @@ pub mod own_archiving;
 pub mod own_settings;
 pub mod ownership;
 pub mod readiness;
+pub mod scram;
 pub mod seal;
 pub(crate) mod served;
 pub mod server;
@@ -25,6 +26,7 @@ pub mod standby;
 mod start_progress;
 pub(crate) mod tree;
 pub mod usable_configuration;
+pub mod user_name;
 pub mod wal_gap;
 
 pub use inspect::{Expectations, inspect};

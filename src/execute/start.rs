@@ -2,7 +2,7 @@
 
 use super::archive_queue::queue_unqueued;
 use super::failed_start::{does_not_serve, report, start_failure};
-use super::{Tools, archiving, recovery_sync};
+use super::{Tools, access, archiving, recovery_sync};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::control_file;
 use crate::cluster::own_settings::OwnSettings;
@@ -20,6 +20,7 @@ use crate::plan::start_failure::Cause;
 use crate::sys::{ReadRoot, WriteRoot, effective_identity, is_writable_directory};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -40,7 +41,7 @@ pub(super) fn login_for(tools: &Tools, purpose: Purpose) -> Login {
     let databases = ["postgres", "template1", &tools.settings.database].map(str::to_owned).to_vec();
     Login {
         users,
-        password: tools.settings.superuser_password.reveal().to_owned(),
+        password: tools.settings.superuser_password_to_try().reveal().to_owned(),
         databases,
         data_directory: (purpose == Purpose::Serving).then(|| tools.settings.data_directory.clone()),
         preamble: Preamble::new(tools.installation.version, purpose),
@@ -124,8 +125,9 @@ impl Start {
 pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
     // Before, and not after: a server that is killed before its first checkpoint leaves the control file as it was.
     seal::remove(root).context("remove the seal of the last stop")?;
+    let names = access::prepare_local_access(tools, root);
     let configuration = Fingerprint::take(root, tools.installation);
-    let mut server = start_with_retries(tools, root, start)?;
+    let mut server = start_with_retries(tools, root, start, names)?;
     let Err(error) = verify(tools, &mut server) else {
         note_configuration(tools, root, configuration);
         note_served(tools, root);
@@ -189,7 +191,12 @@ fn note_served(tools: &Tools, root: &WriteRoot) {
     }
 }
 
-fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow::Result<RunningServer> {
+fn start_with_retries(
+    tools: &Tools,
+    root: &WriteRoot,
+    start: &Start,
+    environment: Vec<(&'static str, OsString)>,
+) -> anyhow::Result<RunningServer> {
     let own = OwnSettings::read(root);
     let archiving = archiving::server_settings(tools, root, &own);
     if !archiving.is_empty()
@@ -209,6 +216,7 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
             .chain(archiving)
             .chain(recovery_sync::server_settings(tools.installation, root.path(), &own))
             .collect(),
+        environment,
         accepts_standby: *start == Start::AsItIs,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,
