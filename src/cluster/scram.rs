@@ -55,7 +55,7 @@ fn keyed_hash(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     };
     block.iter_mut().zip(key).for_each(|(byte, key)| *byte = *key);
     let padded = |pad: u8| Sha256::new().chain_update(block.map(|byte| byte ^ pad));
-    let inner = parts.iter().fold(padded(0x36), |hasher, part| hasher.chain_update(part)).finalize();
+    let inner = parts.iter().fold(padded(0x36), Digest::chain_update).finalize();
     padded(0x5c).chain_update(inner).finalize().into()
 }
 

@@ -100,34 +100,34 @@ impl Access<'_> {
         if !Self::is_by_map(rules) {
             return None;
         }
-        let entries: Vec<(&str, &str)> = map.lines().filter_map(entry).collect();
+        let entries: Vec<Entry> = map.lines().filter_map(Entry::parse).collect();
         if entries.is_empty() {
             return Some(self.map());
         }
-        let server_user = self.system_users.first()?;
-        let is_there = |user: &str, role: &str| {
-            let is_of = |written: &str, name: &str| written == name || written == quoted(name);
-            entries.iter().any(|(other, its)| is_of(other, user) && (*its == role || *its == "all"))
+        let is_missing = |(user, role): &(&str, String)| {
+            !entries.iter().any(|entry| entry.is_of(user) && (entry.role == role || entry.role == "all"))
         };
+        let missing = self.wanted_entries(&entries).into_iter().filter(is_missing);
+        let lines: String = missing.map(|(user, role)| map_line(user, &role) + "\n").collect();
+        let begin = if map.ends_with('\n') { "" } else { "\n" };
+        (!lines.is_empty()).then(|| format!("{begin}{lines}"))
+    }
+
+    /// What is to be in a map, by user and role. Whom a person took out of it is not put back.
+    fn wanted_entries(&self, present: &[Entry]) -> Vec<(&str, String)> {
         let superuser =
             if self.version >= FIRST_WITH_ALL { "all".to_owned() } else { quoted(self.superuser) };
-        let mut roles: Vec<&str> =
-            entries.iter().map(|(_, role)| *role).chain([superuser.as_str()]).collect();
+        let mut roles: Vec<String> = present.iter().map(|entry| entry.role.to_owned()).collect();
+        roles.push(superuser.clone());
         roles.sort_unstable();
         roles.dedup();
-        let of_server = roles.iter().map(|role| (server_user.as_str(), *role));
-        // Whom a person took out of the map is not put back.
-        let others = self.system_users.iter().skip(1).map(String::as_str);
-        let others =
-            others.filter(|user| entries.iter().any(|(other, _)| *other == *user || *other == quoted(user)));
-        let of_others = others.map(|user| (user, superuser.as_str()));
-        let missing = of_server.chain(of_others).filter(|(user, role)| !is_there(user, role));
-        let lines: String = missing.map(|(user, role)| map_line(user, role) + "\n").collect();
-        if lines.is_empty() {
-            return None;
-        }
-        let begin = if map.ends_with('\n') { "" } else { "\n" };
-        Some(format!("{begin}{lines}"))
+        let mut users = self.system_users.iter().map(String::as_str);
+        let of_server =
+            users.next().into_iter().flat_map(|user| roles.iter().map(move |role| (user, role.clone())));
+        let mut wanted: Vec<(&str, String)> = of_server.collect();
+        let kept = users.filter(|user| present.iter().any(|entry| entry.is_of(user)));
+        wanted.extend(kept.map(|user| (user, superuser.clone())));
+        wanted
     }
 
     /// The roles that the map names, as it names them. Before 16 there is no word for all of them.
@@ -141,11 +141,22 @@ impl Access<'_> {
     }
 }
 
-/// The user and the role of a line of the map, as they are written there.
-fn entry(line: &str) -> Option<(&str, &str)> {
-    let rest = line.trim().strip_prefix(MAP)?.strip_prefix([' ', '\t'])?.trim_start();
-    let (user, role) = split_token(rest)?;
-    Some((user, split_token(role).map_or(role, |(role, _)| role)))
+/// A line of the map, as it is written.
+struct Entry<'a> {
+    user: &'a str,
+    role: &'a str,
+}
+
+impl<'a> Entry<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let rest = line.trim().strip_prefix(MAP)?.strip_prefix([' ', '\t'])?.trim_start();
+        let (user, role) = split_token(rest)?;
+        Some(Self { user, role: split_token(role).map_or(role, |(role, _)| role) })
+    }
+
+    fn is_of(&self, user: &str) -> bool {
+        self.user == user || self.user == quoted(user)
+    }
 }
 
 /// Splits a text behind its first word, which may be in quotes.

@@ -7,6 +7,7 @@ use rstest::rstest;
 
 use crate::support::docker::{Container, Volumes};
 use crate::support::sandbox::printed;
+use crate::support::wait::wait_until;
 
 const NOBODY: &str = "65534:65534";
 
@@ -102,7 +103,12 @@ fn what_everybody_may_write_to_in_the_image_is_closed_and_what_was_planted_befor
     assert!(facts("/var/lib/postgresql-backup/data_20990101_000000/PG_VERSION").ends_with(" 65534"));
     let list = container.run(&["backup-postgresql", "list"]);
     assert!(list.contains("unreadable: it belongs to user nobody (65534)"), "{list}");
-    container.run(&["backup-postgresql", "cleanup"]);
+    // It is refused while the first backup is under way.
+    wait_until("a cleanup", || {
+        let output = container.exec(&["backup-postgresql", "cleanup"]);
+        assert!(matches!(output.status.code(), Some(0 | 5)), "{}", printed(&output));
+        output.status.success()
+    });
     let planted = container.exec_with(&["--user=65534:65534"], &["mkdir", "/var/run/postgresql/in-the-way"]);
     assert!(printed(&planted).contains("Permission denied"), "{}", printed(&planted));
 }
