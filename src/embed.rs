@@ -1,6 +1,6 @@
 //! pgbox for programs: a live PostgreSQL server in a directory of the program's own, and a look at any data directory.
 //!
-//! Everything is below one base directory: `data` (the cluster), `backup`, `log/postgresql.log`, `run` (the socket),
+//! Everything is below one base directory: `data` (the cluster), `backup`, `log/postgresql.log`, `run` (the socket, which is below `/tmp` where its path would be too long),
 //! and `initdb.d`, whose scripts complete a new cluster if it is there. No environment variable is read.
 //!
 //! PostgreSQL does not run as root. A program that does gets a server that runs as the base directory's owner or, if
@@ -142,13 +142,14 @@ impl Options {
         self.with("application-role", name)
     }
 
-    /// That role's password, and the superuser's, if that has none of its own. It is set when the cluster is made.
+    /// That role's password. It is set when the cluster is made.
     #[must_use]
     pub fn application_password(self, password: &str) -> Self {
         self.with("application-password", password)
     }
 
-    /// The password of the superuser, `postgres`. It is set when the cluster is made.
+    /// The password of the superuser, `postgres`, for logins over TCP; without this it has none. It is set when the cluster is
+    /// made.
     #[must_use]
     pub fn superuser_password(self, password: &str) -> Self {
         self.with("superuser-password", password)
@@ -213,9 +214,9 @@ impl Options {
         settings.wal_archive = false;
         let socket_directory = base.join("run");
         let length = socket_directory.as_os_str().as_bytes().len() + SOCKET_NAME.len();
-        // With a longer path the server would not start; its port is enough.
-        let has_socket = length <= LONGEST_SOCKET_PATH_BYTES;
-        settings.socket_directory = Some(if has_socket { socket_directory } else { PathBuf::new() });
+        // With a longer path the server would not start, and without a socket we could not log in as the superuser.
+        let is_short = length <= LONGEST_SOCKET_PATH_BYTES;
+        settings.socket_directory = Some(if is_short { socket_directory } else { short_directory(&base) });
         Ok(settings)
     }
 
@@ -270,11 +271,14 @@ impl Options {
         let owner = server_user(&self.base()?)?;
         let Settings { data_directory, backup_directory, log_directory, socket_directory, .. } = settings;
         let base = self.base()?;
-        let socket_directory = socket_directory.iter().filter(|path| !path.as_os_str().is_empty());
         let below = [data_directory, backup_directory, log_directory].into_iter().chain(socket_directory);
         for directory in std::iter::once(&base).chain(below) {
             sys::ensure_directory(directory, 0o700, owner.as_ref())
                 .with_context(|| format!("make '{}'", directory.display()))?;
+        }
+        let server_user = owner.unwrap_or_else(sys::effective_identity);
+        if let Some(directory) = socket_directory {
+            refuse_another(directory, &server_user)?;
         }
         Ok(())
     }
@@ -310,6 +314,24 @@ fn stop_server(tools: &Tools<'_>) -> anyhow::Result<Done> {
     let stopped =
         |pid| Served { address: None, pid, was_running: true, done: Vec::new(), remarks: Vec::new() };
     Ok(Done { server: pid.map(stopped) })
+}
+
+/// Refuses a directory for the socket in which somebody else could put one.
+fn refuse_another(directory: &Path, server_user: &Identity) -> anyhow::Result<()> {
+    let shown = directory.display();
+    let facts = ReadRoot::open(directory).and_then(|root| root.own_facts());
+    let facts = facts.with_context(|| format!("look at '{shown}'"))?;
+    let Some(reason) = sys::other_writer(&facts, server_user, sys::Trust::Ourselves) else { return Ok(()) };
+    let hint = "remove it, if it is nobody's, or take another base directory";
+    Err(Failure::new(Kind::Refused, format!("cannot put the server's socket into '{shown}': it {reason}"))
+        .hint(hint)
+        .into())
+}
+
+/// A directory for the socket of a base directory whose own path is too long, always the same.
+fn short_directory(base: &Path) -> PathBuf {
+    let name = blake3::hash(base.as_os_str().as_bytes()).to_hex();
+    Path::new("/tmp").join(format!("pgbox-{}", name.get(..16).unwrap_or_default()))
 }
 
 /// A server that serves.
@@ -422,9 +444,13 @@ mod tests {
     }
 
     #[test]
-    fn a_base_directory_too_long_for_a_socket_has_none() {
+    fn a_base_directory_too_long_for_a_socket_has_it_elsewhere() {
         let base = std::env::temp_dir().join("x".repeat(100));
-        assert_eq!(Options::new(base).settings().unwrap().socket_directory, Some(PathBuf::new()));
+        let directory = |base: &Path| Options::new(base).settings().unwrap().socket_directory.unwrap();
+        let (of_base, of_another) = (directory(&base), directory(&base.join("y")));
+        assert!(of_base.starts_with("/tmp") && of_base.as_os_str().len() < 40, "{}", of_base.display());
+        assert_eq!(of_base, directory(&base));
+        assert_ne!(of_base, of_another);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Each test has volumes and containers of its own, and starts with a line that skips it where there is no engine.
 
+mod access;
 mod faults;
 mod interruption;
 mod killed;

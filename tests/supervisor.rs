@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test reports a fault by panicking")]
 
 use super::support::wait::{wait_for, wait_until};
+use rstest::rstest;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -215,6 +216,39 @@ fn services_run_in_order_except_those_that_are_disabled_and_a_failure_stops_none
     assert!(log.contains("the service '10-first' ended with status 3"), "{log}");
     assert!(log.contains("left the service 'off' out"), "{log}");
     assert!(!log.contains("never"), "{log}");
+}
+
+/// What lets somebody else write a service that runs as root.
+#[rstest]
+#[case::the_directory_is_open("chmod 777 services.d", "services.d' may be written to by everybody", false)]
+#[case::the_directory_is_of_another("chown 65534 services.d", "services.d' belongs to user", false)]
+#[case::a_service_is_open("chmod 757 services.d/init-b", "init-b' may be written to by everybody", true)]
+#[case::a_service_is_of_another("chown 65534 services.d/init-b", "init-b' belongs to user", true)]
+#[case::a_service_leads_to_where_others_write(
+    "mkdir open; chmod 777 open; mv services.d/init-b open; ln -s ../open/init-b services.d/init-b",
+    "/open' may be written to by everybody",
+    true
+)]
+fn services_that_others_may_write_are_refused_by_name(
+    #[case] plant: &str,
+    #[case] words: &str,
+    #[case] others_run: bool,
+) {
+    if !has_postgresql() {
+        return;
+    }
+    let directory = directories(&[("init-a", "echo a ran"), ("init-b", "echo b ran")]);
+    let planted = Command::new("sh").args(["-euc", plant]).current_dir(directory.path()).status().unwrap();
+    assert!(planted.success());
+
+    let variables = [("DISABLED_SERVICES", "postgresql, off")];
+    let mut supervisor = Supervisor::start_with(directory, &variables, &["sh", "-c", "echo the command ran"]);
+
+    assert_eq!(supervisor.status(), 0);
+    let log = supervisor.log();
+    assert!(log.contains(words) && log.contains("chmod go-w"), "{log}");
+    assert!(!log.contains("b ran") && log.contains("the command ran"), "{log}");
+    assert_eq!(log.contains("a ran"), others_run, "{log}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub mod own_archiving;
 pub mod own_settings;
 pub mod ownership;
 pub mod readiness;
+pub mod scram;
 pub mod seal;
 pub(crate) mod served;
 pub mod server;
@@ -28,6 +29,7 @@ mod system_print;
 pub(crate) mod tree;
 mod unsynced;
 pub mod usable_configuration;
+pub mod user_name;
 pub mod wal_gap;
 pub(crate) mod wal_reset;
 

@@ -42,6 +42,8 @@ pub struct StartOptions {
     pub strangers: Strangers,
     /// Settings for this run alone, over those of its configuration files.
     pub settings: Vec<(&'static str, String)>,
+    /// Variables that it gets besides those of this process.
+    pub environment: Vec<(&'static str, OsString)>,
     /// Where its output goes.
     pub log_file: PathBuf,
     /// Whether a server that is still in recovery, and would go on so, counts as ready.
@@ -201,6 +203,7 @@ fn server_spec(options: &StartOptions, port: u16) -> ServerSpec {
         arguments.extend(["-c".into(), format!("{name}={value}").into()]);
     }
     ServerSpec {
+        environment: options.environment.clone(),
         program: options.installation.program("postgres"),
         arguments,
         log_file: options.log_file.clone(),

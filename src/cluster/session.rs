@@ -254,13 +254,10 @@ impl ServerAddress {
 
     fn configuration(&self, login: &Login, user: &str, database: &str, options: &str) -> Config {
         let mut configuration = Config::new();
-        configuration
-            .user(user)
-            .password(&login.password)
-            .dbname(database)
-            .port(self.port)
-            .options(options)
-            .application_name("pgbox");
+        configuration.user(user).dbname(database).port(self.port).options(options).application_name("pgbox");
+        if !login.password.is_empty() {
+            configuration.password(&login.password);
+        }
         configuration.connect_timeout(Duration::from_secs(10));
         match (&self.socket_directory, &self.listen_address) {
             (Some(directory), _) => configuration.host_path(directory),

@@ -12,8 +12,8 @@ use postgres_protocol::password::scram_sha_256;
 pub struct Role<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its password, in clear.
-    pub password: &'a str,
+    /// Its password, in clear; `None`: it gets none, or keeps the one it has.
+    pub password: Option<&'a str>,
 }
 
 /// A statement that the server refused.
@@ -42,8 +42,9 @@ pub fn ensure_role(client: &mut Client, role: &Role) -> Result<(), SetupError> {
     } else {
         "CREATE"
     };
-    let verifier = quote_literal(&scram_sha_256(password.as_bytes()));
-    let statement = format!("{verb} ROLE {} LOGIN PASSWORD {verifier}", quote_identifier(name));
+    let verifier = password.map(|password| quote_literal(&scram_sha_256(password.as_bytes())));
+    let password = verifier.map(|verifier| format!(" PASSWORD {verifier}")).unwrap_or_default();
+    let statement = format!("{verb} ROLE {} LOGIN{password}", quote_identifier(name));
     run(client, format!("set up the role '{name}'"), &statement)
 }
 

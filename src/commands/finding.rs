@@ -1,10 +1,14 @@
 //! Which backup a person means by a name.
 
 use clap::ArgMatches;
+use pgbox::cluster::control_file;
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::Tools;
-use pgbox::plan::selection::latest;
+use pgbox::execute::decide;
+use pgbox::pg::SystemIdentifier;
+use pgbox::plan::selection::{NoLatest, latest};
 use pgbox::plan::{BackupName, BackupSummary};
+use pgbox::sys::ReadRoot;
 
 /// Which backup a person means.
 #[derive(Clone, Copy)]
@@ -31,6 +35,39 @@ pub(super) fn backup_named(arguments: &ArgMatches) -> Result<Option<Wanted>, Fai
     })
 }
 
+/// The cluster in the data directory, if there is one, and anything in it tells which.
+fn present_cluster(tools: &Tools) -> Option<SystemIdentifier> {
+    let root = ReadRoot::open(&tools.settings.data_directory).ok()?;
+    let control = control_file::read(&root).map(|control| control.system_identifier);
+    control.ok().or_else(|| decide::diagnose(tools).ok()?.identity.system_identifier)
+}
+
+fn no_latest(tools: &Tools, reason: &NoLatest) -> Failure {
+    let place = tools.settings.backup_directory.display();
+    let (message, hint) = match reason {
+        NoLatest::None => {
+            let message = format!("there is no backup in '{place}' that can be restored from");
+            return Failure::new(Kind::NoSuchBackup, message)
+                .hint("a plain copy is only restored by its name: `backup-postgresql list` shows them");
+        }
+        NoLatest::OfOthers => (
+            format!("there is no backup of the present cluster in '{place}' that can be restored from"),
+            "those of other clusters are only restored by name: `backup-postgresql list` shows them",
+        ),
+        NoLatest::OfSeveral(clusters) => {
+            let clusters: Vec<String> = clusters.iter().map(ToString::to_string).collect();
+            (
+                format!(
+                    "the backups in '{place}' are of several clusters ({}), and no data directory tells which is meant",
+                    clusters.join(", ")
+                ),
+                "name one: `backup-postgresql list` shows them",
+            )
+        }
+    };
+    Failure::new(Kind::NoSuchBackup, message).hint(hint)
+}
+
 /// Finds it in the repository.
 ///
 /// # Errors
@@ -40,10 +77,12 @@ pub(super) fn find(tools: &Tools, wanted: Wanted) -> anyhow::Result<BackupSummar
     let none = |message: String| Err(Failure::new(Kind::NoSuchBackup, message).into());
     match (tools.repository()?, wanted) {
         (Some(repository), Wanted::Named(name)) => Ok(repository.find(name)?),
-        (Some(repository), Wanted::Latest) => match latest(&repository.backups()?) {
-            Some(newest) => Ok(newest.clone()),
-            None => none(format!("there is no backup in '{place}' that can be restored from")),
-        },
+        (Some(repository), Wanted::Latest) => {
+            let backups = repository.backups()?;
+            latest(&backups, present_cluster(tools))
+                .cloned()
+                .map_err(|reason| no_latest(tools, &reason).into())
+        }
         (None, Wanted::Named(name)) => none(format!("there is no backup {name}: '{place}' has none at all")),
         (None, Wanted::Latest) => none(format!("there are no backups in '{place}'")),
     }

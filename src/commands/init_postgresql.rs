@@ -19,7 +19,7 @@ use pgbox::execute::ensure::{self, Ensured};
 use pgbox::execute::start::superuser_login;
 use pgbox::format;
 use pgbox::plan::{Presence, RecoveryPolicy, Remedy, Severity};
-use pgbox::settings::Settings;
+use pgbox::settings::{Secret, Settings};
 use pgbox::sys::{effective_identity, find_user, give_entries};
 use pgbox::ui::Ui;
 use serde::Serialize;
@@ -188,12 +188,16 @@ fn connection_url(settings: &Settings, port: u16, password: Option<&str>) -> Str
 /// everybody who changes one later.
 fn sync_passwords(tools: &Tools, address: &ServerAddress) -> anyhow::Result<()> {
     let settings = tools.settings;
+    let application = Role {
+        name: &settings.application_role,
+        password: settings.application_password_to_set()?.map(Secret::reveal),
+    };
     let mut client = address.connect(&superuser_login(tools))?;
-    let superuser = Role { name: &settings.superuser, password: settings.superuser_password.reveal() };
-    let application =
-        Role { name: &settings.application_role, password: settings.application_password.reveal() };
-    ensure_role(&mut client, &superuser)?;
-    if application.name != superuser.name {
+    // Without a password in the settings it keeps what it has.
+    if let Some(password) = &settings.superuser_password {
+        ensure_role(&mut client, &Role { name: &settings.superuser, password: Some(password.reveal()) })?;
+    }
+    if application.name != settings.superuser {
         ensure_role(&mut client, &application)?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::ArgMatches;
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::LOOKING_PATIENCE;
+use pgbox::plan::BackupName;
 use pgbox::settings::Settings;
 use pgbox::sys::{self, Identity};
 use pgbox::ui::Ui;
@@ -129,6 +130,12 @@ fn prepare(settings: &Settings, ui: &Ui, owner: &Identity) {
     }
     let socket_directory = Path::new(SOCKET_DIRECTORY);
     told(socket_directory, prepare_directory(socket_directory, 0o3775, owner));
+    // In the image every user may write to them, for the sake of `docker run --user`, and a volume copies that.
+    for (directory, mode) in
+        [(log_directory.as_path(), 0o750), (backup_directory, 0o700), (socket_directory, 0o3775)]
+    {
+        told(directory, sys::close_directory(directory, mode, owner).map(drop));
+    }
 }
 
 /// Makes a directory, or gives one that is there to `owner`, and nothing in it.
@@ -160,6 +167,7 @@ fn prepare_backup_directory(directory: &Path, owner: &Identity) -> io::Result<()
     if sys::ensure_directory(directory, 0o700, Some(owner))? {
         return Ok(());
     }
+    let former_owner = directory.metadata()?.uid();
     let is_ours = directory.join("repository.json").exists() || sys::is_mount_root(directory)?;
     if is_ours || is_unused(directory)? {
         give(directory, owner)?;
@@ -167,7 +175,8 @@ fn prepare_backup_directory(directory: &Path, owner: &Identity) -> io::Result<()
     if is_ours {
         for entry in directory.read_dir()? {
             let entry = entry?;
-            if is_written_by_pgbox(&entry.file_name().to_string_lossy()) {
+            let is_written_by_pgbox = is_written_by_pgbox(&entry.file_name().to_string_lossy());
+            if is_written_by_pgbox && !is_of_another(&entry.path(), owner, former_owner)? {
                 sys::fix_ownership(&entry.path(), owner)?;
             }
         }
@@ -180,6 +189,23 @@ fn is_written_by_pgbox(name: &str) -> bool {
     let prefixes = ["data_", "damaged_", "replaced_", "repository."];
     matches!(name, "packs" | "wal" | "dumps" | "lock")
         || prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether an entry of a repository was made by another user than root, the server's, or, but for a plain copy, the one whose
+/// repository it was: whoever put it there must not have it taken for ours because we gave it to ourselves.
+fn is_of_another(path: &Path, owner: &Identity, former_owner: u32) -> io::Result<bool> {
+    let facts = path.symlink_metadata()?;
+    let is_of = |uid: u32| facts.uid() == uid;
+    if is_of(0) || is_of(owner.uid) {
+        return Ok(false);
+    }
+    let is_plain_copy = facts.is_dir() && is_backup(path) && !path.join("backup.json").exists();
+    Ok(!is_of(former_owner) || is_plain_copy)
+}
+
+fn is_backup(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.parse::<BackupName>().is_ok()
 }
 
 fn is_unused(directory: &Path) -> io::Result<bool> {

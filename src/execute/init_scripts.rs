@@ -8,7 +8,8 @@
 
 use super::Tools;
 use crate::cluster::session::ServerAddress;
-use crate::sys::{ReadRoot, Tool, find_program, is_runnable, path_of};
+use crate::error::{Failure, Kind};
+use crate::sys::{ReadRoot, Tool, Trust, find_other_writer, find_program, is_runnable, path_of};
 use anyhow::{Context, bail};
 use flate2::read::MultiGzDecoder;
 use std::ffi::OsString;
@@ -58,6 +59,7 @@ set -Eeo pipefail
 pub(super) fn run_init_scripts(tools: &Tools, address: &ServerAddress, staging: &Path) -> anyhow::Result<()> {
     let directory = &tools.settings.init_scripts;
     let Ok(root) = ReadRoot::open(directory) else { return Ok(()) };
+    refuse_what_others_wrote(directory)?;
     for name in names_in_order(&root).with_context(|| format!("list '{}'", directory.display()))? {
         let path = directory.join(path_of(Path::new(&name)));
         let kind = kind_of(&name);
@@ -65,6 +67,7 @@ pub(super) fn run_init_scripts(tools: &Tools, address: &ServerAddress, staging: 
             tools.progress.note(&format!("passed over '{}'", path.display()));
             continue;
         }
+        refuse_what_others_wrote(&path)?;
         tools.progress.note(&format!("running '{}'", path.display()));
         // Kubernetes mounts a file as a link, whose own mode says nothing.
         let is_executable = is_runnable(&path);
@@ -72,6 +75,20 @@ pub(super) fn run_init_scripts(tools: &Tools, address: &ServerAddress, staging: 
         runner.run(kind, &path, is_executable).with_context(|| format!("run '{}'", path.display()))?;
     }
     Ok(())
+}
+
+/// Refuses a script, or the directory of the scripts, that others may write to: it runs as the server's user and as the
+/// superuser. What belongs to a number that no user here has is taken: a container's host mounted it.
+fn refuse_what_others_wrote(path: &Path) -> anyhow::Result<()> {
+    let found = find_other_writer(path, Trust::OrNobodyHere);
+    let Some(writer) = found.with_context(|| format!("look at '{}'", path.display()))? else { return Ok(()) };
+    let message = format!("cannot run the scripts for a new cluster: {writer}");
+    let hint = format!(
+        "give it to root, and let nobody else write to it: `chown root:root {0} && chmod go-w {0}`, once you have seen what is \
+         in it. No cluster was made.",
+        writer.path.display()
+    );
+    Err(Failure::new(Kind::Refused, message).hint(hint).into())
 }
 
 /// Lists the names as bash's `*` does; in the order of their bytes, where there is no bash to ask.
@@ -146,7 +163,8 @@ impl Runner<'_> {
     fn prepared(&self, tool: Tool) -> Tool {
         let settings = self.tools.settings;
         let socket = self.address.socket_directory.clone().unwrap_or_default();
-        tool.with_passwords()
+        let tool = tool
+            .with_passwords()
             .variable("PATH", self.search_path())
             .variable("PGHOST", socket)
             .variable("PGPORT", self.address.port.to_string())
@@ -154,11 +172,15 @@ impl Runner<'_> {
             .variable("PGDATABASE", &settings.database)
             .variable("PGDATA", self.staging)
             .variable("POSTGRES_USER", &settings.superuser)
-            .variable("POSTGRES_PASSWORD", settings.superuser_password.reveal())
             .variable("POSTGRES_DB", &settings.database)
-            // For a script that connects to another address than this socket, which asks nobody.
-            .variable("PGPASSWORD", settings.superuser_password.reveal())
-            .without_variable("PGHOSTADDR")
+            .without_variable("PGHOSTADDR");
+        // For a script that connects to another address than this socket, which asks nobody.
+        match &settings.superuser_password {
+            Some(password) => tool
+                .variable("POSTGRES_PASSWORD", password.reveal())
+                .variable("PGPASSWORD", password.reveal()),
+            None => tool.without_variable("POSTGRES_PASSWORD").without_variable("PGPASSWORD"),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! directory and a staging directory that the next start empties.
 
 use super::Tools;
+use super::access::settle_access;
 use super::init_scripts::run_init_scripts;
 use super::private_server::{PrivateServer, PrivateStart};
 use super::staging::{STAGING, clear_staging, end_servers_in_staging, staged};
@@ -14,6 +15,7 @@ use crate::cluster::setup::{Role, ensure_database, ensure_role};
 use crate::error::{Failure, Kind};
 use crate::pg::control_file::{CONTROL_FILE, ClusterState};
 use crate::pg::layout;
+use crate::settings::Secret;
 use crate::sys::{NewWalRoot, WriteRoot, ensure_directory};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,9 @@ wal_keep_size = 512MB
 /// # Errors
 /// What initdb, the server or a script said. Nothing was put in place.
 pub(super) fn build_fresh(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()> {
+    // Before anything is made: a server that everybody gets into is not to be.
+    let password = tools.settings.application_password_to_set()?;
+    note_roles_without_password(tools, password.is_some());
     tools.progress.begin("making a new cluster", None);
     clear_staging(root)?;
     let wal = new_wal_root(tools, root)?;
@@ -41,6 +46,22 @@ pub(super) fn build_fresh(tools: &Tools, root: &WriteRoot) -> anyhow::Result<()>
     root.sync_file_system().context("write the new cluster to disk")?;
     tools.progress.end();
     Ok(())
+}
+
+/// Says that a role cannot log in over TCP, where that may be a surprise.
+fn note_roles_without_password(tools: &Tools, has_application_password: bool) {
+    let settings = tools.settings;
+    let (role, superuser) = (&settings.application_role, &settings.superuser);
+    if role == superuser && settings.superuser_password.is_none() {
+        tools.progress.note(&format!(
+            "the superuser '{superuser}' has no password, so that no application can log in as it over TCP; POSTGRES_PASSWORD \
+             gives it one"
+        ));
+    } else if !has_application_password {
+        tools.progress.note(&format!(
+            "the role '{role}' is made without a password, since none was given; DATABASE_PASSWORD gives it one"
+        ));
+    }
 }
 
 /// Takes the directory that the new cluster's WAL is to be in, where one is asked for.
@@ -96,38 +117,17 @@ fn stage_empty_cluster(tools: &Tools, root: &WriteRoot, wal: Option<&NewWalRoot>
     let options = InitdbOptions { wal_directory: wal_directory.as_deref(), ..initdb_options(tools) };
     initdb(tools.installation, root, &root.path().join(STAGING), &options).context("make a new cluster")?;
     append(root, "postgresql.conf", CONFIGURATION)?;
-    append(root, "pg_hba.conf", &host_access(tools, &root.path().join(STAGING))?)
+    settle_access(tools, root, &tools.settings.superuser)
 }
 
-fn initdb_options<'a>(tools: &Tools<'a>) -> InitdbOptions<'a> {
+pub(super) fn initdb_options<'a>(tools: &Tools<'a>) -> InitdbOptions<'a> {
     let settings = tools.settings;
     InitdbOptions {
         superuser: &settings.superuser,
-        password: settings.superuser_password.reveal(),
+        password: settings.superuser_password.as_ref().map(Secret::reveal),
         wal_directory: None,
         arguments: &settings.initdb_arguments,
     }
-}
-
-/// Returns the line that lets hosts in: as `POSTGRES_HOST_AUTH_METHOD` has it, else by password, in the way that the new
-/// cluster stores passwords, as docker-library's image does.
-pub(super) fn host_access(tools: &Tools, data_directory: &Path) -> anyhow::Result<String> {
-    let method = match &tools.settings.host_auth_method {
-        Some(method) => method.clone(),
-        None => tools
-            .installation
-            .configured("password_encryption", data_directory)
-            .context("ask how the new cluster stores passwords")?,
-    };
-    if method == "trust" {
-        tools.progress.note(
-            "POSTGRES_HOST_AUTH_METHOD is 'trust': everybody who reaches an address that the server listens on is let in \
-             without a password",
-        );
-    }
-    Ok(format!(
-        "\n# Added by pgbox: whoever reaches an address that the server listens on.\nhost all all all {method}\n"
-    ))
 }
 
 pub(super) fn append(root: &WriteRoot, name: &str, text: &str) -> anyhow::Result<()> {
@@ -177,21 +177,20 @@ fn set_up(tools: &Tools, address: &ServerAddress) -> anyhow::Result<()> {
     let settings = tools.settings;
     let login = Login {
         users: vec![settings.superuser.clone()],
-        password: settings.superuser_password.reveal().to_owned(),
+        password: settings.superuser_password_to_try().reveal().to_owned(),
         databases: vec!["postgres".into()],
         data_directory: None,
         preamble: Preamble::new(tools.installation.version, Purpose::Serving),
         patience: None,
     };
     let mut client = address.connect(&login)?;
-    if !initdb_options(tools).has_own_password() {
-        let superuser = Role { name: &settings.superuser, password: settings.superuser_password.reveal() };
-        ensure_role(&mut client, &superuser)?;
+    let options = initdb_options(tools);
+    if !options.has_own_password() {
+        ensure_role(&mut client, &Role { name: &settings.superuser, password: options.password })?;
     }
     if settings.application_role != settings.superuser {
-        let application =
-            Role { name: &settings.application_role, password: settings.application_password.reveal() };
-        ensure_role(&mut client, &application)?;
+        let password = settings.application_password_to_set()?.map(Secret::reveal);
+        ensure_role(&mut client, &Role { name: &settings.application_role, password })?;
     }
     ensure_database(&mut client, &settings.database, &settings.application_role)?;
     Ok(())

@@ -1,5 +1,6 @@
 //! Carries plans out. Nothing here decides; nothing here prints.
 
+mod access;
 mod archive_queue;
 pub mod archiving;
 mod aside;

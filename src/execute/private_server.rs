@@ -88,6 +88,7 @@ impl PrivateServer {
             socket_directory: Some(socket.path().to_path_buf()),
             settings,
             log_file: start.log_file,
+            environment: Vec::new(),
             accepts_standby: false,
             patience: tools.settings.startup_timeout,
         };

@@ -2,7 +2,7 @@
 
 use super::archive_queue::queue_unqueued;
 use super::failed_start::{does_not_serve, report, start_failure};
-use super::{Tools, archiving, recovery_sync};
+use super::{Tools, access, archiving, recovery_sync};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::control_file;
 use crate::cluster::own_settings::OwnSettings;
@@ -46,7 +46,7 @@ pub(super) fn login_for(tools: &Tools, purpose: Purpose) -> Login {
     let databases = ["postgres", "template1", &tools.settings.database].map(str::to_owned).to_vec();
     Login {
         users,
-        password: tools.settings.superuser_password.reveal().to_owned(),
+        password: tools.settings.superuser_password_to_try().reveal().to_owned(),
         databases,
         data_directory: (purpose == Purpose::Serving).then(|| tools.settings.data_directory.clone()),
         preamble: Preamble::new(tools.installation.version, purpose),
@@ -133,10 +133,12 @@ pub fn start_and_verify(
     start: &Start,
     strangers: Strangers,
 ) -> anyhow::Result<RunningServer> {
+    let names = access::prepare_local_access(tools, root);
     let fingerprint = Fingerprint::take(root, tools.installation);
     let configuration = server_configuration::in_force(&tools.configuration_of(root, root.path()))
         .context("choose the server's configuration")?;
     let options = start_options(tools, root, start, (configuration.clone(), strangers));
+    let options = StartOptions { environment: names, ..options };
     let mut server = start_with_retries(tools, root, &options)?;
     if *start != Start::AsItIs {
         step_point("the replacement is open");
@@ -260,6 +262,7 @@ fn start_options(
             .chain(archiving)
             .chain(recovery_sync::server_settings(tools.installation, root.path(), &own))
             .collect(),
+        environment: Vec::new(),
         accepts_standby: *start == Start::AsItIs,
         log_file: tools.log_file(),
         patience: tools.settings.startup_timeout,

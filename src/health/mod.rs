@@ -3,6 +3,7 @@
 //! A check never fails: what it cannot find out is a verdict, too. All of them run, whatever the first says.
 //! An issue is what a person must act on; a warning is what will become one.
 
+mod access;
 mod archiver;
 mod backups;
 mod collations;
@@ -82,6 +83,7 @@ pub fn examine(tools: &Tools, now: DateTime<Utc>) -> Report {
         server::check_long_queries(&mut session, &mut checks);
         collations::check(&mut session, &mut checks);
         archiver::check(&mut session, tools.settings.wal_archive, &mut checks);
+        access::check(tools, &mut session, &mut checks);
     }
     backups::check(tools, now, &mut checks);
     wal_archive::check(tools, now, &mut checks);

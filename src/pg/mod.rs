@@ -5,6 +5,7 @@
 //! guess: what to do about it is decided elsewhere. The refused alternative was to link the server's own
 //! headers, which fixes one major version at build time.
 
+pub mod access;
 pub mod backup_label;
 pub mod backup_manifest;
 pub mod btree;

@@ -34,8 +34,12 @@ pub fn from_the_future(
     backups: &[BackupSummary],
     now: DateTime<Utc>,
 ) -> impl Iterator<Item = &BackupSummary> {
-    let horizon = now + CLOCK_TOLERANCE;
-    backups.iter().filter(move |backup| backup.created_at > horizon)
+    backups.iter().filter(move |backup| is_of_the_future(backup, now))
+}
+
+/// Says whether a backup's time is still to come.
+pub fn is_of_the_future(backup: &BackupSummary, now: DateTime<Utc>) -> bool {
+    backup.created_at > now + CLOCK_TOLERANCE
 }
 
 /// Returns the place of each backup in the order, by name.

@@ -2,7 +2,7 @@
 
 use super::ancestry::{Ancestry, ancestry};
 use super::archive::ArchiveView;
-use super::backups::{BackupKind, BackupName, BackupSummary, Condition};
+use super::backups::{BackupFormat, BackupKind, BackupName, BackupSummary, Condition};
 use super::diagnosis::{ClusterIdentity, Diagnosis};
 use super::order::sort_newest_first;
 use super::recovery::{Circumstances, Replay, Source};
@@ -13,7 +13,8 @@ use crate::pg::{SystemIdentifier, TimelineId};
 
 /// The backups that fit a cluster, the best first: those of its own history before those of a branch that a
 /// restore left, good ones before those with damaged pages, newer ones before older ones. One of another cluster
-/// never fits, nor one that cannot be read or was found damaged by a verification.
+/// never fits, nor one that cannot be read or was found damaged by a verification. Plain copies come last, whatever their
+/// time: nothing proves what is in them, or when they were made.
 pub fn newest_first<'a>(
     backups: &'a [BackupSummary],
     identity: Option<&ClusterIdentity>,
@@ -38,8 +39,14 @@ pub fn newest_first<'a>(
     let is_of_history =
         |backup: &BackupSummary| identity.is_none_or(|identity| is_on_branch(backup, identity));
     sort_newest_first(&mut usable);
-    usable.sort_by_key(|backup| std::cmp::Reverse((is_of_history(backup), backup.is_good())));
+    usable.sort_by_key(|backup| {
+        std::cmp::Reverse((is_chunked(backup), is_of_history(backup), backup.is_good()))
+    });
     usable
+}
+
+fn is_chunked(backup: &BackupSummary) -> bool {
+    backup.format == BackupFormat::Chunked
 }
 
 /// The backups that are shown to be of the diagnosed cluster's past, the best first: those that may be taken without
@@ -101,9 +108,41 @@ pub(super) fn unreadable(backup: &BackupSummary) -> Option<(&BackupSummary, &str
     Some((backup, &damage.problem))
 }
 
-/// The backup that `latest` means for a restore: the newest good one, else the newest that can be restored from.
-pub fn latest(backups: &[BackupSummary]) -> Option<&BackupSummary> {
-    newest_first(backups, None).first().copied()
+/// Why no backup is the latest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoLatest {
+    /// None can be restored from, but for plain copies, which are only restored by name.
+    None,
+    /// There are some, and none of the present cluster.
+    OfOthers,
+    /// It is not known which cluster is the present one, and they are of several.
+    OfSeveral(Vec<SystemIdentifier>),
+}
+
+/// Returns the backup that `latest` means: of the present cluster the newest good one, else the newest that can be restored
+/// from. Where there is no cluster, as on a new machine, it is that of the one cluster that has backups.
+///
+/// # Errors
+/// [`NoLatest`]: only a person can say which one is meant.
+pub fn latest(
+    backups: &[BackupSummary],
+    present: Option<SystemIdentifier>,
+) -> Result<&BackupSummary, NoLatest> {
+    let usable: Vec<&BackupSummary> =
+        newest_first(backups, None).into_iter().filter(|backup| is_chunked(backup)).collect();
+    let mut clusters: Vec<SystemIdentifier> =
+        usable.iter().filter_map(|backup| backup.system_identifier).collect();
+    clusters.sort_unstable();
+    clusters.dedup();
+    match (present, clusters.as_slice()) {
+        (None, [_, _, ..]) => Err(NoLatest::OfSeveral(clusters)),
+        (None, _) => usable.first().copied().ok_or(NoLatest::None),
+        (Some(_), _) => {
+            let of_present = usable.iter().find(|backup| backup.system_identifier == present);
+            let reason = if usable.is_empty() { NoLatest::None } else { NoLatest::OfOthers };
+            of_present.copied().ok_or(reason)
+        }
+    }
 }
 
 /// A backup as a source, with the WAL that follows it: what survives in `pg_wal`, and what was archived.

@@ -65,10 +65,13 @@ pub use writer::BackupWriter;
 
 use crate::plan::order::sort_newest_first;
 use crate::plan::{BackupFormat, BackupName, BackupSummary, Condition, Pin, Verification};
-use crate::sys::{EntryKind, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of, within};
+use crate::sys::{
+    EntryKind, FileFacts, FileLock, Identity, LockMode, StoreRoot, ensure_directory, user_of, within,
+};
 use document::{DOCUMENT_FILE, DocumentError};
 use encryption::{BackupKey, Encryption};
 use error::{attempting, lock_error};
+use script_copy::Makers;
 use writer::free_name;
 
 const LOCK_FILE: &str = "lock";
@@ -362,7 +365,26 @@ impl Repository {
             .map(|summary| BackupSummary { pin: pins::read(&self.root, &self.encryption, name), ..summary }))
     }
 
+    /// Says to whom a directory belongs that neither root nor the server's user made, nor who owns the repository: whoever may
+    /// write to the directory of the backups may put there what looks like one.
+    fn maker_not_believed(&self, facts: &FileFacts) -> Option<String> {
+        let makers = Makers::of(&self.root);
+        let reason = makers.owner_not_believed(facts)?;
+        let of_repository = self.root.own_facts().is_ok_and(|own| own.uid == facts.uid);
+        (!of_repository).then_some(reason)
+    }
+
     fn summarise_unpinned(&self, name: BackupName) -> Result<Option<BackupSummary>, RepositoryError> {
+        let directory = name.to_string();
+        let facts =
+            self.root.facts(&directory).map_err(attempting("read", self.root.path().join(&directory)))?;
+        if let Some(reason) = facts.and_then(|facts| self.maker_not_believed(&facts)) {
+            // A plain copy has no chunks that would have to be kept; what cannot be looked into may have.
+            let copy = script_copy::find_data_directory(&self.root, name);
+            let is_plain = matches!(copy, Ok(Some(_))) && !self.exists(&format!("{name}/{DOCUMENT_FILE}"))?;
+            let format = if is_plain { BackupFormat::ScriptCopy } else { BackupFormat::Chunked };
+            return Ok(Some(BackupSummary { format, ..unreadable(name, reason) }));
+        }
         let path = format!("{name}/{DOCUMENT_FILE}");
         match self.root.read_bounded(&path, document::MAXIMUM_SIZE_BYTES) {
             Ok(mut bytes) => {

@@ -75,7 +75,7 @@ impl BackupReader {
         let directory = script_copy::data_directory(root, summary.name)?;
         let copy =
             root.subroot(&directory).map_err(attempting("open directory", root.path().join(&directory)))?;
-        let table = script_copy::read_table(&copy)?;
+        let table = script_copy::read_table(&copy, &script_copy::Makers::of(root))?;
         Ok(Self { summary, header: table.header, entries: table.entries, source: Source::Plain(copy) })
     }
 

@@ -79,6 +79,13 @@ impl Repository {
     fn sweep_directories(&self, report: &mut SweepReport) -> Result<(), RepositoryError> {
         for entry in self.list_directory(".")? {
             let path = self.root().path().join(&entry.name);
+            // What somebody else put there and closed is none of ours, and no reason to stop.
+            if entry.facts.kind == EntryKind::Directory
+                && self.maker_not_believed(&entry.facts).is_some()
+                && self.root().entries(&entry.name).is_err()
+            {
+                continue;
+            }
             if entry.facts.kind == EntryKind::File
                 && (entry.name.contains(DURABLE_TEMPORARY) || self.is_pin_of_nothing(&entry.name)?)
             {

@@ -1,6 +1,7 @@
 //! The directory of services: executables named `init-NAME`, started in the order of their names.
 
 use crate::settings::Settings;
+use crate::sys::{OtherWriter, Trust, find_other_writer};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub struct Services {
     pub disabled: Vec<String>,
     /// Files that look like services and are not executable.
     pub not_executable: Vec<PathBuf>,
+    /// Why some, or all, are not started: others could have written them.
+    pub not_ours: Vec<OtherWriter>,
 }
 
 /// A service's name as a person may write it: `init-redis.sh` and `redis` are the same.
@@ -40,9 +43,19 @@ pub fn is_disabled(settings: &Settings, name: &str) -> bool {
 }
 
 /// Lists the directory of services; one that does not exist holds none.
+///
+/// A service runs as whoever starts it, most often root. So nothing is taken from a directory that others may write to,
+/// nor a program that they may.
 pub fn list_services(settings: &Settings) -> io::Result<Services> {
     let mut services = Services::default();
-    for program in programs(&settings.services_directory)? {
+    let directory = &settings.services_directory;
+    if directory.exists()
+        && let Some(writer) = find_other_writer(directory, Trust::Ourselves)?
+    {
+        services.not_ours.push(writer);
+        return Ok(services);
+    }
+    for program in programs(directory)? {
         let Some(file_name) = program.file_name().and_then(|name| name.to_str()) else { continue };
         let name = service_name(file_name).to_owned();
         if !file_name.starts_with("init-") || name == POSTGRESQL {
@@ -53,6 +66,8 @@ pub fn list_services(settings: &Settings) -> io::Result<Services> {
             services.disabled.push(name);
         } else if !facts.is_file() || facts.permissions().mode() & 0o111 == 0 {
             services.not_executable.push(program);
+        } else if let Some(writer) = find_other_writer(&program, Trust::Ourselves)? {
+            services.not_ours.push(writer);
         } else {
             services.enabled.push(Service { name, program });
         }

@@ -104,6 +104,15 @@ fn tell_services(settings: &Settings, options: &Options<'_>) -> Vec<Service> {
     for program in &services.not_executable {
         (options.say)(Level::Warning, &format!("left '{}' out: it is not executable", program.display()));
     }
+    for writer in &services.not_ours {
+        (options.say)(Level::Error, &format!("started nothing of what others could have written: {writer}"));
+        let path = writer.path.display();
+        let hint = format!(
+            "give it to root, and let nobody else write to it: `chown root:root {path} && chmod go-w {path}`, once you have \
+             seen what is in it"
+        );
+        (options.say)(Level::Hint, &hint);
+    }
     services.enabled
 }
 

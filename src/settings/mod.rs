@@ -4,6 +4,7 @@
 //! is an error that says what it must be; none is ever replaced by a default in silence. clap's own `env`
 //! feature was refused: it knows no `…_FILE`, and it prints values, passwords included, in the help.
 
+mod access;
 mod paths;
 mod secret;
 mod source;
@@ -12,6 +13,7 @@ mod table;
 mod tests;
 mod values;
 
+pub use access::{KNOWN_PASSWORD, LocalAccess, listens_to_others};
 pub use secret::Secret;
 pub use table::{Empty, SETTINGS, Setting, contract_table};
 
@@ -47,12 +49,14 @@ pub struct Settings {
     pub listen_addresses: String,
     /// The superuser's name.
     pub superuser: String,
-    /// The superuser's password.
-    pub superuser_password: Secret,
+    /// The superuser's password; `None`: it has none.
+    pub superuser_password: Option<Secret>,
     /// The role that applications connect as.
     pub application_role: String,
     /// That role's password.
     pub application_password: Secret,
+    /// Whether a person gave it, be it the default.
+    pub is_application_password_given: bool,
     /// The database that is made for it.
     pub database: String,
     /// More arguments for initdb.
@@ -61,6 +65,8 @@ pub struct Settings {
     pub initdb_waldir: Option<PathBuf>,
     /// How a new cluster lets hosts in; `None`: by password.
     pub host_auth_method: Option<String>,
+    /// Who may use a new cluster by its socket.
+    pub local_access: LocalAccess,
     /// The directory of scripts that a new cluster is completed with.
     pub init_scripts: PathBuf,
     /// The directory of services that are started after PostgreSQL.
@@ -147,8 +153,14 @@ impl Settings {
         if let Some(directory) = &initdb_waldir {
             paths::ensure_outside(directory, &table::INITDB_WALDIR, &data_directory)?;
         }
-        let Roles { superuser, superuser_password, application_role, application_password, database } =
-            Roles::resolve(&source)?;
+        let Roles {
+            superuser,
+            superuser_password,
+            application_role,
+            application_password,
+            is_application_password_given,
+            database,
+        } = Roles::resolve(&source)?;
         Ok(Self {
             data_directory,
             backup_directory,
@@ -161,10 +173,12 @@ impl Settings {
             superuser_password,
             application_role,
             application_password,
+            is_application_password_given,
             database,
             initdb_arguments,
             initdb_waldir,
             host_auth_method: source.value_if_given(&table::HOST_AUTH_METHOD, values::one_line)?,
+            local_access: source.value(&table::LOCAL_ACCESS, values::local_access)?,
             init_scripts: paths::directory(&source, &table::INIT_SCRIPTS)?,
             services_directory: paths::directory(&source, &table::SERVICES_DIRECTORY)?,
             disabled_services: source.value(&table::DISABLED_SERVICES, values::service_names)?,
@@ -216,9 +230,10 @@ impl Settings {
 /// The settings whose defaults depend on each other.
 struct Roles {
     superuser: String,
-    superuser_password: Secret,
+    superuser_password: Option<Secret>,
     application_role: String,
     application_password: Secret,
+    is_application_password_given: bool,
     database: String,
 }
 
@@ -227,6 +242,7 @@ impl Roles {
         let given_superuser = source.value_if_given(&table::SUPERUSER, values::role_name)?;
         let application_role = source.value(&table::APPLICATION_ROLE, values::role_name)?;
         let application_password = source.value(&table::APPLICATION_PASSWORD, values::secret)?;
+        let is_application_password_given = source.given(&table::APPLICATION_PASSWORD)?.is_some();
         let superuser_password = source.value_if_given(&table::SUPERUSER_PASSWORD, values::secret)?;
         let database = source.value_if_given(&table::DATABASE, values::name)?;
         // docker-library names the database after POSTGRES_USER; without one, ours goes with its role.
@@ -234,9 +250,10 @@ impl Roles {
         Ok(Self {
             database: database.unwrap_or_else(default_database),
             superuser: source.value(&table::SUPERUSER, values::role_name)?,
-            superuser_password: superuser_password.unwrap_or_else(|| application_password.clone()),
+            superuser_password,
             application_role,
             application_password,
+            is_application_password_given,
         })
     }
 }

@@ -98,7 +98,8 @@ pub(super) const SUPERUSER: Setting = Setting::new("superuser", "POSTGRES_USER",
     .help("The superuser that a new cluster is made with");
 pub(super) const SUPERUSER_PASSWORD: Setting =
     Setting::new("superuser-password", "POSTGRES_PASSWORD", "PASSWORD").or_file().help(
-        "The superuser's password, if not the application role's; others on the machine can see a flag",
+        "The superuser's password; without it, the superuser has none, and no host may log in as it; others on the machine \
+         can see a flag",
     );
 pub(super) const APPLICATION_ROLE: Setting = Setting::new("application-role", "DATABASE_USERNAME", "NAME")
     .default("dbuser")
@@ -108,7 +109,7 @@ pub(super) const APPLICATION_PASSWORD: Setting =
     Setting::new("application-password", "DATABASE_PASSWORD", "PASSWORD")
         .default("password")
         .or_file()
-        .help("The application role's password; others on the machine can see a flag");
+        .help("The application role's password, which is to be set where LISTEN_ADDRESSES is not only this machine; others on the machine can see a flag");
 pub(super) const DATABASE: Setting = Setting::new("database", "POSTGRES_DB", "NAME").or_file().help(
     "The database to make, if not named like POSTGRES_USER where that is set, else like the application role",
 );
@@ -122,6 +123,9 @@ pub(super) const HOST_AUTH_METHOD: Setting =
     Setting::new("host-auth-method", "POSTGRES_HOST_AUTH_METHOD", "METHOD").help(
         "How a new cluster lets hosts in, as in pg_hba.conf, if not by password: scram-sha-256, or md5 where passwords are stored so",
     );
+pub(super) const LOCAL_ACCESS: Setting = Setting::new("local-access", "LOCAL_ACCESS", "peer|trust")
+    .default("peer")
+    .help("Who may use a new cluster by its socket without a password: the server's user and root (peer), or also every user of the machine as the application role (trust)");
 pub(super) const INIT_SCRIPTS: Setting = Setting::new("init-scripts", "INIT_SCRIPTS_DIR", "DIR")
     .default("/docker-entrypoint-initdb.d")
     .help("Scripts that a new cluster is completed with: *.sh, *.sql, *.sql.gz, *.sql.xz, *.sql.zst");
@@ -195,6 +199,7 @@ pub const SETTINGS: &[Setting] = &[
     INITDB_ARGUMENTS,
     INITDB_WALDIR,
     HOST_AUTH_METHOD,
+    LOCAL_ACCESS,
     INIT_SCRIPTS,
     SERVICES_DIRECTORY,
     DISABLED_SERVICES,

@@ -32,7 +32,8 @@ fn without_anything_set_the_defaults_of_the_table_hold() {
     assert_eq!(settings.port, 5432);
     assert_eq!(settings.postgres_version, None);
     assert_eq!(settings.superuser, "postgres");
-    assert_eq!(settings.superuser_password.reveal(), "password");
+    assert_eq!(settings.superuser_password, None);
+    assert_eq!(settings.local_access, LocalAccess::Peer);
     assert_eq!((settings.application_role.as_str(), settings.database.as_str()), ("dbuser", "dbuser"));
     assert_eq!(settings.initdb_arguments, Vec::<String>::new());
     assert_eq!(settings.disabled_services, ["mongodb"]);

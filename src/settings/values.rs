@@ -1,5 +1,6 @@
 //! From a text to a value. An error is what the text must be, to go after "NAME must be".
 
+use super::access::LocalAccess;
 use super::secret::Secret;
 use crate::plan::RecoveryPolicy;
 use std::ops::RangeInclusive;
@@ -109,6 +110,14 @@ pub(super) fn size(text: &str) -> Result<u64, Expected> {
 
 pub(super) fn recovery(text: &str) -> Result<RecoveryPolicy, Expected> {
     RecoveryPolicy::from_name(text).ok_or_else(|| "auto, repair or never".to_owned())
+}
+
+pub(super) fn local_access(text: &str) -> Result<LocalAccess, Expected> {
+    match text {
+        "peer" => Ok(LocalAccess::Peer),
+        "trust" => Ok(LocalAccess::Trust),
+        _ => Err("peer or trust".to_owned()),
+    }
 }
 
 fn has_control_character(text: &str) -> bool {

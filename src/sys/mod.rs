@@ -25,6 +25,7 @@ mod mounts;
 mod name;
 mod new_wal_root;
 mod orphans;
+mod other_writers;
 mod output_file;
 mod own_directory;
 mod own_process;
@@ -61,13 +62,14 @@ pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
 pub use name::{path_of, text_of};
 pub use new_wal_root::NewWalRoot;
 pub use orphans::{ServerProcessIn, has_client_sessions, orphaned_server_processes, server_processes_in};
+pub use other_writers::{OtherWriter, Trust, find_other_writer, other_writer};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use own_process::{OwnProcess, begin_session, end_like, end_with_parent, has_terminal, name_process};
 pub use patience::{NoAnswer, answers, within};
 pub use prepare::{
-    OwnershipReport, ensure_directory, fix_ownership, give_entries, is_runnable, is_writable_directory,
-    misowned_entries, set_owner,
+    OwnershipReport, close_directory, ensure_directory, fix_ownership, give_entries, is_runnable,
+    is_writable_directory, misowned_entries, set_owner,
 };
 pub use priority::lower_priority;
 pub use private_directory::PrivateDirectory;

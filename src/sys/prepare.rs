@@ -3,7 +3,9 @@
 use super::directory::{EntryKind, FileFacts, nanoseconds};
 use super::identity::Identity;
 use super::name::text_of;
-use rustix::fs::{Access, AtFlags, CWD, Gid, RenameFlags, Uid, chownat, renameat_with};
+use rustix::fs::{
+    Access, AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, chownat, fchmod, fstat, openat, renameat_with,
+};
 use rustix::io::Errno;
 use std::fs;
 use std::io;
@@ -83,6 +85,20 @@ pub fn set_owner(path: &Path, owner: &Identity) -> io::Result<()> {
     Ok(chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
+/// Takes away what a directory's mode has over `mode`, if others than its owner and its group may write to it, and it is
+/// `owner`'s. A link is not followed. Returns whether it was changed.
+pub fn close_directory(path: &Path, mode: u32, owner: &Identity) -> io::Result<bool> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = openat(CWD, path, flags, Mode::empty())?;
+    let facts = fstat(&directory)?;
+    let present = Mode::from_raw_mode(facts.st_mode);
+    if facts.st_uid != owner.uid || !present.contains(Mode::WOTH) {
+        return Ok(false);
+    }
+    fchmod(&directory, Mode::from_raw_mode(mode))?;
+    Ok(true)
+}
+
 /// The entries of a tree that do not belong to `uid`, the root included; at most `limit` of them.
 pub fn misowned_entries(path: &Path, uid: u32, limit: usize) -> Vec<PathBuf> {
     WalkDir::new(path)
@@ -136,7 +152,7 @@ pub fn give_entries(
     Ok(report)
 }
 
-fn facts_of_file(metadata: &fs::Metadata) -> FileFacts {
+pub(super) fn facts_of_file(metadata: &fs::Metadata) -> FileFacts {
     let kind = match metadata.file_type() {
         kind if kind.is_file() => EntryKind::File,
         kind if kind.is_dir() => EntryKind::Directory,

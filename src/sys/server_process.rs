@@ -28,6 +28,8 @@ pub struct ServerSpec {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// Variables that it gets besides those of this process.
+    pub environment: Vec<(&'static str, OsString)>,
     /// The file that its standard output and error are appended to.
     pub log_file: PathBuf,
 }
@@ -95,6 +97,7 @@ impl ServerProcess {
             .stdin(root.lock().descriptor_for_child().map_err(failed)?)
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log)
+            .envs(spec.environment.iter().map(|(name, value)| (*name, value)))
             .env_remove("NOTIFY_SOCKET")
             .env_remove("PGPORT")
             .env_remove("PGDATA")

@@ -1,5 +1,6 @@
 //! `init-postgresql` on a real server: making, repairing, restoring, refusing, and being interrupted.
 
+mod access;
 mod another_container;
 mod asked_once;
 mod branches;

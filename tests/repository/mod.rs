@@ -13,6 +13,7 @@ mod made_tablespace;
 mod meanwhile;
 mod names;
 mod pins;
+mod planted;
 mod point_in_time;
 mod prove;
 mod removal;

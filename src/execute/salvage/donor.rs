@@ -5,11 +5,13 @@
 //! `pg_attribute` would help nobody: without its rows no table of a user can be found.
 
 use super::loss::Salvaged;
+use super::rebuilding::initial_password;
 use super::workplace::{SALVAGE, Workplace, copied_place};
 use crate::cluster::initdb::{InitdbOptions, initdb};
 use crate::pg::page::{self, Checksums, PageVerdict};
 use crate::pg::relation_map::RelationMap;
 use crate::pg::{BlockNumber, Oid};
+use crate::settings::Secret;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 
@@ -47,9 +49,10 @@ impl<'a> Donor<'a> {
         let directory = Path::new(SALVAGE).join("donor");
         self.work.root.discard(&directory).context("clear the donor's directory")?;
         self.work.root.create_directory(&directory, 0o700).context("make the donor's directory")?;
+        let password = initial_password(&self.work)?;
         let options = InitdbOptions {
             superuser: &self.superuser,
-            password: self.work.tools.settings.superuser_password.reveal(),
+            password: password.as_ref().map(Secret::reveal),
             wal_directory: None,
             arguments: &self.work.tools.settings.initdb_arguments,
         };

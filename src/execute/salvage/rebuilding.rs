@@ -7,11 +7,13 @@ use super::workplace::Workplace;
 use crate::cluster::initdb::{InitdbOptions, initdb};
 use crate::cluster::session::{Purpose, describe, quote_identifier};
 use crate::cluster::setup::{Role, ensure_database, ensure_role};
-use crate::execute::initialise::{CONFIGURATION, append, host_access};
+use crate::execute::access::settle_access;
+use crate::execute::initialise::{CONFIGURATION, append};
 use crate::execute::private_server::{PrivateServer, PrivateStart};
 use crate::execute::staging::{STAGING, clear_staging};
 use crate::pg::control_file::ControlFile;
 use crate::pg::layout::{BackupRule, backup_rule};
+use crate::settings::Secret;
 use crate::sys::EntryKind;
 use anyhow::Context;
 use postgres::Client;
@@ -38,7 +40,8 @@ pub(super) fn make(
     salvaged: &mut Salvaged,
 ) -> anyhow::Result<()> {
     let own = &work.tools.settings.initdb_arguments;
-    let password = work.tools.settings.superuser_password.reveal();
+    let password = initial_password(work)?;
+    let password = password.as_ref().map(Secret::reveal);
     let like_the_old =
         [own.clone(), pattern.map(locale_arguments).unwrap_or_default(), wal_arguments(control)].concat();
     let make = |arguments: &[String]| {
@@ -55,7 +58,20 @@ pub(super) fn make(
         ));
     }
     append(work.root, "postgresql.conf", CONFIGURATION)?;
-    append(work.root, "pg_hba.conf", &host_access(work.tools, &work.root.path().join(STAGING))?)
+    settle_access(work.tools, work.root, superuser)
+}
+
+/// Returns the password that initdb gives the superuser, until the old cluster's is known: the one of the settings, else one
+/// that nobody knows where a person's arguments have initdb ask for one.
+pub(super) fn initial_password(work: &Workplace) -> anyhow::Result<Option<Secret>> {
+    let settings = work.tools.settings;
+    let is_of_access = |argument: &String| argument.starts_with("--auth") || argument.starts_with("-A");
+    if settings.superuser_password.is_some() || !settings.initdb_arguments.iter().any(is_of_access) {
+        return Ok(settings.superuser_password.clone());
+    }
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("could not get random bytes: {error}"))?;
+    Ok(Some(Secret::new(bytes.map(|byte| format!("{byte:02x}")).concat())))
 }
 
 /// The locale of a database, as initdb takes it.
@@ -207,9 +223,9 @@ pub(super) fn complete(work: &Workplace, to: &SalvageServer, salvaged: &mut Salv
     let has_role = exists("SELECT FROM pg_catalog.pg_roles WHERE rolname = $1", &settings.application_role);
     let has_database = exists("SELECT FROM pg_catalog.pg_database WHERE datname = $1", &settings.database);
     if !has_role {
-        let role =
-            Role { name: &settings.application_role, password: settings.application_password.reveal() };
-        ensure_role(&mut client, &role)?;
+        // What was salvaged is worth more than a role that can log in at once.
+        let password = settings.application_password_to_set().ok().flatten().map(Secret::reveal);
+        ensure_role(&mut client, &Role { name: &settings.application_role, password })?;
         salvaged.assume(format!("the role '{}' is made anew", settings.application_role));
     }
     if !has_database {

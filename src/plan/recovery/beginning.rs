@@ -5,7 +5,7 @@
 
 use super::step::{Action, Effect, Plan, Refusal, Replacement, Source, Step};
 use super::{Circumstances, plan, start_step};
-use crate::plan::backups::{BackupKind, BackupSummary};
+use crate::plan::backups::{BackupFormat, BackupKind, BackupSummary};
 use crate::plan::diagnosis::{ClusterCondition, Diagnosis};
 use crate::plan::order::order_keys;
 use crate::plan::policy::RecoveryPolicy;
@@ -62,10 +62,13 @@ fn refuse_to_hide_a_loss(diagnosis: &Diagnosis, circumstances: &Circumstances) -
     let may_be_of_it = |backup: &&BackupSummary| may_be_of(backup, diagnosis);
     let backups = circumstances.backups.iter().filter(|backup| backup.name.kind() == BackupKind::Backup);
     let keys = order_keys(circumstances.backups);
-    let rank =
-        |backup: &&BackupSummary| (backup.is_usable(), backup.is_good(), keys.get(&backup.name).copied());
-    // One that was found damaged shows what was lost, and is no advice while there is another.
-    let newest = backups.filter(may_be_of_it).max_by_key(rank);
+    // What is named is what a person will restore: the best of them, and a plain copy or one that was found damaged only
+    // where there is nothing else.
+    let worth = |backup: &&BackupSummary| {
+        let is_chunked = backup.format == BackupFormat::Chunked;
+        (backup.is_usable(), is_chunked, backup.is_good(), keys.get(&backup.name).copied())
+    };
+    let newest = backups.filter(may_be_of_it).max_by_key(worth);
     let path = diagnosis.data_directory.display();
     let shown = match (&diagnosis.served, newest) {
         (None, None) => return Ok(()),

@@ -8,7 +8,7 @@ use super::ancestry::Comparison;
 use super::archive::ArchiveView;
 use super::recovery::{Action, Circumstances, Effect, FormerFailure, Plan, Replay, Source, Tried, recovery};
 use super::restore::restore;
-use super::selection::{archived_replay, latest, newest_first, surviving_replay, unreadable};
+use super::selection::{NoLatest, archived_replay, latest, newest_first, surviving_replay, unreadable};
 use super::*;
 use crate::pg::control_file::ClusterState;
 use crate::pg::timeline_history::Ancestor;
@@ -109,14 +109,57 @@ fn a_backup_that_a_verification_found_damaged_is_never_restored_by_itself_nor_hi
     newest.verification = Verification::Done(verdict.clone());
 
     assert!(!newest.is_good());
-    assert_eq!(latest(&[newest.clone(), older.clone()]).map(|backup| backup.name), Some(older.name));
-    assert_eq!(latest(std::slice::from_ref(&newest)), None);
+    assert_eq!(latest(&[newest.clone(), older.clone()], None).map(|backup| backup.name), Ok(older.name));
+    assert_eq!(latest(std::slice::from_ref(&newest), None), Err(NoLatest::None));
     let (_, reason) = unreadable(&newest).unwrap();
     assert_eq!(reason, "its content is not what was stored");
 
     let sound = VerificationVerdict { damage: Vec::new(), ..verdict };
     newest.verification = Verification::Done(sound);
-    assert_eq!(latest(&[older, newest.clone()]), Some(&newest));
+    assert_eq!(latest(&[older, newest.clone()], None), Ok(&newest));
+}
+
+/// A plain copy of the cluster that says it is newer than everything.
+fn plain_copy() -> BackupSummary {
+    BackupSummary { format: BackupFormat::ScriptCopy, ..backup(0, 1, 9) }
+}
+
+#[test]
+fn a_plain_copy_comes_after_every_backup_and_is_never_the_latest() {
+    let (copy, good) = (plain_copy(), backup(9, 1, 3));
+    let damaged_page = DamagedPage {
+        file: "base/1/1".into(),
+        relation: None,
+        block: BlockNumber(0),
+        problem: String::new(),
+    };
+    let with_damage = BackupSummary { damaged_pages: vec![damaged_page], ..backup(5, 1, 4) };
+    let backups = [copy.clone(), good.clone(), with_damage.clone()];
+
+    let plan = decide(&damaged(), &backups).unwrap();
+
+    let names: Vec<_> = sources(&plan)
+        .iter()
+        .filter_map(|source| match source {
+            Source::Backup { name, .. } => Some(*name),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(names, [good.name, with_damage.name, copy.name]);
+    assert_eq!(latest(&backups, Some(CLUSTER)).map(|backup| backup.name), Ok(good.name));
+    assert_eq!(latest(std::slice::from_ref(&copy), Some(CLUSTER)), Err(NoLatest::None));
+}
+
+#[test]
+fn the_latest_is_of_the_present_cluster_or_of_the_only_one() {
+    let own = backup(9, 1, 3);
+    let other = BackupSummary { system_identifier: Some(SystemIdentifier(1)), ..backup(1, 1, 9) };
+    let both = [other.clone(), own.clone()];
+
+    assert_eq!(latest(&both, Some(CLUSTER)), Ok(&own));
+    assert_eq!(latest(std::slice::from_ref(&other), Some(CLUSTER)), Err(NoLatest::OfOthers));
+    assert_eq!(latest(&both, None), Err(NoLatest::OfSeveral(vec![SystemIdentifier(1), CLUSTER])));
+    assert_eq!(latest(std::slice::from_ref(&other), None), Ok(&other));
 }
 
 #[test]
