@@ -120,7 +120,9 @@ impl Attempt {
         self.has_failed = true;
         self.repaired_since = false;
         tools.progress.note(&format!("{error:#}"));
-        details_of(&error).iter().for_each(|line| tools.progress.note(line));
+        for line in details_of(&error) {
+            tools.progress.note(line);
+        }
         tools.progress.note("looking for damage in every page, since the server did not start");
         let report = report_of(&error);
         self.tried.start = report.is_some_and(|report| matches!(report.cause, Cause::Data { .. }));

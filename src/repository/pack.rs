@@ -34,7 +34,7 @@ const BUFFER_SIZE_BYTES: usize = 256 * 1024;
 /// No pack is larger, with room to spare: it is closed long before. What is larger is a file of holes.
 const LARGEST_SIZE_BYTES: u64 = 4 * TARGET_SIZE_BYTES;
 /// And no index has more, of chunks and of dictionaries.
-const MOST_ENTRIES: u32 = 4 * MOST_CHUNKS as u32;
+const MOST_ENTRIES: usize = 4 * MOST_CHUNKS;
 /// A frame is larger than its chunk only where that does not shrink, and then by some bytes in a thousand (zstd.h,
 /// `ZSTD_COMPRESSBOUND()`), and by what it is sealed with.
 const LARGEST_FRAME_BYTES: usize = CHUNK_SIZE_BYTES + CHUNK_SIZE_BYTES / 64 + 4096;
@@ -215,7 +215,7 @@ pub(super) fn read_index(file: &File, encryption: &Encryption) -> Result<PackInd
     let footer = Footer::decode(&footer, encryption).ok_or(PackIndexError::BadFooter)?;
     // A file of holes may have any size, so that to agree with it is not enough.
     let is_possible = size <= LARGEST_SIZE_BYTES
-        && footer.entry_count <= MOST_ENTRIES
+        && footer.entry_count as usize <= MOST_ENTRIES
         && footer.dictionary_count <= footer.entry_count;
     if !is_possible {
         return Err(PackIndexError::BadFooter);

@@ -79,9 +79,10 @@ impl Source<'_> {
         // Not shown: it may be a password.
         let text = text.to_str().ok_or_else(|| usage(format!("{origin} must be valid UTF-8")))?;
         let refuse = |expected| {
-            let shown = match is_from_file {
-                true => "what is in the file that it names".to_owned(),
-                false => format!("'{}'", text.escape_debug()),
+            let shown = if is_from_file {
+                "what is in the file that it names".to_owned()
+            } else {
+                format!("'{}'", text.escape_debug())
             };
             let failure = usage(format!("{origin} must be {expected}, not {shown}"));
             match setting.default {

@@ -40,8 +40,8 @@ pub(super) fn copy_content(from: &File, to: &File) -> io::Result<Copied> {
     let mut copied = Copied::default();
     let mut piece = vec![0; PIECE_BYTES];
     // A disk that fails may not tell where the data are, either.
-    let ranges = data_ranges(from).unwrap_or_else(|_| vec![0..size_bytes]);
-    for range in ranges {
+    let whole = || std::iter::once(0..size_bytes).collect();
+    for range in data_ranges(from).unwrap_or_else(|_| whole()) {
         copy_range(from, to, range, &mut piece, &mut copied)?;
     }
     to.set_len(size_bytes)?;

@@ -23,6 +23,7 @@ use console::{Style, Term};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -145,15 +146,13 @@ fn escaped_json(text: &str) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for character in text.chars() {
-        if is_escaped(character) {
-            let units = character
-                .encode_utf16(&mut [0; 2])
-                .iter()
-                .map(|unit| format!("\\u{unit:04x}"))
-                .collect::<String>();
-            escaped.push_str(&units);
-        } else {
+        if !is_escaped(character) {
             escaped.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            // Writing to a string never fails.
+            let _ = write!(escaped, "\\u{unit:04x}");
         }
     }
     Cow::Owned(escaped)
@@ -267,7 +266,9 @@ impl Ui {
         let (message, hint) = (sentence(error), hint_of(error));
         let details = details_of(error);
         self.error(&message);
-        details.iter().for_each(|line| self.error(line));
+        for line in details {
+            self.error(line);
+        }
         if let Some(hint) = &hint {
             self.hint(hint);
         }

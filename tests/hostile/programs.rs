@@ -109,3 +109,28 @@ fn a_link_that_leaves_the_tree_through_another_is_refused() {
     assert!(told.contains("'e' is a symbolic link that leads out of it"), "{told}");
     assert!(sandbox.backup_names("").is_empty());
 }
+
+#[test]
+fn a_function_beside_those_that_check_a_copy_neither_runs_nor_keeps_indexes_from_being_checked() {
+    // The owner of the database makes a function with fewer arguments, where the extension is.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    let mark = sandbox.path().join("log/called");
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("CREATE EXTENSION amcheck SCHEMA public");
+    let bait = format!(
+        "CREATE FUNCTION public.verify_heapam(regclass, boolean, boolean) \
+         RETURNS TABLE (blkno bigint, offnum int, attnum int, msg text) LANGUAGE plpgsql AS $$ BEGIN \
+         COPY (SELECT 1) TO PROGRAM 'cat > {}'; END $$",
+        mark.display()
+    );
+    run(sandbox.psql().args(["-U", "dbuser", "-v", "ON_ERROR_STOP=1", "-qc", &bait]));
+    sandbox.succeed(&["backup-postgresql", "create"]);
+
+    let told = sandbox.succeed(&["backup-postgresql", "verify", "latest", "--prove"]);
+
+    assert!(told.contains("every index agrees with its table"), "{told}");
+    assert!(!mark.exists(), "{told}");
+}

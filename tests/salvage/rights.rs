@@ -42,6 +42,9 @@ CREATE TABLE numbered (id int PRIMARY KEY);
 INSERT INTO numbered VALUES (1);
 CREATE TABLE chosen (choice choice REFERENCES numbered);
 INSERT INTO chosen VALUES ('one');
+CREATE TABLE many_chosen (choice choice REFERENCES numbered) PARTITION BY LIST (choice);
+CREATE TABLE many_chosen_one PARTITION OF many_chosen FOR VALUES IN ('one');
+INSERT INTO many_chosen VALUES ('one');
 CREATE TABLE closed (x int);
 INSERT INTO closed VALUES (1);
 REVOKE INSERT ON closed FROM dbuser;
@@ -49,11 +52,13 @@ CREATE MATERIALIZED VIEW viewed AS SELECT public.ok(1);
 ";
 
 /// What must be there afterwards, as before.
-const FACTS: [(&str, &str); 9] = [
+const FACTS: [(&str, &str); 11] = [
     ("SELECT count(*), sum(made) FROM bait", "50|1275"),
     ("SELECT count(*) FROM parted", "60"),
     ("SELECT count(*) FROM by_domain", "1"),
     ("SELECT count(*) FROM chosen", "1"),
+    ("SELECT count(*) FROM many_chosen", "1"),
+    ("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conparentid = 0", "3"),
     ("SELECT count(*) FROM closed", "1"),
     ("SELECT count(*) FROM viewed", "1"),
     ("SELECT count(*) FROM pg_constraint WHERE oid >= 16384 AND NOT convalidated", "0"),

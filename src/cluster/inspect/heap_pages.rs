@@ -5,7 +5,7 @@
 
 use super::Inspection;
 use super::catalog::{Catalog, CatalogRelation, RelationKind};
-use super::pages::{BadPage, DataFile, DataFiles, Known, PageHistory, read_pages};
+use super::pages::{BadPage, DataFile, DataFiles, Known, PageHistory, longest_bytes, read_pages};
 use super::status::{RowHints, RowTally, ToBeReplayed};
 use crate::format::counted;
 use crate::pg::layout::Fork;
@@ -151,6 +151,7 @@ impl<'a> Heaps<'a> {
             .iter()
             .flat_map(|(index, _)| {
                 let size_bytes = self.files.files.get(*index).map_or(0, |file| file.size_bytes);
+                let size_bytes = size_bytes.min(longest_bytes(self.segment_blocks));
                 let step = usize::try_from(PART_BYTES).unwrap_or(usize::MAX);
                 (0..size_bytes).step_by(step).map(move |begin| (*index, begin))
             })

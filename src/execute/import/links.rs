@@ -1,7 +1,7 @@
 //! Where the symbolic links of what is imported lead, once all of them are there.
 //!
 //! A link whose own text stays within the tree may leave it through another: `..` behind a link goes up from where that
-//! leads (path_resolution(7)), not from where it is.
+//! leads (`path_resolution(7)`), not from where it is.
 
 use std::collections::BTreeMap;
 
@@ -37,20 +37,17 @@ pub(super) fn leads_outside(path: &str, target: &str, links: &BTreeMap<&str, &st
     }
     while let Some(name) = rest.pop() {
         match name {
-            "" | "." => {}
             ".." if place.pop().is_none() => return true,
-            ".." => {}
-            name => {
-                place.push(name);
-                let Some(next) = links.get(place.join("/").as_str()) else { continue };
-                followed_count += 1;
-                if next.starts_with('/') || followed_count > MOST_LINKS {
-                    return true;
-                }
-                place.pop();
-                rest.extend(next.split('/').rev());
-            }
+            "" | "." | ".." => continue,
+            name => place.push(name),
         }
+        let Some(next) = links.get(place.join("/").as_str()) else { continue };
+        followed_count += 1;
+        if next.starts_with('/') || followed_count > MOST_LINKS {
+            return true;
+        }
+        place.pop();
+        rest.extend(next.split('/').rev());
     }
     false
 }

@@ -6,7 +6,8 @@
 //! definitions are changed *in the copy*, before they are dumped:
 //!
 //! - constraints that run something are `NOT VALID`, so that they come after the rows and nothing is checked by them;
-//!   then their owners have them checked. Rows that do not fit are kept, and told.
+//!   then their owners have them checked. Rows that do not fit are kept, and told. A foreign key of a partitioned table,
+//!   which cannot be `NOT VALID` before 18, is left out of the dump and made by its owner.
 //! - functions of ordinary roles are `SECURITY DEFINER` until the first session of an ordinary role begins: they run
 //!   with the rights of their owners, who wrote them.
 
@@ -17,17 +18,17 @@ use crate::cluster::session::{describe, quote_identifier};
 use postgres::Client;
 
 /// Constraints that run what a user wrote: every CHECK, and foreign keys between columns of which one is of a user's
-/// type, which may have a cast. Those of a partitioned table cannot be `NOT VALID` before 18.
+/// type, which may have a cast. With the definition of those that are left out.
 const CONSTRAINTS: &str = "
 SELECT con.oid, con.contypid <> 0, n.nspname::text, coalesce(c.relname, t.typname)::text, con.conname::text,
-    coalesce(a.rolname, '')::text
+    coalesce(a.rolname, '')::text, CASE WHEN con.contype = 'f' AND c.relkind = 'p' THEN pg_catalog.pg_get_constraintdef(con.oid) END
 FROM pg_catalog.pg_constraint con
 LEFT JOIN pg_catalog.pg_class c ON c.oid = con.conrelid
 LEFT JOIN pg_catalog.pg_type t ON t.oid = con.contypid
 JOIN pg_catalog.pg_namespace n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
 LEFT JOIN pg_catalog.pg_authid a ON a.oid = coalesce(c.relowner, t.typowner)
 WHERE con.convalidated AND con.oid >= 16384
-    AND (con.contype = 'c' OR con.contype = 'f' AND c.relkind = 'r' AND EXISTS (
+    AND (con.contype = 'c' OR con.contype = 'f' AND con.conparentid = 0 AND EXISTS (
         SELECT FROM pg_catalog.pg_attribute k WHERE k.atttypid >= 16384
         AND (k.attrelid = con.conrelid AND k.attnum = ANY (con.conkey)
              OR k.attrelid = con.confrelid AND k.attnum = ANY (con.confkey))))
@@ -65,11 +66,14 @@ pub(super) struct Disarmed {
 }
 
 struct Constraint {
+    oid: u32,
     is_domains: bool,
     schema: String,
     of: String,
     name: String,
     owner: String,
+    /// Its definition, where it is left out of the dump.
+    left_out: Option<String>,
 }
 
 /// Changes the definitions of a database of the copy, before they are dumped.
@@ -91,17 +95,14 @@ pub(super) fn disarm(copy: &mut Client, database: &str, salvaged: &mut Salvaged)
 
 fn disarm_constraints(copy: &mut Client, disarmed: &mut Disarmed) -> Result<(), postgres::Error> {
     let rows = copy.query(CONSTRAINTS, &[])?;
-    let oids: Vec<u32> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-    copy.execute(INVALIDATE, &[&oids])?;
-    for row in &rows {
-        disarmed.constraints.push(Constraint {
-            is_domains: row.try_get(1)?,
-            schema: row.try_get(2)?,
-            of: row.try_get(3)?,
-            name: row.try_get(4)?,
-            owner: row.try_get(5)?,
-        });
+    let constraints = rows.iter().map(Constraint::read).collect::<Result<Vec<_>, _>>()?;
+    let (left_out, kept): (Vec<_>, Vec<_>) =
+        constraints.iter().partition(|constraint| constraint.left_out.is_some());
+    copy.execute(INVALIDATE, &[&kept.iter().map(|constraint| constraint.oid).collect::<Vec<_>>()])?;
+    for constraint in left_out {
+        copy.batch_execute(&constraint.statement("DROP CONSTRAINT"))?;
     }
+    disarmed.constraints = constraints;
     Ok(())
 }
 
@@ -134,7 +135,7 @@ impl Disarmed {
         for constraint in &self.constraints {
             if let Err(error) = constraint.validate(owners) {
                 salvaged.assume(format!(
-                    "{} of the database '{database}' is not valid for all rows: {}",
+                    "{} of the database '{database}' does not hold for all rows: {}",
                     constraint.described(),
                     one_line(&format!("{error:#}"))
                 ));
@@ -144,18 +145,35 @@ impl Disarmed {
 }
 
 impl Constraint {
+    fn read(row: &postgres::Row) -> Result<Self, postgres::Error> {
+        Ok(Self {
+            oid: row.try_get(0)?,
+            is_domains: row.try_get(1)?,
+            schema: row.try_get(2)?,
+            of: row.try_get(3)?,
+            name: row.try_get(4)?,
+            owner: row.try_get(5)?,
+            left_out: row.try_get(6)?,
+        })
+    }
+
     fn described(&self) -> String {
         format!("the constraint '{}' of '{}.{}'", self.name, self.schema, self.of)
     }
 
-    fn statement(&self) -> String {
+    fn statement(&self, action: &str) -> String {
         let kind = if self.is_domains { "DOMAIN" } else { "TABLE" };
         let place = Place { schema: &self.schema, name: &self.of };
-        format!("ALTER {kind} {} VALIDATE CONSTRAINT {}", place.quoted(), quote_identifier(&self.name))
+        format!("ALTER {kind} {} {action} {}", place.quoted(), quote_identifier(&self.name))
     }
 
+    /// Has its owner check it, or make it.
     fn validate(&self, owners: &mut Owners) -> anyhow::Result<()> {
+        let statement = match &self.left_out {
+            Some(definition) => format!("{} {definition}", self.statement("ADD CONSTRAINT")),
+            None => self.statement("VALIDATE CONSTRAINT"),
+        };
         let mut session = owners.session_of(&self.owner)?;
-        session.client()?.batch_execute(&self.statement()).map_err(|error| anyhow::anyhow!(describe(&error)))
+        session.client()?.batch_execute(&statement).map_err(|error| anyhow::anyhow!(describe(&error)))
     }
 }

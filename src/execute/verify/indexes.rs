@@ -3,6 +3,10 @@
 //! The functions are called as `pg_amcheck` calls them. The program itself was refused: it prints an index that it could
 //! not look at, for want of memory or of a library, as it prints one that is corrupted, and only the SQLSTATE tells them
 //! apart; 13 has no such program, either.
+//!
+//! The extension may be in a schema where others may make functions. Each call has every argument, of exactly the type
+//! that the extension's own function takes: beside a function of that name with fewer arguments, a call that leaves the
+//! rest to defaults is ambiguous (namespace.c, `FuncnameGetCandidates()`), and nothing would be checked.
 
 use postgres::Client;
 
@@ -84,7 +88,8 @@ fn check_relations(
         let [oid, name] = relation.as_slice() else { continue };
         let query = format!(
             "SELECT pg_catalog.format('block %s, offset %s: %s', blkno, offnum, msg) FROM \
-             {schema}.verify_heapam({oid}::pg_catalog.regclass, false, true) LIMIT {MOST_COMPLAINTS}"
+             {schema}.verify_heapam({oid}::pg_catalog.regclass, false, true, 'none'::pg_catalog.text, \
+             NULL::pg_catalog.int8, NULL::pg_catalog.int8) LIMIT {MOST_COMPLAINTS}"
         );
         let complaints = texts(client, &query).map(|rows| rows.into_iter().flatten().collect());
         checked.take(&format!("table {database}.{name}"), complaints);

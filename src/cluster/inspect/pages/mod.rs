@@ -12,7 +12,7 @@ mod verdict;
 
 pub(super) use history::{PageHistory, PageReference, checkpoint_before_creation};
 pub(super) use listing::{DataFile, DataFiles};
-pub(super) use scan::{BadPage, read_pages};
+pub(super) use scan::{BadPage, longest_bytes, read_pages};
 pub(super) use verdict::{Judge, Relations};
 
 use super::catalog::{Catalog, FOLLOWED_TABLES};

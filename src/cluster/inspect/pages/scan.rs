@@ -106,7 +106,7 @@ struct Part {
 
 /// Scans these files, given by their indexes.
 pub(super) fn scan(root: &ReadRoot, files: &DataFiles, chosen: &[usize], rules: Rules<'_>) -> Scanned {
-    let parts = parts(files, chosen);
+    let parts = parts(files, chosen, longest_bytes(rules.segment_blocks));
     let (next, pages) = (AtomicUsize::new(0), AtomicU64::new(0));
     let found = rayon::broadcast(|_| {
         let mut reader = Reader { root, files, rules, buffer: Vec::new(), pages: 0, bad: Vec::new() };
@@ -121,10 +121,16 @@ pub(super) fn scan(root: &ReadRoot, files: &DataFiles, chosen: &[usize], rules: 
     Scanned { pages: pages.into_inner(), bad }
 }
 
-fn parts(files: &DataFiles, chosen: &[usize]) -> Vec<Part> {
+/// How long a segment can be. A file of holes may be longer by far, and a server takes none that is (md.c,
+/// `mdnblocks()`).
+pub(in crate::cluster::inspect) fn longest_bytes(segment_blocks: u32) -> u64 {
+    u64::from(segment_blocks) * SIZE_BYTES as u64
+}
+
+fn parts(files: &DataFiles, chosen: &[usize], longest_bytes: u64) -> Vec<Part> {
     let mut parts = Vec::new();
     for &index in chosen {
-        let size_bytes = files.files.get(index).map_or(0, |file| file.size_bytes);
+        let size_bytes = files.files.get(index).map_or(0, |file| file.size_bytes.min(longest_bytes));
         for begin in (0..size_bytes).step_by(usize::try_from(PART_BYTES).unwrap_or(usize::MAX)) {
             parts.push(Part { file: index, begin, end: size_bytes.min(begin + PART_BYTES) });
         }
