@@ -12,6 +12,7 @@
 
 mod activity;
 mod copy;
+mod deadline;
 mod directory;
 mod identity;
 mod install;
@@ -43,6 +44,7 @@ mod write_root;
 
 pub use activity::{Activity, ProcessActivity};
 pub use copy::{Copied, Unreadable};
+pub use deadline::{Lookout, TimedOut, within};
 pub use directory::{Entry, EntryKind, FileFacts, Threads};
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};

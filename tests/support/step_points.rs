@@ -51,7 +51,11 @@ pub(crate) fn pause_at<T>(
     let mut child = command.spawn().unwrap();
     let pid = Pid::from_child(&child);
     wait_until("it stands still", || {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before point {number}: {}", rest_of(&mut child));
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before point {number}: {}",
+            rest_of(&mut child)
+        );
         std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap().contains(") T ")
     });
     let done = meanwhile();
