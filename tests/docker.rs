@@ -6,4 +6,5 @@ mod faults;
 mod interruption;
 mod killed;
 mod lifecycle;
+mod planted;
 mod recovery;

@@ -19,6 +19,7 @@ mod faults;
 mod init;
 mod inspect;
 mod lost_files;
+mod planted;
 mod readme;
 mod repository;
 mod salvage;

@@ -1,14 +1,21 @@
 //! What every command on a cluster begins with: the programs to use, and the repository.
 
 use pgbox::cluster::binaries::{self, Installation};
-use pgbox::error::Failure;
+use pgbox::error::{Failure, Kind};
 use pgbox::execute::{Backups, Tools, unusable};
 use pgbox::pg::{MajorVersion, version};
 use pgbox::progress::Progress;
 use pgbox::repository::Repository;
 use pgbox::settings::Settings;
-use pgbox::sys::ReadRoot;
+use pgbox::sys::{self, ReadRoot};
 use pgbox::ui::Ui;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+/// How long the backup directory may take to answer; a disk that sleeps needs some seconds.
+const OPEN_LIMIT: Duration = Duration::from_secs(15);
+/// How long a command may take that only looks at what is there.
+const LOOK_LIMIT: Duration = Duration::from_mins(2);
 
 /// The parts that a command works with, kept together for as long as it runs.
 pub(super) struct Workplace<'a> {
@@ -54,6 +61,35 @@ impl<'a> Workplace<'a> {
     }
 }
 
+/// The end of a command that only looks and gets no answer, such as from a mount whose server is gone. Dropped, it no
+/// longer comes.
+pub(super) struct Alarm {
+    _is_over: Sender<()>,
+}
+
+impl Alarm {
+    /// Sets it.
+    pub(super) fn set(settings: &Settings, ui: &Ui) -> Self {
+        let (is_over, waiting) = mpsc::channel();
+        let (ui, places) =
+            (ui.clone(), [&settings.data_directory, &settings.backup_directory].map(Clone::clone));
+        let ring = move || {
+            if waiting.recv_timeout(LOOK_LIMIT) == Err(RecvTimeoutError::Timeout) {
+                let [data, backups] = places.map(|place| place.display().to_string());
+                let text = format!("there was no answer within {} s", LOOK_LIMIT.as_secs());
+                ui.error(&text);
+                ui.hint(&format!(
+                    "see whether the disks of '{data}' and '{backups}' are there; nothing was changed"
+                ));
+                std::process::exit(1);
+            }
+        };
+        // Without a thread for it, there is no limit, and that is all.
+        let _ = std::thread::Builder::new().name("alarm".to_owned()).spawn(ring);
+        Self { _is_over: is_over }
+    }
+}
+
 /// The programs of the version that was asked for; else of the version that made the cluster, if they are
 /// here; else the newest.
 fn installation(settings: &Settings) -> Result<Installation, Failure> {
@@ -69,8 +105,16 @@ fn installation(settings: &Settings) -> Result<Installation, Failure> {
     }
 }
 
-/// A backup directory that cannot be opened does not keep a sound server from starting.
+/// A backup directory that cannot be opened does not keep a sound server from starting, nor does one that does not
+/// answer.
 fn open_repository(settings: &Settings) -> Result<Option<Repository>, Failure> {
-    let path = &settings.backup_directory;
-    Repository::open(path, settings.backup_key_file.as_deref()).map_err(|error| unusable(path, &error))
+    let path = settings.backup_directory.clone();
+    let key_file = settings.backup_key_file.clone();
+    let open = move || Repository::open(&path, key_file.as_deref()).map_err(|error| unusable(&path, &error));
+    sys::within(OPEN_LIMIT, open).unwrap_or_else(|error| {
+        let shown = settings.backup_directory.display();
+        let message = format!("could not open the backups in '{shown}': {error}");
+        let hint = "see whether the disk or the server that it is mounted from is there; what is in it is not touched";
+        Err(Failure::new(Kind::Failed, message).hint(hint))
+    })
 }

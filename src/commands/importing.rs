@@ -12,9 +12,8 @@ use pgbox::execute::import::{ImportSource, import};
 use pgbox::format;
 use pgbox::repository::Repository;
 use pgbox::settings::Settings;
-use pgbox::sys::{ReadRoot, standard_input};
+use pgbox::sys::{ReadRoot, open_value, standard_input};
 use pgbox::ui::Ui;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Runs it. What is named is opened as whoever asked, and read as `postgres`.
@@ -82,7 +81,7 @@ fn open(path: &Path) -> Result<ImportSource, Failure> {
     } else if path.is_dir() {
         ReadRoot::open(path).map(ImportSource::Directory)
     } else {
-        File::open(path).map(ImportSource::Archive)
+        open_value(path).map(ImportSource::Archive)
     };
     opened.map_err(|error| {
         Failure::new(Kind::Failed, format!("could not open '{}': {error}", path.display()))

@@ -4,7 +4,7 @@
 //! of the process's end interrupts the thread that waits for it. So the look is taken on a thread of its own, which is
 //! left behind when its time is over: whoever asked gets an answer, and the thread ends with the process.
 //!
-//! Only what reads belongs here. What writes must not go on after its caller has been told that it failed.
+//! Only looks belong here, and what does no harm if it happens later: the caller has been told then that it failed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

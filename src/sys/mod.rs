@@ -11,9 +11,11 @@
 )]
 
 mod activity;
+mod alarm;
 mod copy;
 mod deadline;
 mod directory;
+mod giving;
 mod identity;
 mod install;
 mod kernel;
@@ -31,6 +33,7 @@ mod priority;
 mod private_directory;
 mod process;
 mod read_root;
+mod regular;
 mod scratch;
 mod server_process;
 mod socket;
@@ -43,28 +46,28 @@ mod whole_sync;
 mod write_root;
 
 pub use activity::{Activity, ProcessActivity};
+pub use alarm::{end_with_parent, run_myself_within};
 pub use copy::{Copied, Unreadable};
 pub use deadline::{Lookout, TimedOut, within};
 pub use directory::{Entry, EntryKind, FileFacts, Threads};
+pub use giving::{Giving, HeldDirectory, OwnershipReport, Refusal, real_path};
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};
 pub use lease::{Writer, find_writer};
 pub use lock::{FileLock, Holder, LockError, LockMode};
 pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
-pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
+pub use mounts::{Mount, is_mount_root, may_hang, mount_below, mount_of};
 pub use name::{path_of, text_of};
 pub use new_wal_root::NewWalRoot;
 pub use orphans::{ServerProcessIn, orphaned_server_processes, server_processes_in};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
-pub use prepare::{
-    OwnershipReport, ensure_directory, fix_ownership, give_entries, is_runnable, is_writable_directory,
-    misowned_entries, set_owner,
-};
+pub use prepare::{ensure_directory, is_runnable, is_writable_directory};
 pub use priority::lower_priority;
 pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
+pub use regular::{Links, NotAFile, open_log, open_regular, open_value};
 pub use scratch::{file_in_memory, forget_cached, read_scratch, scratch_file};
 pub use server_process::{
     ServerProcess, ServerSpec, is_alive, is_postmaster_of, signal_server, wait_until_gone,

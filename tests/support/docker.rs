@@ -4,6 +4,7 @@
 //! its id when its value is dropped, by a panic too, and carries the label `pgbox-test` with this process's number.
 
 use std::process::Output;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -11,10 +12,17 @@ use tempfile::TempDir;
 use super::terminal::Terminal;
 use super::wait::wait_until;
 
-const IMAGE: &str = "pgbox-test";
+/// What `scripts/test` builds; `PGBOX_TEST_IMAGE` names another.
+const USUAL_IMAGE: &str = "pgbox-test";
 /// No call of the docker program takes longer, or it hangs.
 const CALL_TIMEOUT: Duration = Duration::from_mins(3);
 const DATA_DIRECTORY: &str = "/var/lib/postgresql-data/pgdata";
+
+fn image() -> &'static str {
+    static NAME: LazyLock<String> =
+        LazyLock::new(|| std::env::var("PGBOX_TEST_IMAGE").unwrap_or_else(|_| USUAL_IMAGE.to_owned()));
+    &NAME
+}
 
 /// The three directories of the host that a container keeps its data, logs and backups in.
 pub(crate) struct Volumes {
@@ -27,12 +35,12 @@ impl Volumes {
     /// # Panics
     /// Where `CI` is set, a missing engine or image is a failure.
     pub(crate) fn new() -> Option<Self> {
-        let image = docker(&["image", "inspect", "--format", "{{.Id}}", IMAGE]);
-        if image.is_ok_and(|output| output.status.success()) {
+        let inspected = docker(&["image", "inspect", "--format", "{{.Id}}", image()]);
+        if inspected.is_ok_and(|output| output.status.success()) {
             let root = super::directory::make();
             return Some(Self { root });
         }
-        let message = format!("no Docker engine with the image '{IMAGE}' (scripts/test makes both)");
+        let message = format!("no Docker engine with the image '{}' (scripts/test makes both)", image());
         assert!(std::env::var_os("CI").is_none(), "{message}");
         eprintln!("SKIPPED: {message}");
         None
@@ -66,7 +74,7 @@ impl Volumes {
         let mut arguments = vec!["create", &label, &environment];
         arguments.extend(mounts.iter().map(String::as_str));
         arguments.extend(options);
-        arguments.push(IMAGE);
+        arguments.push(image());
         arguments.extend(command);
         // Made and started in two steps, so that one that cannot be started is removed, too.
         let container = Container { id: succeed(&arguments).trim().to_owned() };
@@ -81,7 +89,7 @@ impl Volumes {
         let label = format!("--label=pgbox-test={}", std::process::id());
         let mut arguments = vec!["run", "--rm", "--network=none", &label, &environment, "--entrypoint=sh"];
         arguments.extend(mounts.iter().map(String::as_str));
-        arguments.extend([IMAGE, "-euc", script]);
+        arguments.extend([image(), "-euc", script]);
         succeed(&arguments)
     }
 
@@ -98,7 +106,7 @@ impl Drop for Volumes {
         // What the server wrote belongs to another user: only root can remove it, and this may not be root.
         let volume = format!("--volume={}:/volumes", self.root.path().display());
         let script = "rm -rf /volumes/*";
-        let _ = docker(&["run", "--rm", "--network=none", &volume, "--entrypoint=sh", IMAGE, "-c", script]);
+        let _ = docker(&["run", "--rm", "--network=none", &volume, "--entrypoint=sh", image(), "-c", script]);
     }
 }
 

@@ -49,6 +49,16 @@ impl UnpluggableDisk {
         assert!(std::fs::read_dir(&self.mounted).is_err(), "it is still there");
     }
 
+    /// Stops its process: every call waits from now on, until [`Self::answer_again`].
+    pub(crate) fn hang(&self) {
+        signal(self.server.as_ref().unwrap().id().cast_signed(), Signal::STOP).unwrap();
+    }
+
+    /// Lets its process go on.
+    pub(crate) fn answer_again(&self) {
+        signal(self.server.as_ref().unwrap().id().cast_signed(), Signal::CONT).unwrap();
+    }
+
     /// Leaves the empty directory that it was mounted at, as a start without it does.
     pub(crate) fn leave_unmounted(&mut self) {
         if self.server.is_some() {
