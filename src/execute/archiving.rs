@@ -305,7 +305,8 @@ fn note_gap(
     let end = segment.and_then(WalFileName::next).map_or(Lsn::INVALID, WalFileName::start_lsn);
     // A note that makes no sense is written anew: that there is a gap is what counts.
     let former = wal_gap::read(data.path()).unwrap_or_default();
-    let is_unanswered = error.chain().any(|cause| cause.is::<TimedOut>());
+    let is_hang = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<TimedOut>().is_some();
+    let is_unanswered = error.chain().any(is_hang);
     let gap = WalGap::with(former, name, end, &format!("{error:#}"), request.now);
     wal_gap::note(data.path(), &WalGap { is_unanswered, ..gap })
 }

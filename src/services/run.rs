@@ -28,7 +28,9 @@ const IDLE: Duration = Duration::from_hours(1);
 const SERVER: &str = "postgres";
 /// How long a look into the data directory may take before this process goes on without an answer.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
-/// `postmaster.pid` is a few lines; more is not read.
+/// Where a server notes its process, and how it stands.
+const PID_FILE: &str = "postmaster.pid";
+/// It is a few lines; more is not read.
 const PID_FILE_LIMIT_BYTES: u64 = 4096;
 
 /// What the supervisor was started with.
@@ -191,6 +193,11 @@ impl Runner<'_> {
             Action::SignalServer(signal) => {
                 let left_behind = left_behind(data_directory);
                 let server = self.sight().map_or_else(child_server, |sight| sight.pid);
+                // A server that is told to stop notes that in its pid file (postmaster.c, `pmdie()`), and would wait for
+                // the other end of a FIFO. What else is there stays, and that it could not be looked at is said already.
+                let directory = data_directory.clone();
+                let remove = move || sys::remove_what_is_no_file(&directory, PID_FILE);
+                let _ = self.lookout.within(LOOK_LIMIT, remove);
                 self.signal_servers(server.into_iter().chain(left_behind), signal);
             }
             Action::Look => self.look(),
@@ -333,8 +340,8 @@ fn child_server() -> Option<i32> {
 
 /// The live server of a data directory.
 fn server_pid(data_directory: &Path) -> Option<i32> {
-    let text = ReadRoot::open(data_directory)
-        .and_then(|root| root.read_bounded("postmaster.pid", PID_FILE_LIMIT_BYTES));
+    let text =
+        ReadRoot::open(data_directory).and_then(|root| root.read_bounded(PID_FILE, PID_FILE_LIMIT_BYTES));
     match text {
         Ok(bytes) => {
             let found = PostmasterPid::parse(&String::from_utf8_lossy(&bytes)).ok()?;
@@ -346,6 +353,10 @@ fn server_pid(data_directory: &Path) -> Option<i32> {
             if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) =>
         {
             child_server()
+        }
+        // Somebody removed the pid file of a live server, or we a FIFO in its place.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            sys::children_named(SERVER).into_iter().find(|pid| sys::has_argument(*pid, data_directory))
         }
         Err(_) => None,
     }

@@ -86,7 +86,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     const SHORT: Duration = Duration::from_millis(20);
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     #[test]
     fn an_answer_in_time_is_returned_and_a_look_that_hangs_is_left_behind() {

@@ -137,7 +137,7 @@ impl HeldDirectory {
     pub fn make_file(&self, name: &str, mode: u32, owner: &Identity) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(&self.handle, name, flags, Mode::from_raw_mode(mode & 0o600)) {
-            Ok(made) => set_mode(&made, mode).and_then(|()| set_owner(&made, owner)),
+            Ok(file) => set_mode(&file, mode).and_then(|()| set_owner(&file, owner)),
             Err(Errno::EXIST) => Ok(()),
             Err(error) => Err(error.into()),
         }

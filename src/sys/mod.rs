@@ -55,7 +55,7 @@ pub use identity::{Identity, IdentityError, effective_identity, find_user, user_
 pub use install::{LinkState, install_file, install_link, link_state};
 pub use lease::{Writer, find_writer};
 pub use lock::{FileLock, Holder, LockError, LockMode};
-pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
+pub use marker::{clear_stop_marker, has_stop_marker, remove_what_is_no_file, set_stop_marker};
 pub use mounts::{Mount, is_mount_root, may_hang, mount_below, mount_of};
 pub use name::{path_of, text_of};
 pub use new_wal_root::NewWalRoot;
@@ -77,8 +77,8 @@ pub use space::{DiskSpace, disk_space};
 pub use step_point::step_point;
 pub use store_root::StoreRoot;
 pub use supervise::{
-    Ended, Supervised, become_subreaper, children_named, has_argument_below, is_first_process, reap,
-    reap_one, signal_group, spawn_supervised,
+    Ended, Supervised, become_subreaper, children_named, has_argument, has_argument_below, is_first_process,
+    reap, reap_one, signal_group, spawn_supervised,
 };
 pub use wait::ChangeWatch;
 pub use whole_sync::syncs_at_once;

@@ -56,13 +56,13 @@ fn name_beside(name: &OsStr) -> String {
 fn make_directory(parent: &HeldDirectory, name: &str, mode: u32, owner: Option<&Identity>) -> io::Result<()> {
     mkdirat(parent, name, Mode::from_raw_mode(mode & 0o700))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made: OwnedFd = openat(parent, name, flags, Mode::empty())?;
-    let is_ours = owner.is_none() || fstat(&made)?.st_uid == rustix::process::geteuid().as_raw();
-    if !is_ours || !names_in(&made)?.is_empty() {
+    let directory: OwnedFd = openat(parent, name, flags, Mode::empty())?;
+    let is_ours = owner.is_none() || fstat(&directory)?.st_uid == rustix::process::geteuid().as_raw();
+    if !is_ours || !names_in(&directory)?.is_empty() {
         return Err(io::Error::other("somebody put another directory in the place of the new one"));
     }
-    set_mode(&made, mode)?;
-    owner.map_or(Ok(()), |owner| set_owner(&made, owner))
+    set_mode(&directory, mode)?;
+    owner.map_or(Ok(()), |owner| set_owner(&directory, owner))
 }
 
 /// Renames a directory to a name that nothing may have. Some file systems cannot promise that; there a plain rename

@@ -1,7 +1,10 @@
 //! What a user without any right, or the server's own, plants in a container's directories, and what root does then.
 
 use crate::support::docker::{Container, Volumes};
+use std::time::Duration;
 
+/// How long a container has to stop.
+const GRACE: Duration = Duration::from_mins(1);
 const NOBODY: &str = "--user=65534:65534";
 const POSTGRES: &str = "--user=postgres";
 const BACKUPS: &str = "/var/lib/postgresql-backup";
@@ -19,7 +22,9 @@ fn state_of_etc(container: &Container) -> String {
 }
 
 fn started(volumes: &Volumes) -> Container {
-    let container = volumes.start_with(&["--network=none", "--env=BACKUP_INTERVAL=off"], &[]);
+    // A stop may take long on a busy machine; what hangs takes longer than any.
+    let options = ["--network=none", "--env=BACKUP_INTERVAL=off", "--env=STOP_TIMEOUT=40s"];
+    let container = volumes.start_with(&options, &[]);
     container.wait_until_ready();
     // As the image has them; a directory of the host that is mounted there need not be.
     container.run(&["chmod", "1777", BACKUPS, "/var/log/postgresql"]);
@@ -72,9 +77,9 @@ fn a_fifo_for_the_pid_file_keeps_the_container_from_nothing() {
     let container = started(&volumes);
     as_user(&container, POSTGRES, "cd \"$PGDATA\"; mkfifo new; mv new postmaster.pid");
 
-    container.stop();
+    container.stop_within(GRACE);
 
-    // Killed after the ten seconds, it would have ended with 137.
+    // Killed after that, it would have ended with 137.
     assert_ne!(container.exit_status(), 137, "{}", container.log());
     assert_eq!(volumes.cluster_state(), "shut down");
 }
@@ -96,7 +101,7 @@ fn a_fifo_in_the_repository_keeps_no_command_and_no_stop_waiting() {
         let output = container.exec(&["sh", "-c", &script]);
         assert!(output.status.success(), "{command}: {output:?}");
     }
-    container.stop();
+    container.stop_within(GRACE);
 
     assert_ne!(container.exit_status(), 137, "{}", container.log());
     assert_eq!(volumes.cluster_state(), "shut down");

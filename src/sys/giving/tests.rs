@@ -24,7 +24,6 @@ impl Scene {
         let root = tempfile::tempdir().unwrap();
         if !rustix::process::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "we are not root");
-            eprintln!("SKIPPED: we are not root");
             return None;
         }
         for directory in ["given/sub", "victim/sub"] {
