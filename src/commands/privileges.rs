@@ -280,6 +280,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_directory_with_somebodys_file_is_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let is_free = || {
+            HeldDirectory::open(directory.path()).unwrap().names().unwrap().iter().all(|name| is_unused(name))
+        };
+        assert!(is_free());
+        std::fs::write(directory.path().join(".gitkeep"), "").unwrap();
+        assert!(is_free());
+        std::fs::write(directory.path().join("letter.txt"), "").unwrap();
+        assert!(!is_free());
+    }
+
+    #[test]
     fn only_names_of_a_repository_are_ours() {
         for name in [
             "data_20261120_114010",
