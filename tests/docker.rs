@@ -7,5 +7,6 @@ mod faults;
 mod interruption;
 mod killed;
 mod lifecycle;
+mod planted;
 mod privileges;
 mod recovery;

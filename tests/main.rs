@@ -20,6 +20,7 @@ mod hostile;
 mod init;
 mod inspect;
 mod lost_files;
+mod planted;
 mod privileges;
 mod readme;
 mod repository;

@@ -4,8 +4,8 @@
 //! follows `include`, `include_if_exists` and `include_dir` as the server does (guc-file.l, `ParseConfigFile()`,
 //! `ParseConfigDirectory()`). It judges nothing: a line that it does not understand sets nothing here.
 
+use crate::sys::{Links, open_regular};
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -91,12 +91,8 @@ impl FileSettings {
 }
 
 fn read_text(file: &Path) -> Option<String> {
-    // A named pipe would never end.
-    if !std::fs::metadata(file).ok()?.is_file() {
-        return None;
-    }
     let mut bytes = Vec::new();
-    File::open(file).ok()?.take(LIMIT_BYTES).read_to_end(&mut bytes).ok()?;
+    open_regular(file, Links::Follow).ok()?.take(LIMIT_BYTES).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 

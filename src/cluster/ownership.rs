@@ -7,7 +7,7 @@
 
 use super::configuration_files::FileSettings;
 use crate::pg::layout::{Use, use_of};
-use crate::sys::{FileFacts, Identity, OWN_DIRECTORY, path_of};
+use crate::sys::{EntryKind, FileFacts, Identity, OWN_DIRECTORY, path_of};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,10 @@ impl Ownership {
         if facts.uid == self.uid || path == "lost+found" || path.starts_with("lost+found/") {
             return false;
         }
+        // Whose a link or a socket is makes no difference to the server.
+        if !matches!(facts.kind, EntryKind::File | EntryKind::Directory) {
+            return false;
+        }
         if path == OWN_DIRECTORY || Path::new(path).starts_with(OWN_DIRECTORY) {
             return true;
         }
@@ -76,7 +80,6 @@ fn is_true(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::EntryKind;
     use rstest::rstest;
 
     const SERVER: u32 = 4242;

@@ -12,11 +12,10 @@ use crate::pg::control_file::CONTROL_FILE;
 use crate::pg::postmaster_pid::{PostmasterPid, ServerStatus};
 use crate::progress::Progress;
 use crate::sys::{
-    self, Activity, ChangeWatch, ProcessError, ReadRoot, ServerProcess, ServerSpec, Signal, WriteRoot,
-    signal_server,
+    self, Activity, ChangeWatch, Links, ProcessError, ReadRoot, ServerProcess, ServerSpec, Signal, WriteRoot,
+    open_regular, signal_server,
 };
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -326,7 +325,7 @@ fn log_size(path: &Path) -> u64 {
 pub fn log_since(path: &Path, offset: u64) -> Vec<String> {
     const LIMIT_BYTES: u64 = 64 * 1024;
     let read = || -> io::Result<String> {
-        let mut file = File::open(path)?;
+        let mut file = open_regular(path, Links::Refuse)?;
         let size = file.metadata()?.len();
         file.seek(SeekFrom::Start(offset.max(size.saturating_sub(LIMIT_BYTES))))?;
         let mut bytes = Vec::new();

@@ -8,7 +8,7 @@
 
 use super::binaries::Installation;
 use crate::pg::configuration_text::{Complaint, Directive, complaints, included, must_not_be_left_out};
-use crate::sys::{ProcessError, ToolOutput, file_in_memory};
+use crate::sys::{Links, ProcessError, ToolOutput, file_in_memory, open_regular};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -259,12 +259,8 @@ fn in_auto_file(data_directory: &Path, complaints: &[Complaint]) -> io::Result<O
 }
 
 fn read_lines(file: &Path) -> io::Result<Vec<Line>> {
-    let opened = std::fs::File::open(file)?;
-    if !opened.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
-    }
     let mut bytes = Vec::new();
-    opened.take(LIMIT_BYTES).read_to_end(&mut bytes)?;
+    open_regular(file, Links::Follow)?.take(LIMIT_BYTES).read_to_end(&mut bytes)?;
     let line = |(index, line): (usize, &[u8])| Line {
         file: file.to_path_buf(),
         number: index + 1,

@@ -27,6 +27,9 @@ pub struct WalGap {
     pub end: Lsn,
     /// Why the last one could not be archived.
     pub reason: String,
+    /// Whether the archive did not even answer then, as a mount whose server is gone.
+    #[serde(default)]
+    pub is_unanswered: bool,
 }
 
 impl WalGap {
@@ -41,6 +44,7 @@ impl WalGap {
             count: former.as_ref().map_or(0, |gap| gap.count) + 1,
             end: former.map_or(end, |gap| gap.end.max(end)),
             reason: reason.to_owned(),
+            is_unanswered: false,
         }
     }
 }

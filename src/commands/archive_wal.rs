@@ -2,17 +2,35 @@
 //!
 //! They take none of the settings: the server's environment is not a person's, and each may be run thousands of times.
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use pgbox::execute::archiving::{self, ArchiveRequest, Archived};
 use pgbox::format;
-use pgbox::settings::parse_size;
+use pgbox::settings::{parse_size, parse_time};
+use pgbox::sys::{self, TimedOut};
 use pgbox::ui::Ui;
+use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A status that ends recovery instead of letting the server believe that the WAL ends here: any above 125
 /// (xlogarchive.c, `RestoreArchivedFile()`).
 pub(super) const FETCH_FAILED: u8 = 200;
 const NOT_ARCHIVED: u8 = 1;
+
+/// Marks the process that does the work: whoever waits for it does so no longer than the work may take.
+const WATCHED: &str = "watched";
+/// How long fetching a file may take, of whatever size it is.
+const FETCH_PATIENCE: Duration = Duration::from_mins(10);
+
+fn watched() -> Arg {
+    Arg::new(WATCHED).long(WATCHED).hide(true).action(ArgAction::SetTrue)
+}
+
+/// How long the work may take, if not as long as it should: for trying it out.
+fn patience() -> Arg {
+    Arg::new("patience").long("patience").hide(true).value_name("TIME").value_parser(parse_time)
+}
 
 /// What the server's environment does not say: where the key of encrypted backups is.
 fn key_file() -> Arg {
@@ -42,6 +60,8 @@ pub(super) fn archive_command() -> Command {
                 .value_parser(parse_size)
                 .help("How much WAL may wait before it is given up"),
         )
+        .arg(watched())
+        .arg(patience())
         .arg(
             Arg::new("file")
                 .value_name("FILE")
@@ -62,7 +82,34 @@ pub(super) fn archive(matches: &ArgMatches, ui: &Ui) -> u8 {
         file: path("file"),
         now: chrono::Utc::now(),
     };
-    match archiving::archive(&request) {
+    let given_patience = matches.get_one::<Duration>("patience").copied();
+    let outcome = if matches.get_flag(WATCHED) {
+        // Without it, this process ends by itself some time later.
+        let _ = sys::end_with_parent();
+        archiving::archive(&request)
+    } else {
+        match run_watched("archive-wal", given_patience.unwrap_or_else(|| archiving::patience(&request))) {
+            Ok(Ok(status)) => return status,
+            Ok(Err(error)) => archiving::unanswered(&request, error),
+            // It is better done without a limit than not at all.
+            Err(_) => archiving::archive(&request),
+        }
+    };
+    report_archived(&request, outcome, ui)
+}
+
+/// Runs this very command again as one that does the work. Returns its exit status, or that it took too long.
+fn run_watched(name: &str, limit: Duration) -> io::Result<Result<u8, TimedOut>> {
+    // As `pgbox archive-wal` it has the name as an argument, too.
+    let is_name = |argument: &OsString| *argument == *name || *argument == *format!("{name}.sh");
+    let arguments = std::env::args_os().skip(1).skip_while(is_name);
+    let watched = std::iter::once(OsString::from(format!("--{WATCHED}")));
+    let ended = sys::run_myself_within(limit, name, watched.chain(arguments))?;
+    Ok(ended.map(|status| u8::try_from(status).unwrap_or(FETCH_FAILED)))
+}
+
+fn report_archived(request: &ArchiveRequest, outcome: anyhow::Result<Archived>, ui: &Ui) -> u8 {
+    match outcome {
         Ok(Archived::Done(_)) => 0,
         Ok(Archived::GivenUp { error, waiting_bytes, unnoted }) => {
             let name = request.file.display();
@@ -108,6 +155,8 @@ pub(super) fn fetch_command() -> Command {
                 .value_parser(value_parser!(u64))
                 .help("The cluster that archived it"),
         )
+        .arg(watched())
+        .arg(patience())
         .arg(name)
         .arg(
             Arg::new("target")
@@ -120,6 +169,17 @@ pub(super) fn fetch_command() -> Command {
 
 /// Runs `fetch-wal`.
 pub(super) fn fetch(matches: &ArgMatches, ui: &Ui) -> u8 {
+    if !matches.get_flag(WATCHED) {
+        let limit = matches.get_one::<Duration>("patience").copied().unwrap_or(FETCH_PATIENCE);
+        match run_watched("fetch-wal", limit) {
+            Ok(Ok(status)) => return status,
+            Ok(Err(error)) => {
+                ui.report_error(&anyhow::Error::new(error).context("could not fetch archived WAL"));
+                return FETCH_FAILED;
+            }
+            Err(_) => {}
+        }
+    }
     // A panic would end with 101, which a server takes for the end of the WAL.
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fetch_now(matches)));
     match caught {

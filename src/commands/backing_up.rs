@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use clap::ArgMatches;
 use pgbox::cluster::inspect::backed_up_to;
 use pgbox::cluster::session::ServerAddress;
-use pgbox::error::{Failure, Kind};
+use pgbox::error::{Failure, Kind, kind_of};
 use pgbox::execute::backup::{self, CreateOptions, CreateOutcome};
 use pgbox::execute::branching::archive_conflict;
 use pgbox::execute::cleanup::{clean_up, plan_cleanup};
@@ -213,7 +213,10 @@ pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
         Ok(Some(repository)) => repository.backups()?,
         Ok(None) => Vec::new(),
         Err(error) => {
-            tell_visible(tools, ui)?;
+            // Anything else says why the directory cannot be looked into; not to be tried once more where it hangs.
+            if matches!(kind_of(&error), Kind::Usage | Kind::Refused) {
+                tell_visible(tools, ui)?;
+            }
             return Err(error);
         }
     };

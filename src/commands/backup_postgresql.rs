@@ -4,7 +4,7 @@ use super::arguments::{
     backup_name, dry_run, even_if_unchanged, full_read, json, note, subcommand, switch, yes,
 };
 use super::backing_up;
-use super::context::Workplace;
+use super::context::{Alarm, Workplace};
 use super::finding::{backup_named, find};
 use super::privileges::{Directories, drop_privileges};
 use super::verifying::{self, files_of, verified_of};
@@ -133,6 +133,7 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
     // A name that makes no sense is refused before anything is looked at.
     let name = backup_named(arguments)?;
     drop_privileges(settings, ui, Directories::unless_dry_run(matches))?;
+    let _alarm = matches!(subcommand, "list" | "show").then(|| Alarm::set(settings, ui));
     let workplace = Workplace::open(settings, ui)?;
     let tools = workplace.tools();
     match (subcommand, name) {

@@ -13,9 +13,8 @@ use pgbox::format;
 use pgbox::plan::BackupSummary;
 use pgbox::repository::Repository;
 use pgbox::settings::Settings;
-use pgbox::sys::{ReadRoot, standard_input};
+use pgbox::sys::{ReadRoot, open_value, standard_input};
 use pgbox::ui::Ui;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Runs it. What is named is opened as whoever asked, and read as `postgres`.
@@ -95,7 +94,7 @@ fn open(path: &Path) -> Result<ImportSource, Failure> {
     } else if path.is_dir() {
         ReadRoot::open(path).map(ImportSource::Directory)
     } else {
-        File::open(path).map(ImportSource::Archive)
+        open_value(path).map(ImportSource::Archive)
     };
     opened.map_err(|error| {
         Failure::new(Kind::Failed, format!("could not open '{}': {error}", path.display()))

@@ -3,7 +3,7 @@
 use super::arguments::{dry_run, is_given, json, switch, timeout};
 use super::backing_up::back_up_after_start;
 use super::context::Workplace;
-use super::privileges::{Directories, drop_privileges};
+use super::privileges::{Directories, drop_privileges, report_refused};
 use anyhow::Context;
 use clap::{ArgMatches, Command};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,9 +20,10 @@ use pgbox::execute::start::superuser_login;
 use pgbox::format;
 use pgbox::plan::{Presence, RecoveryPolicy, Remedy, Severity};
 use pgbox::settings::{Secret, Settings};
-use pgbox::sys::{effective_identity, find_user, give_entries};
+use pgbox::sys::{Giving, HeldDirectory, Identity, OwnershipReport, effective_identity, find_user};
 use pgbox::ui::Ui;
 use serde::Serialize;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -108,21 +109,31 @@ fn give_cluster_to_its_user(settings: &Settings, ui: &Ui, is_dry_run: bool) -> a
         return Ok(());
     }
     let ownership = Ownership::of(path, &owner);
-    let report = give_entries(path, &owner, |entry, facts| ownership.must_be_given(entry, facts))
+    let report = give_cluster(path, &owner, &ownership)
         .with_context(|| format!("give '{}' to {owner}", path.display()))?;
-    ui.warn(&format!(
-        "gave {} of the files and directories in '{}' to user {owner}",
-        format::count(report.changed_count),
-        path.display()
-    ));
-    if let Some(refused) = report.refused.first() {
+    if report.changed_count > 0 {
         ui.warn(&format!(
-            "the file system did not let go of '{}' and {} more",
-            refused.display(),
-            report.refused.len() - 1
+            "gave {} of the files and directories in '{}' to user {owner}",
+            format::count(report.changed_count),
+            path.display()
         ));
     }
+    report_refused(&report, &owner, ui);
     Ok(())
+}
+
+/// Gives what the server must own, where it is root's or belongs to whoever has the data directory, as the server's user
+/// of another image.
+fn give_cluster(path: &Path, owner: &Identity, ownership: &Ownership) -> io::Result<OwnershipReport> {
+    let held = HeldDirectory::open(path)?;
+    let facts = held.facts()?;
+    let giving = Giving { owner, former: Some(facts.uid) };
+    let mut report = held.give_below(giving, &|entry, facts| ownership.must_be_given(entry, facts))?;
+    if ownership.must_be_given("", &facts) {
+        held.give(owner)?;
+        report.changed_count += 1;
+    }
+    Ok(report)
 }
 
 pub(super) fn show_plan(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {

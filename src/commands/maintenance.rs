@@ -1,7 +1,7 @@
 //! `maintenance`: what a person needs day by day.
 
 use super::arguments::{dry_run, even_if_unchanged, full_read, is_given, json, note, subcommand, switch};
-use super::context::Workplace;
+use super::context::{Alarm, Workplace};
 use super::privileges::{Directories, drop_privileges};
 use super::{backing_up, check, init_postgresql, repairing, status};
 use anyhow::Context;
@@ -82,6 +82,7 @@ pub(super) fn run(matches: &ArgMatches, settings: &Settings, ui: &Ui) -> anyhow:
         stop::seal_after_stop(&settings.data_directory).context("seal the stopped cluster")?;
         return Ok(0);
     }
+    let _alarm = matches!(name, "status" | "health" | "list-backups").then(|| Alarm::set(settings, ui));
     // Those that look at the backups tell by themselves why they cannot.
     let workplace = match name {
         "status" | "health" | "backup" | "list-backups" => Workplace::open(settings, ui)?,

@@ -58,7 +58,8 @@ pub(super) fn run(
     // What was found out before is told, and kept, all the same.
     let is_all_read = chosen.is_none() && unread.is_none() && !report.has_unreadable();
     // What was found is kept with the backups; this is for the next scrub, and for health.
-    if let Err(error) = note_verified(repository, &report, is_all_read.then_some((began, report.read_bytes))) {
+    if let Err(error) = note_verified(repository, &report, is_all_read.then_some((began, report.read_bytes)))
+    {
         ui.warn(&format!("could not note what was read: {error:#}"));
     }
     unread.map_or(Ok(()), Err)?;

@@ -18,16 +18,22 @@ use crate::pg::wal::{
 use crate::pg::{Lsn, SystemIdentifier};
 use crate::plan::archive::{QueueVerdict, queue_verdict};
 use crate::repository::{Archiving, Repository, RepositoryError};
-use crate::sys::{ReadRoot, StoreRoot, disk_space, is_runnable};
+use crate::sys::{Links, ReadRoot, StoreRoot, TimedOut, disk_space, is_runnable, open_regular};
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The most that a crash of the disk can cost: a segment that anything was written to is archived after this time.
 const ARCHIVE_TIMEOUT: &str = "60s";
+/// How long an archive may take to answer, how fast a file has to get into it, and how long it is waited for once it has
+/// not answered.
+const PATIENCE: Duration = Duration::from_mins(1);
+const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
+const PATIENCE_AFTER_A_HANG: Duration = Duration::from_secs(5);
 
 /// The settings by which a server archives its WAL here. None where that is off, or the cluster has its own way; then
 /// that is told. `arguments` are those that give the server another configuration than the owner's.
@@ -152,20 +158,60 @@ pub enum Archived {
 /// # Errors
 /// When it is not archived, and the server is to keep it and try again.
 pub fn archive(request: &ArchiveRequest) -> anyhow::Result<Archived> {
-    let name = request.file.file_name().and_then(|name| name.to_str()).context("read the file's name")?;
-    let data = ReadRoot::open(&request.data_directory).context("open the data directory")?;
-    let error = match store(request, &data, name) {
-        Ok(done) => return Ok(Archived::Done(done)),
-        Err(error) => error,
-    };
-    let examined = examine_queue(request, &data);
-    let waiting_bytes = match examined {
+    let name = request.name()?;
+    let data = request.open_data()?;
+    match store(request, &data, name) {
+        Ok(done) => Ok(Archived::Done(done)),
+        Err(error) => keep_or_give_up(request, &data, error),
+    }
+}
+
+/// Decides what becomes of a file that the archive gave no answer for, as on a mount whose server is gone.
+///
+/// # Errors
+/// When the server is to keep it and try again.
+pub fn unanswered(request: &ArchiveRequest, error: TimedOut) -> anyhow::Result<Archived> {
+    let error = anyhow::Error::new(error)
+        .context(format!("wait for the archive in '{}'", request.backup_directory.display()));
+    keep_or_give_up(request, &request.open_data()?, error)
+}
+
+fn keep_or_give_up(
+    request: &ArchiveRequest,
+    data: &ReadRoot,
+    error: anyhow::Error,
+) -> anyhow::Result<Archived> {
+    let name = request.name()?;
+    let waiting_bytes = match examine_queue(request, data) {
         Ok((waiting_bytes, QueueVerdict::GiveUp)) => Some(waiting_bytes),
-        _ if is_of_a_branch_left(&error, &data, name) => None,
+        _ if is_of_a_branch_left(&error, data, name) => None,
         _ => return Err(error),
     };
-    let unnoted = note_gap(request, &data, name, &error).err();
+    let unnoted = note_gap(request, data, name, &error).err();
     Ok(Archived::GivenUp { error, waiting_bytes, unnoted })
+}
+
+/// How long archiving a file may take: as long as a slow network needs for it, with time for what else there is to do.
+///
+/// Once a file was given up because nothing answered, each further one is tried for a moment only, so that a server that
+/// writes much is not held up by an archive that hangs; the next backup ends that.
+pub fn patience(request: &ArchiveRequest) -> Duration {
+    if matches!(wal_gap::read(&request.data_directory), Ok(Some(gap)) if gap.is_unanswered) {
+        return PATIENCE_AFTER_A_HANG;
+    }
+    let path = request.data_directory.join(&request.file);
+    let size_bytes = path.symlink_metadata().map_or(0, |facts| facts.len());
+    PATIENCE.saturating_add(Duration::from_secs(size_bytes.div_ceil(SLOWEST_BYTES_PER_SECOND)))
+}
+
+impl ArchiveRequest {
+    fn name(&self) -> anyhow::Result<&str> {
+        self.file.file_name().and_then(|name| name.to_str()).context("read the file's name")
+    }
+
+    fn open_data(&self) -> anyhow::Result<ReadRoot> {
+        ReadRoot::open(&self.data_directory).context("open the data directory")
+    }
 }
 
 /// Whether a file that is archived with another content is of a timeline that the cluster has left: then it branched off
@@ -183,7 +229,8 @@ fn is_of_a_branch_left(error: &anyhow::Error, data: &ReadRoot, name: &str) -> bo
 fn store(request: &ArchiveRequest, data: &ReadRoot, name: &str) -> anyhow::Result<Archiving> {
     let system_identifier = read_system_identifier(data)?;
     let path = data.path().join(&request.file);
-    let mut file = File::open(&path).with_context(|| format!("open '{}'", path.display()))?;
+    let mut file =
+        open_regular(&path, Links::Follow).with_context(|| format!("open '{}'", path.display()))?;
     ensure_belongs(&mut file, name, system_identifier)?;
     let repository = open_repository(request, data)?;
     Ok(repository.wal_archive(system_identifier).store(name, &mut file)?)
@@ -266,7 +313,10 @@ fn note_gap(
     let end = segment.and_then(WalFileName::next).map_or(Lsn::INVALID, WalFileName::start_lsn);
     // A note that makes no sense is written anew: that there is a gap is what counts.
     let former = wal_gap::read(data.path()).unwrap_or_default();
-    wal_gap::note(data.path(), &WalGap::with(former, name, end, &format!("{error:#}"), request.now))
+    let is_hang = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<TimedOut>().is_some();
+    let is_unanswered = error.chain().any(is_hang);
+    let gap = WalGap::with(former, name, end, &format!("{error:#}"), request.now);
+    wal_gap::note(data.path(), &WalGap { is_unanswered, ..gap })
 }
 
 /// Writes an archived file to a place of the server's choosing: whole and proven, or not at all. `false`: it was never

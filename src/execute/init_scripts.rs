@@ -9,11 +9,12 @@
 use super::Tools;
 use crate::cluster::session::ServerAddress;
 use crate::error::{Failure, Kind};
-use crate::sys::{ReadRoot, Tool, Trust, find_other_writer, find_program, is_runnable, path_of};
+use crate::sys::{
+    Links, ReadRoot, Tool, Trust, find_other_writer, find_program, is_runnable, open_regular, path_of,
+};
 use anyhow::{Context, bail};
 use flate2::read::MultiGzDecoder;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -123,8 +124,8 @@ impl Runner<'_> {
                 self.prepared(sourced).run_visibly()?;
             }
             Script::Sql => self.psql(Tool::new(self.psql_program()).argument("-f").argument(path))?,
-            Script::SqlGzip => self.psql_reading(MultiGzDecoder::new(File::open(path)?))?,
-            Script::SqlZstd => self.psql_reading(zstd::Decoder::new(File::open(path)?)?)?,
+            Script::SqlGzip => self.psql_reading(MultiGzDecoder::new(open_regular(path, Links::Follow)?))?,
+            Script::SqlZstd => self.psql_reading(zstd::Decoder::new(open_regular(path, Links::Follow)?)?)?,
             Script::SqlXz => {
                 let xzcat = find_program("xzcat").context("find xzcat to unpack it with")?;
                 self.psql_reading(Tool::new(xzcat).argument(path).reader()?)?;

@@ -11,7 +11,7 @@ const QUERY: &str = "SELECT pg_catalog.current_setting('archive_mode'), \
     (extract(epoch FROM last_archived_time) * 1e6)::int8, \
     (extract(epoch FROM last_failed_time) * 1e6)::int8, last_failed_wal FROM pg_catalog.pg_stat_archiver";
 
-/// What the server says about its archiving (pgstat_archiver.c).
+/// What the server says about its archiving (`pgstat_archiver.c`).
 #[derive(Clone, Debug, Default)]
 struct Account {
     mode: String,
@@ -52,8 +52,7 @@ fn verdict(account: &Account, is_wanted: bool) -> Option<Check> {
     }
     let failed_at = account.failed_at.filter(|failed| account.archived_at < Some(*failed))?;
     let file = account.failed_file.as_deref().unwrap_or("a WAL file");
-    let summary =
-        format!("the server failed to archive {file} ({}), and keeps it", format::time(failed_at));
+    let summary = format!("the server failed to archive {file} ({}), and keeps it", format::time(failed_at));
     Some(Check::issue(NAME, summary, "the server's log says why; it tries again by itself"))
 }
 

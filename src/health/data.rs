@@ -44,7 +44,8 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
                 Some(wanted) => format!("POSTGRES_VERSION asks for {wanted}"),
                 None => format!("PostgreSQL {found} is not installed"),
             };
-            let summary = format!("the cluster is one of PostgreSQL {found}, and {expected}: it was not checked");
+            let summary =
+                format!("the cluster is one of PostgreSQL {found}, and {expected}: it was not checked");
             let remedy = format!("use an image that has PostgreSQL {found}, or upgrade the cluster");
             Check::issue("version", summary, remedy)
         }

@@ -4,11 +4,14 @@ use super::Check;
 use crate::error::hint_of_cause;
 use crate::format::bytes;
 use crate::settings::Settings;
-use crate::sys::disk_space;
+use crate::sys::{disk_space, within};
 use std::path::Path;
+use std::time::Duration;
 
 const WARNING_PERCENT: u64 = 80;
 const ISSUE_PERCENT: u64 = 95;
+/// How long a file system may take to say how full it is.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Checks the file systems of data, backups and logs.
 pub(super) fn check(settings: &Settings, checks: &mut Vec<Check>) {
@@ -18,7 +21,9 @@ pub(super) fn check(settings: &Settings, checks: &mut Vec<Check>) {
 }
 
 fn check_one(name: &'static str, path: &Path) -> Check {
-    let space = match disk_space(path) {
+    // A mount whose server is gone must not keep the other checks from being made.
+    let asked = path.to_path_buf();
+    let space = match within(LIMIT, move || disk_space(&asked)).unwrap_or_else(|error| Err(error.into())) {
         Ok(space) => space,
         Err(error) => {
             let summary = format!("could not ask how full '{}' is: {error}", path.display());

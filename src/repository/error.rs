@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::plan::BackupName;
-use crate::sys::{Holder, LockError, NoAnswer, disk_space};
+use crate::sys::{Holder, LockError, TimedOut, disk_space};
 
 /// Why the repository did not do what was asked. Nothing that it held before was changed.
 #[derive(Debug, thiserror::Error)]
@@ -88,12 +88,12 @@ pub enum RepositoryError {
         available_bytes: u64,
     },
     /// The file system that it is on did not answer in time, as a network mount whose server is gone.
-    #[error("the backups in '{}' gave {answer}", .path.display())]
+    #[error("could not read the backups in '{}': {answer}", .path.display())]
     NoAnswer {
         /// Where they are.
         path: PathBuf,
         /// For how long.
-        answer: NoAnswer,
+        answer: TimedOut,
     },
     /// The file system said no.
     #[error("could not {action} '{}'", .path.display())]

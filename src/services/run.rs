@@ -9,7 +9,7 @@ use super::supervisor::Supervisor;
 use crate::cluster::wal_gap;
 use crate::pg::postmaster_pid::PostmasterPid;
 use crate::settings::Settings;
-use crate::sys::{self, OperationLock, ReadRoot, Signal, Supervised};
+use crate::sys::{self, Lookout, OperationLock, ReadRoot, Signal, Supervised};
 use anyhow::Context;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -26,7 +26,11 @@ const MYSELF: &str = "/proc/self/exe";
 const IDLE: Duration = Duration::from_hours(1);
 /// The name of the server's program.
 const SERVER: &str = "postgres";
-/// `postmaster.pid` is a few lines; more is not read.
+/// How long a look into the data directory may take before this process goes on without an answer.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// Where a server notes its process, and how it stands.
+const PID_FILE: &str = "postmaster.pid";
+/// It is a few lines; more is not read.
 const PID_FILE_LIMIT_BYTES: u64 = 4096;
 
 /// What the supervisor was started with.
@@ -56,8 +60,15 @@ pub fn run(settings: &Settings, options: &Options<'_>) -> anyhow::Result<u8> {
         scrub_interval: settings.scrub_interval,
     };
     let mut supervisor = Supervisor::new(configuration, Instant::now());
-    let mut runner =
-        Runner { settings, options, services, children: HashMap::new(), events: VecDeque::new() };
+    let mut runner = Runner {
+        settings,
+        options,
+        services,
+        children: HashMap::new(),
+        events: VecDeque::new(),
+        lookout: Lookout::default(),
+        is_unanswered: false,
+    };
     runner.events.push_back(Event::Begin);
     loop {
         if let Some(status) = runner.settle(&mut supervisor) {
@@ -122,6 +133,10 @@ struct Runner<'a> {
     services: Vec<Service>,
     children: HashMap<i32, Child>,
     events: VecDeque<Event>,
+    /// The data directory is another user's, and may be on a mount that hangs: this process never waits for it.
+    lookout: Lookout,
+    /// Whether the last look into it had no answer.
+    is_unanswered: bool,
 }
 
 impl Runner<'_> {
@@ -173,7 +188,9 @@ impl Runner<'_> {
         let data_directory = &self.settings.data_directory;
         match action {
             Action::ClearStopped => {
-                if let Err(error) = sys::clear_stop_marker(data_directory) {
+                let directory = data_directory.clone();
+                let cleared = self.lookout.within(LOOK_LIMIT, move || sys::clear_stop_marker(&directory));
+                if let Err(error) = cleared.unwrap_or_else(|error| Err(error.into())) {
                     let text =
                         format!("could not take back that PostgreSQL was stopped by a person: {error}");
                     (self.options.say)(Level::Warning, &text);
@@ -183,8 +200,14 @@ impl Runner<'_> {
             Action::Signal(child, signal) => self.signal(child, signal),
             Action::StopLeftBehind => self.signal_servers(left_behind(data_directory), Signal::INT),
             Action::SignalServer(signal) => {
-                let servers = server_pid(data_directory).into_iter().chain(left_behind(data_directory));
-                self.signal_servers(servers, signal);
+                let left_behind = left_behind(data_directory);
+                let server = self.sight().map_or_else(child_server, |sight| sight.pid);
+                // A server that is told to stop notes that in its pid file (postmaster.c, `pmdie()`), and would wait for
+                // the other end of a FIFO. What else is there stays, and that it could not be looked at is said already.
+                let directory = data_directory.clone();
+                let remove = move || sys::remove_what_is_no_file(&directory, PID_FILE);
+                let _ = self.lookout.within(LOOK_LIMIT, remove);
+                self.signal_servers(server.into_iter().chain(left_behind), signal);
             }
             Action::Look => self.look(),
             Action::Say(level, text) => (self.options.say)(level, &text),
@@ -261,8 +284,8 @@ impl Runner<'_> {
     }
 
     fn look(&mut self) {
-        let data_directory = &self.settings.data_directory;
-        let pid = server_pid(data_directory);
+        let sight = self.sight();
+        let pid = sight.map_or_else(child_server, |sight| sight.pid);
         self.children.retain(|_, child| *child != Child::Server);
         if let Some(pid) = pid {
             // It becomes our child when whoever started it has ended; if it is not, its end is not told to us.
@@ -271,30 +294,77 @@ impl Runner<'_> {
         self.events.push_back(Event::Looked(View {
             server: match pid {
                 Some(_) => Seen::Alive,
-                None if left_behind(data_directory).is_empty() => Seen::Gone,
+                None if left_behind(&self.settings.data_directory).is_empty() => Seen::Gone,
                 None => Seen::LeftBehind,
             },
+            is_stopped: sight.is_some_and(|sight| sight.is_stopped),
+            // While nothing can be seen, nothing is begun.
+            is_operated: sight.is_none_or(|sight| sight.is_operated),
+            has_wal_gap: sight.is_some_and(|sight| sight.has_wal_gap),
+        }));
+    }
+
+    /// Looks into the data directory; `None` where it does not answer, which is said once.
+    fn sight(&mut self) -> Option<Sight> {
+        let directory = self.settings.data_directory.clone();
+        let sight = self.lookout.within(LOOK_LIMIT, move || Sight::of(&directory)).ok();
+        let was_unanswered = std::mem::replace(&mut self.is_unanswered, sight.is_none());
+        if sight.is_none() && !was_unanswered {
+            let shown = self.settings.data_directory.display();
+            let text = format!(
+                "'{shown}' does not answer, so that nothing can be done about PostgreSQL until it does"
+            );
+            (self.options.say)(Level::Warning, &text);
+        }
+        sight
+    }
+}
+
+/// What is seen in the data directory.
+#[derive(Clone, Copy)]
+struct Sight {
+    pid: Option<i32>,
+    is_stopped: bool,
+    is_operated: bool,
+    has_wal_gap: bool,
+}
+
+impl Sight {
+    fn of(data_directory: &Path) -> Self {
+        Self {
+            pid: server_pid(data_directory),
             is_stopped: sys::has_stop_marker(data_directory),
             // What cannot be looked at yet, such as a directory that is not there, nobody works on.
             is_operated: OperationLock::is_held(data_directory).unwrap_or(false),
             has_wal_gap: matches!(wal_gap::read(data_directory), Ok(Some(_))),
-        }));
+        }
     }
+}
+
+/// The server as far as it can be seen without a look into its directory: our child of that name.
+fn child_server() -> Option<i32> {
+    sys::children_named(SERVER).first().copied()
 }
 
 /// The live server of a data directory.
 fn server_pid(data_directory: &Path) -> Option<i32> {
-    let text = ReadRoot::open(data_directory)
-        .and_then(|root| root.read_bounded("postmaster.pid", PID_FILE_LIMIT_BYTES));
+    let text =
+        ReadRoot::open(data_directory).and_then(|root| root.read_bounded(PID_FILE, PID_FILE_LIMIT_BYTES));
     match text {
         Ok(bytes) => {
             let found = PostmasterPid::parse(&String::from_utf8_lossy(&bytes)).ok()?;
             let PostmasterPid { pid, is_single_user, .. } = found;
             (!is_single_user && sys::is_postmaster_of(pid, data_directory)).then_some(pid)
         }
-        // Root without the right to look (root squash): our child of that name is the one.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            sys::children_named(SERVER).first().copied()
+        // Root without the right to look (root squash), or what is no file: our child of that name is the one.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) =>
+        {
+            child_server()
+        }
+        // Somebody removed the pid file of a live server, or we a FIFO in its place.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            sys::children_named(SERVER).into_iter().find(|pid| sys::has_argument(*pid, data_directory))
         }
         Err(_) => None,
     }

@@ -1,6 +1,7 @@
 //! Directories as they are meant: absolute, without symlinks, and not one inside the other.
 
 use crate::error::{Failure, Kind};
+use crate::sys::real_path;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -54,9 +55,10 @@ pub(super) fn directory(source: &Source<'_>, setting: &Setting) -> Result<PathBu
     Ok(path)
 }
 
-/// The part of a path that exists, resolved, with the rest as it is.
+/// The part of a path that exists, resolved, with the rest as it is. Root is led by no links but its own: of another's, the
+/// other decides where root acts, and may change it at any moment.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
-    match path.canonicalize() {
+    match real_path(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => return result,
     }

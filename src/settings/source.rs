@@ -2,6 +2,7 @@
 
 use super::table::{Empty, Setting};
 use crate::error::{Failure, Kind};
+use crate::sys::open_value;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::Path;
@@ -99,7 +100,7 @@ fn read_file(path: &OsStr, origin: String) -> Result<Given, Failure> {
     let path = Path::new(path);
     let shown = path.display();
     let mut text = Vec::new();
-    std::fs::File::open(path)
+    open_value(path)
         .and_then(|file| file.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text))
         .map_err(|error| usage(format!("could not read '{shown}', which {origin} names: {error}")))?;
     if text.len() as u64 > FILE_LIMIT_BYTES {

@@ -6,10 +6,12 @@
 //!
 //! Every name that leaves here, and every path that comes in, is a text that stands for bytes (`name`).
 
+use super::giving::set_mode;
 use super::name::{path_of, text_of};
+use super::regular::{CAREFUL, checked};
 use super::whole_sync::is_sound_for;
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions, OpenOptionsExt, PermissionsExt};
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions, OpenOptionsExt};
 use rayon::prelude::*;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, Stat};
@@ -102,7 +104,7 @@ fn facts_of(metadata: &cap_std::fs::Metadata) -> FileFacts {
     }
 }
 
-fn facts_of_stat(stat: &Stat) -> FileFacts {
+pub(super) fn facts_of_stat(stat: &Stat) -> FileFacts {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => EntryKind::File,
         FileType::Directory => EntryKind::Directory,
@@ -121,11 +123,11 @@ fn facts_of_stat(stat: &Stat) -> FileFacts {
 }
 
 /// A time in nanoseconds since the epoch.
-pub(super) fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
-fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {
+pub(super) fn names_in(directory: &OwnedFd) -> io::Result<Vec<String>> {
     let mut buffer = vec![MaybeUninit::uninit(); LISTING_BUFFER_SIZE_BYTES];
     let mut listing = RawDir::new(directory, &mut buffer);
     let mut names = Vec::new();
@@ -169,8 +171,23 @@ impl Directory {
         &self.path
     }
 
+    /// Opens a regular file for reading. A link to another file below this directory is followed: what somebody put here
+    /// may be read here.
     pub(super) fn open_file(&self, path: &Path) -> io::Result<File> {
-        Ok(self.dir.open(path_of(path))?.into_std())
+        self.open_regular(path, OpenOptions::new().read(true), OFlags::empty())
+    }
+
+    /// Opens a regular file without waiting for anybody (`regular`).
+    fn open_regular(&self, path: &Path, options: &mut OpenOptions, more: OFlags) -> io::Result<File> {
+        let flags = (CAREFUL | more).bits();
+        options.custom_flags(flags.cast_signed());
+        let bytes = path_of(path);
+        checked(&self.path.join(path), || Ok(self.dir.open_with(&bytes, options)?.into_std()))
+    }
+
+    /// Opens a regular file to be written to, which is not reached through a link.
+    fn open_own(&self, path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+        self.open_regular(path, options, OFlags::NOFOLLOW)
     }
 
     pub(super) fn read_bounded(&self, path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
@@ -262,43 +279,37 @@ impl Directory {
     /// Creates a file that must not exist yet.
     pub(super) fn create_file(&self, path: &Path, mode: u32) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        options.write(true).read(true).create_new(true).mode(mode);
-        let file = self.dir.open_with(path_of(path), &options)?;
+        let file = self.open_own(path, options.write(true).read(true).create_new(true).mode(mode))?;
         // The umask of whoever started us must not decide who can read a cluster.
-        file.set_permissions(cap_std::fs::Permissions::from_mode(mode))?;
-        Ok(file.into_std())
+        set_mode(&file, mode)?;
+        Ok(file)
     }
 
     /// Opens a file that is there for reading and writing.
     pub(super) fn open_to_change(&self, path: &Path) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        Ok(self.dir.open_with(path_of(path), &options)?.into_std())
+        self.open_own(path, OpenOptions::new().read(true).write(true))
     }
 
     /// Opens a file for appending, creating it if need be.
     pub(super) fn append_file(&self, path: &Path, mode: u32) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(mode);
-        Ok(self.dir.open_with(path_of(path), &options)?.into_std())
+        self.open_own(path, OpenOptions::new().append(true).create(true).mode(mode))
     }
 
     /// Opens a file to hold a lock on, creating it empty if need be. It is open for reading only, so that a
     /// process that inherits the descriptor cannot change the file.
     pub(super) fn open_lock_file(&self, path: &Path) -> io::Result<File> {
         let mut create = OpenOptions::new();
-        create.write(true).create(true).truncate(false).mode(0o600);
-        let created = self.dir.open_with(path_of(path), &create);
+        let created = self.open_own(path, create.write(true).create(true).truncate(false).mode(0o600));
         // Another user's lock file, or one on a read-only mount, can still be locked if it can be read.
-        self.open_file(path).map_err(|error| created.err().unwrap_or(error))
+        let opened = self.open_own(path, OpenOptions::new().read(true));
+        opened.map_err(|error| created.err().unwrap_or(error))
     }
 
     /// Replaces the content of a file in place, without durability: for notes on which no data rest. What was there is
     /// written over and not cut first, so that a full disk has room for it.
     pub(super) fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let mut file = self.dir.open_with(path_of(path), &options)?;
+        let mut file = self.open_own(path, options.write(true).create(true).truncate(false).mode(0o600))?;
         file.write_all(bytes)?;
         file.set_len(bytes.len() as u64)
     }
@@ -367,8 +378,16 @@ impl Directory {
         }
     }
 
+    /// Sets the mode of a directory or a file, not of what a link points to.
     pub(super) fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
-        self.dir.set_permissions(path_of(path), cap_std::fs::Permissions::from_mode(mode))
+        set_mode(&self.held(path)?, mode)
+    }
+
+    /// A handle of what has this name, not of what a link points to. It may neither be read nor written.
+    fn held(&self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags((OFlags::PATH | OFlags::NOFOLLOW).bits().cast_signed());
+        Ok(self.dir.open_with(path_of(path), &options)?.into_std())
     }
 
     pub(super) fn set_own_mode(&self, mode: u32) -> io::Result<()> {
@@ -376,7 +395,9 @@ impl Directory {
     }
 
     pub(super) fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.dir.open(path_of(path))?.sync_all()
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags((OFlags::DIRECTORY | CAREFUL).bits().cast_signed());
+        self.dir.open_with(path_of(path), &options)?.sync_all()
     }
 
     /// Writes everything below this directory to disk: all of its file system in one call where that does it, else

@@ -1,6 +1,6 @@
-//! The mark that a person stopped the server and wants it to stay stopped.
+//! The mark that a person stopped the server and wants it to stay stopped, and what keeps a server from stopping.
 
-use super::directory::Directory;
+use super::directory::{Directory, EntryKind};
 use super::write_root::OWN_DIRECTORY;
 use std::io;
 use std::path::Path;
@@ -27,6 +27,15 @@ pub fn clear_stop_marker(data_directory: &Path) -> io::Result<()> {
         Ok(directory) => directory.remove_file_if_there(Path::new(STOP_MARKER)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Removes a FIFO, a socket or a device that has the name of a file of the server's, which would wait for it without end.
+pub fn remove_what_is_no_file(data_directory: &Path, name: &str) -> io::Result<()> {
+    let directory = Directory::open(data_directory)?;
+    match directory.facts(Path::new(name))? {
+        Some(facts) if facts.kind == EntryKind::Special => directory.remove_file_if_there(Path::new(name)),
+        _ => Ok(()),
     }
 }
 

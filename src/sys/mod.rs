@@ -11,8 +11,11 @@
 )]
 
 mod activity;
+mod alarm;
 mod copy;
+mod deadline;
 mod directory;
+mod giving;
 mod holes;
 mod identity;
 mod install;
@@ -29,12 +32,12 @@ mod other_writers;
 mod output_file;
 mod own_directory;
 mod own_process;
-mod patience;
 mod prepare;
 mod priority;
 mod private_directory;
 mod process;
 mod read_root;
+mod regular;
 mod relay;
 mod scratch;
 mod secrets;
@@ -49,16 +52,19 @@ mod whole_sync;
 mod write_root;
 
 pub use activity::{Activity, ProcessActivity};
+pub use alarm::run_myself_within;
 pub use copy::{Copied, Unreadable};
+pub use deadline::{Lookout, TimedOut, within};
 pub use directory::{Entry, EntryKind, FileFacts, Threads};
+pub use giving::{Giving, HeldDirectory, OwnershipReport, Refusal, real_path};
 pub use holes::data_ranges;
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};
 pub use lease::{Writer, find_writer};
 pub use link::{Link, Message};
 pub use lock::{FileLock, Holder, LockError, LockMode};
-pub use marker::{clear_stop_marker, has_stop_marker, set_stop_marker};
-pub use mounts::{Mount, is_mount_root, mount_below, mount_of};
+pub use marker::{clear_stop_marker, has_stop_marker, remove_what_is_no_file, set_stop_marker};
+pub use mounts::{Mount, is_mount_root, may_hang, mount_below, mount_of};
 pub use name::{path_of, text_of};
 pub use new_wal_root::NewWalRoot;
 pub use orphans::{ServerProcessIn, has_client_sessions, orphaned_server_processes, server_processes_in};
@@ -66,15 +72,12 @@ pub use other_writers::{OtherWriter, Trust, find_other_writer, other_writer};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
 pub use own_process::{OwnProcess, begin_session, end_like, end_with_parent, has_terminal, name_process};
-pub use patience::{NoAnswer, answers, within};
-pub use prepare::{
-    OwnershipReport, close_directory, ensure_directory, fix_ownership, give_entries, is_runnable,
-    is_writable_directory, misowned_entries, set_owner,
-};
+pub use prepare::{ensure_directory, is_runnable, is_writable_directory};
 pub use priority::lower_priority;
 pub use private_directory::PrivateDirectory;
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
+pub use regular::{Links, NotAFile, open_log, open_regular, open_value};
 pub use scratch::{file_in_memory, forget_cached, read_scratch, scratch_file};
 pub use secrets::{keep_descriptors_private, keep_from_being_traced, keep_memory_private};
 pub use server_process::{
@@ -85,8 +88,8 @@ pub use space::{DiskSpace, disk_space};
 pub use step_point::step_point;
 pub use store_root::StoreRoot;
 pub use supervise::{
-    Ended, Supervised, become_subreaper, children_named, has_argument_below, is_first_process, reap,
-    reap_one, signal_group, spawn_supervised,
+    Ended, Supervised, become_subreaper, children_named, has_argument, has_argument_below, is_first_process,
+    reap, reap_one, signal_group, spawn_supervised,
 };
 pub use wait::ChangeWatch;
 pub use whole_sync::{sync_everything, syncs_at_once};

@@ -38,6 +38,19 @@ pub fn mount_of(path: &Path) -> io::Result<Mount> {
     Ok(Mount { kind: kind_of_mount(&table, &path).unwrap_or_default().to_owned(), is_read_only })
 }
 
+/// File systems whose every call the kernel answers by itself, from a disk of this machine or from memory.
+const ANSWERING: [&str; 12] = [
+    "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "rootfs", "tmpfs", "xfs", "zfs",
+];
+
+/// Says whether a call for a path may wait for another machine or process, by the mount table alone: the path itself is
+/// not touched. Links in it are not followed.
+pub fn may_hang(path: &Path) -> io::Result<bool> {
+    let path = std::path::absolute(path)?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(kind_of_mount(&table, &path).is_some_and(|kind| !ANSWERING.contains(&kind)))
+}
+
 /// The file system of the innermost mount; of two on one point, the later hides the other.
 fn kind_of_mount<'a>(table: &'a str, path: &Path) -> Option<&'a str> {
     let mounts = table.lines().filter_map(|line| {
@@ -83,6 +96,8 @@ mod tests {
         assert_eq!(kind_of_mount(table, Path::new("/data/pg")), Some("fuse.osxfs"));
         assert_eq!(kind_of_mount(table, Path::new("/dataset")), Some("ext4"));
         assert!(!mount_of(Path::new("/proc/self")).unwrap().kind.is_empty());
+        // It is none of a disk's.
+        assert!(may_hang(Path::new("/proc/self")).unwrap());
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! Whether anybody but root and ourselves may change a file: what we run, or believe, must be nobody else's to write.
 
-use super::directory::FileFacts;
+use super::directory::{FileFacts, facts_of_stat};
 use super::identity::{Identity, effective_identity, user_of};
-use super::prepare::facts_of_file;
-use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::fs::{StatVfsMountFlags, stat, statvfs};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,7 +42,7 @@ pub fn find_other_writer(path: &Path, trust: Trust) -> io::Result<Option<OtherWr
     let ourselves = effective_identity();
     let resolved = fs::canonicalize(path)?;
     for place in resolved.ancestors() {
-        let mut facts = facts_of_file(&fs::metadata(place)?);
+        let mut facts = facts_of_stat(&stat(place)?);
         if place != resolved && facts.mode & STICKY != 0 {
             facts.mode &= !(GROUP_MAY_WRITE | ALL_MAY_WRITE);
         }

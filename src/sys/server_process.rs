@@ -5,6 +5,7 @@
 //! `pg_ctl` is not used to start: it puts a shell and `/dev/null` in between.
 
 use super::process::ProcessError;
+use super::regular::open_log;
 use super::secrets::{PASSWORD_VARIABLES, give_back_core_limit};
 use super::step_point::OWN_VARIABLES;
 use super::wait::ChangeWatch;
@@ -12,10 +13,9 @@ use super::write_root::WriteRoot;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, test_kill_process};
 use std::ffi::OsString;
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -84,12 +84,10 @@ impl ServerProcess {
         if !spec.program.exists() {
             return Err(ProcessError::Missing(spec.program.clone()));
         }
-        let log = OpenOptions::new().append(true).create(true).mode(0o640).open(&spec.log_file).map_err(
-            |error| {
-                let text = format!("could not open its log file '{}': {error}", spec.log_file.display());
-                failed(io::Error::new(error.kind(), text))
-            },
-        )?;
+        let log = open_log(&spec.log_file, 0o640).map_err(|error| {
+            let text = format!("could not open its log file '{}': {error}", spec.log_file.display());
+            failed(io::Error::new(error.kind(), text))
+        })?;
         let mut command = Command::new(&spec.program);
         command
             .args(&spec.arguments)

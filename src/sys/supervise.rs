@@ -133,7 +133,16 @@ pub fn children_named(name: &str) -> Vec<i32> {
 /// Whether one of a process's arguments is a path below a directory. Its command line may be read by anybody,
 /// unlike its working directory, which root in a container without `CAP_SYS_PTRACE` may not look at.
 pub fn has_argument_below(pid: i32, directory: &Path) -> bool {
+    has_path(pid, |argument| argument != directory && argument.starts_with(directory))
+}
+
+/// Whether one of a process's arguments is this very path.
+pub fn has_argument(pid: i32, path: &Path) -> bool {
+    has_path(pid, |argument| argument == path)
+}
+
+fn has_path(pid: i32, is_meant: impl Fn(&Path) -> bool) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut arguments = line.split(|byte| *byte == 0).map(|argument| Path::new(OsStr::from_bytes(argument)));
-    arguments.any(|argument| argument != directory && argument.starts_with(directory))
+    arguments.any(is_meant)
 }

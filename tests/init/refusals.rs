@@ -42,7 +42,10 @@ fn another_major_version_is_left_as_it_is() {
 
     assert!(told.contains("made by PostgreSQL 14"), "{told}");
     let health = sandbox.expect_status(&["maintenance", "health"], 1);
-    assert!(health.contains("the cluster is one of PostgreSQL 14, and POSTGRES_VERSION asks for 15"), "{health}");
+    assert!(
+        health.contains("the cluster is one of PostgreSQL 14, and POSTGRES_VERSION asks for 15"),
+        "{health}"
+    );
     assert_eq!(sandbox.listing(), before);
 }
 

@@ -41,7 +41,8 @@ impl UnpluggableDisk {
         &self.backing
     }
 
-    /// Lets every call on it wait without an end, as a network mount whose server is gone.
+    /// Lets every call on it wait without an end, as a network mount whose server is gone, until
+    /// [`Self::answer_again`].
     pub(crate) fn hang(&self) {
         signal(self.server.as_ref().unwrap().id().cast_signed(), Signal::STOP).unwrap();
     }
@@ -52,6 +53,11 @@ impl UnpluggableDisk {
         signal(server.id().cast_signed(), Signal::KILL).unwrap();
         server.wait().unwrap();
         assert!(std::fs::read_dir(&self.mounted).is_err(), "it is still there");
+    }
+
+    /// Lets its process go on.
+    pub(crate) fn answer_again(&self) {
+        signal(self.server.as_ref().unwrap().id().cast_signed(), Signal::CONT).unwrap();
     }
 
     /// Leaves the empty directory that it was mounted at, as a start without it does.

@@ -9,10 +9,12 @@ use crate::cluster::configuration::Fingerprint;
 use crate::cluster::usable_configuration::{AUTO_FILE, MAIN_FILE, Search, search};
 use crate::pg::hba;
 use crate::plan::{FileContent, Finding, Remedy, Severity};
-use crate::sys::{ProcessError, RunningTool};
+use crate::sys::{EntryKind, ProcessError, RunningTool};
 use std::path::PathBuf;
 
 const HBA_FILE: &str = "pg_hba.conf";
+/// What the server opens when it starts, and would wait for without end where it is a FIFO.
+const FILES: [&str; 4] = [MAIN_FILE, AUTO_FILE, HBA_FILE, "pg_ident.conf"];
 const HBA_LIMIT_BYTES: u64 = 16 << 20;
 
 /// What became of trying the configuration.
@@ -23,6 +25,8 @@ pub(super) enum Trial {
     Running(Box<RunningTool>),
     /// It could not be tried.
     Failed(ProcessError),
+    /// This name has something else than a file: a program that opens it may never end.
+    NoFile(&'static str),
 }
 
 impl Inspection<'_> {
@@ -30,6 +34,10 @@ impl Inspection<'_> {
     pub(super) fn begin_configuration_trial(&self, expectations: &Expectations) -> Trial {
         // The program of another major version knows other parameters.
         let programs = expectations.programs.as_ref().filter(|programs| Some(programs.version) == self.major);
+        let is_no_file = |name: &&str| matches!(self.root.facts(name), Ok(Some(facts)) if facts.kind == EntryKind::Special);
+        if let Some(name) = FILES.into_iter().find(|name| is_no_file(name)) {
+            return Trial::NoFile(name);
+        }
         let (Some(programs), Ok(Some(_))) = (programs, self.root.facts(MAIN_FILE)) else {
             return Trial::NotNeeded;
         };
@@ -51,6 +59,7 @@ impl Inspection<'_> {
             Trial::NotNeeded => None,
             Trial::Running(running) => Some(running.finish()),
             Trial::Failed(error) => Some(Err(error)),
+            Trial::NoFile(name) => return self.report_no_file(name),
         };
         if let (Some(Ok(_)), Some(programs)) = (&outcome, &expectations.programs) {
             self.check_libraries(programs);
@@ -72,6 +81,15 @@ impl Inspection<'_> {
             Some(elsewhere) if elsewhere.is_absolute() => self.check_foreign_hba(&elsewhere),
             _ => self.check_own_hba(),
         }
+    }
+
+    /// Reports a name of the configuration that has a FIFO, a socket or a device. What it was meant to be, nobody knows here.
+    fn report_no_file(&mut self, name: &str) {
+        let evidence =
+            "it is a FIFO, a socket or a device, not a file, and a server would wait for it without end";
+        let hint = format!("move '{name}' away, and put the file there that it is to be");
+        let finding = Finding::new("configuration-broken", Severity::Warning, name, evidence);
+        self.report_with(finding.with_remedy(Remedy::SeeToIt(hint)));
     }
 
     /// Reports what the server refuses. A file that can be read stays as it is; only what is no configuration at all is

@@ -5,9 +5,12 @@ use super::{Expectations, FileTree};
 use crate::cluster::ownership::Ownership;
 use crate::pg::{MajorVersion, layout};
 use crate::plan::{Finding, Remedy, Severity};
-use crate::sys::{EntryKind, OWN_DIRECTORY, ReadRoot, misowned_entries, user_of};
+use crate::sys::{EntryKind, OWN_DIRECTORY, ReadRoot, user_of};
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// As many entries of pgbox's own are listed at the most; one that belongs to somebody else is reason enough.
+const MOST_MISOWNED: usize = 1000;
 
 /// Opens a directory below the root, following a symlink to elsewhere (an external `pg_wal`, a tablespace), be it the
 /// directory itself or one that it is in.
@@ -28,6 +31,22 @@ pub(crate) fn follow(root: &ReadRoot, name: &str) -> io::Result<ReadRoot> {
 fn is_postgresqls(path: &str) -> bool {
     let top = path.split('/').next().unwrap_or(path);
     layout::required_directories(MajorVersion(u32::MAX)).any(|directory| directory == top)
+}
+
+/// Adds the directories and files at and below a path that do not belong to the server's user, as far as it can be listed.
+/// Links are not followed, and may be anybody's.
+fn add_misowned_below(root: &ReadRoot, path: &str, server_uid: u32, misowned: &mut Vec<PathBuf>) {
+    let Ok(Some(facts)) = root.facts(path) else { return };
+    let is_directory = facts.kind == EntryKind::Directory;
+    if (is_directory || facts.kind == EntryKind::File) && facts.uid != server_uid {
+        misowned.push(root.path().join(path));
+    }
+    if !is_directory || misowned.len() >= MOST_MISOWNED {
+        return;
+    }
+    for entry in root.entries(path).unwrap_or_default() {
+        add_misowned_below(root, &format!("{path}/{}", entry.name), server_uid, misowned);
+    }
 }
 
 impl Inspection<'_> {
@@ -63,7 +82,7 @@ impl Inspection<'_> {
             let needed = paths.filter(|(path, entry)| ownership.must_be_given(path, &entry.facts));
             misowned.extend(needed.map(|(path, _)| self.root.path().join(path)));
         }
-        misowned.extend(misowned_entries(&self.root.path().join(OWN_DIRECTORY), server_uid, 1000));
+        add_misowned_below(self.root, OWN_DIRECTORY, server_uid, &mut misowned);
         misowned.sort();
         misowned.dedup();
         misowned

@@ -1,7 +1,6 @@
 //! The key file, and the repository's own key, which it wraps.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{Encryption, Key, SealError, cipher, open_with, random_bytes, seal_with};
 use crate::repository::error::RepositoryError;
-use crate::sys::keep_memory_private;
+use crate::sys::{Links, keep_memory_private, open_regular};
 
 /// What the key file's key is used for; a part of the format.
 const WRAPPING_KEY: &str = "pgbox repository 2026-11 wrapping";
@@ -70,11 +69,9 @@ impl BackupKey {
 
 fn read_text(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     // To open a pipe could take for ever, and the next to read it would find nothing.
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
+    let file = open_regular(path, Links::Follow)?;
     let mut text = Zeroizing::new(Vec::with_capacity(LIMIT_BYTES + 1));
-    File::open(path)?.take(LIMIT_BYTES as u64 + 1).read_to_end(&mut text)?;
+    file.take(LIMIT_BYTES as u64 + 1).read_to_end(&mut text)?;
     Ok(text)
 }
 
