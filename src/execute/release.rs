@@ -4,7 +4,7 @@ use super::Tools;
 use super::salvage;
 use super::staging::STAGING;
 use crate::cluster::inspect::running_server;
-use crate::cluster::server;
+use crate::cluster::server_stop::{self, Stopping};
 use crate::format;
 use crate::sys::{ReadRoot, Signal, WriteRoot, orphaned_server_processes, signal_server};
 use anyhow::Context;
@@ -28,10 +28,12 @@ const FOREIGN_PATIENCE: Duration = Duration::from_secs(5);
 /// told of.
 pub(super) fn wait_for_release(tools: &Tools, path: &Path) -> anyhow::Result<bool> {
     for private in [STAGING, salvage::COPY] {
-        if let Ok(root) = ReadRoot::open(&path.join(private))
-            && let Some(pid) = running_server(&root)
-        {
-            server::stop(pid, END_PATIENCE).context("stop the server that a killed command left")?;
+        let data_directory = &path.join(private);
+        let Ok(root) = ReadRoot::open(data_directory) else { continue };
+        if let Some(pid) = running_server(&root) {
+            let stopping = Stopping { pid, data_directory, patience: END_PATIENCE };
+            server_stop::stop(&stopping, tools.progress)
+                .context("stop the server that a killed command left")?;
         }
     }
     if is_free_within(path, NOTICE_PATIENCE)? {

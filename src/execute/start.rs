@@ -11,6 +11,7 @@ use crate::cluster::seal;
 use crate::cluster::served;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions};
 use crate::cluster::server_configuration::is_substituted;
+use crate::cluster::server_stop::{self, Stopping};
 use crate::cluster::session::{Login, Preamble, Purpose};
 pub use crate::cluster::standby::RECOVERY_SIGNAL;
 use crate::pg::TimelineId;
@@ -142,7 +143,10 @@ pub fn start_and_verify(tools: &Tools, root: &WriteRoot, start: &Start) -> anyho
         return Ok(server);
     }
     if server.process.try_wait()?.is_none() {
-        server.process.signal(crate::sys::Signal::INT)?;
+        let pid = i32::try_from(server.process.pid()).context("stop the server")?;
+        let (data_directory, patience) = (root.path(), tools.settings.stop_timeout);
+        server_stop::stop(&Stopping { pid, data_directory, patience }, tools.progress)
+            .context("stop the server")?;
         server.process.wait()?;
     }
     if let Err(error) = seal::write(root) {

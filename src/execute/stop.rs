@@ -4,7 +4,7 @@ use super::Tools;
 use crate::cluster::inspect::running_server as running_in;
 use crate::cluster::last_failure::LastFailure;
 use crate::cluster::seal;
-use crate::cluster::server::{self, Stopped};
+use crate::cluster::server_stop::{self, Stopped, Stopping};
 use crate::error::{Failure, Kind};
 use crate::sys::{ClaimError, OperationLock, ReadRoot, WriteRoot, set_stop_marker};
 use anyhow::Context;
@@ -12,8 +12,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a fast shutdown may take before it becomes an immediate one: it writes out every changed page.
-const PATIENCE: Duration = Duration::from_mins(2);
 /// How long the last process of a server may outlive its postmaster.
 const LAST_PROCESS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -95,7 +93,9 @@ fn claim_from_stopped(data_directory: &Path) -> Result<WriteRoot, ClaimError> {
 
 fn stop_process(tools: &Tools, pid: i32) -> anyhow::Result<Stopped> {
     tools.progress.begin("stopping the server", None);
-    let stopped = server::stop(pid, PATIENCE).map_err(|error| {
+    let (data_directory, patience) = (&*tools.settings.data_directory, tools.settings.stop_timeout);
+    let stopping = Stopping { pid, data_directory, patience };
+    let stopped = server_stop::stop(&stopping, tools.progress).map_err(|error| {
         Failure::new(Kind::Failed, format!("could not stop the server: {error}"))
             .hint("see its log for what it waits for")
     });

@@ -176,7 +176,9 @@ impl Runner<'_> {
             Action::SignalServer(signal) => {
                 let servers = server_pid(data_directory).into_iter().chain(left_behind(data_directory));
                 self.signal_servers(servers, signal);
+                self.continue_stopped();
             }
+            Action::KillServer => self.kill_server(),
             Action::Look => self.look(),
             Action::Say(level, text) => (self.options.say)(level, &text),
             Action::Exit(_) => {}
@@ -249,6 +251,23 @@ impl Runner<'_> {
                 let text = format!("could not send a signal to PostgreSQL (process {pid}): {error}");
                 (self.options.say)(Level::Error, &text);
             }
+        }
+    }
+
+    /// Lets processes of the server go on that were stopped, so that they hear of the shutdown.
+    fn continue_stopped(&self) {
+        // Where they may not be looked at, the shutdown goes on without it.
+        for name in sys::continue_stopped_processes(&self.settings.data_directory).unwrap_or_default() {
+            let text = format!("{name} of PostgreSQL was stopped by a signal; continued it (SIGCONT)");
+            (self.options.say)(Level::Warning, &text);
+        }
+    }
+
+    fn kill_server(&self) {
+        let killed = sys::held_server_processes(&self.settings.data_directory)
+            .and_then(|left| left.iter().try_for_each(|process| process.signal(Signal::KILL)));
+        if let Err(error) = killed {
+            (self.options.say)(Level::Error, &format!("could not kill what is left of PostgreSQL: {error}"));
         }
     }
 

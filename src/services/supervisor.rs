@@ -460,7 +460,11 @@ impl Supervisor {
             Some(Urgency::Immediate) => self.cut_short(),
             Some(Urgency::Kill) => {
                 let command = self.is_command_running.then_some(Action::Signal(Child::Command, Signal::KILL));
-                self.signal_others(Signal::KILL).into_iter().chain(command).collect()
+                self.signal_others(Signal::KILL)
+                    .into_iter()
+                    .chain(command)
+                    .chain(self.kill_server())
+                    .collect()
             }
             Some(Urgency::Abandon) => {
                 let text = "could not stop everything in time, and ended all the same";
@@ -480,6 +484,15 @@ impl Supervisor {
         let text =
             "shut PostgreSQL down at once, because it was still stopping; the next start replays its WAL";
         vec![say(Level::Warning, text), Action::SignalServer(Signal::QUIT)]
+    }
+
+    fn kill_server(&mut self) -> Vec<Action> {
+        if !self.is_server_alive {
+            return Vec::new();
+        }
+        self.was_cut_short = true;
+        let text = "killed what was left of PostgreSQL, because it reacted to no shutdown; the next start replays its WAL";
+        vec![say(Level::Warning, text), Action::KillServer, Action::Look]
     }
 
     fn is_all_stopped(&self) -> bool {

@@ -13,6 +13,7 @@
 mod activity;
 mod copy;
 mod directory;
+mod held_process;
 mod holes;
 mod identity;
 mod install;
@@ -45,6 +46,7 @@ mod write_root;
 pub use activity::{Activity, ProcessActivity};
 pub use copy::{Copied, Unreadable};
 pub use directory::{Entry, EntryKind, FileFacts, Threads};
+pub use held_process::{HeldProcess, continue_stopped_processes, held_server_processes};
 pub use holes::data_ranges;
 pub use identity::{Identity, IdentityError, effective_identity, find_user, user_of};
 pub use install::{LinkState, install_file, install_link, link_state};

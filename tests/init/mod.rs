@@ -26,4 +26,5 @@ mod standby;
 mod start_failures;
 mod startup_files;
 mod status;
+mod stopping;
 mod wal_disk;
