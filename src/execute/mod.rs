@@ -9,6 +9,7 @@ pub mod branching;
 pub mod cleanup;
 mod compared_wal;
 mod configuration;
+mod cut_files;
 pub mod decide;
 pub mod ensure;
 pub mod export;

@@ -3,6 +3,7 @@
 mod another_container;
 mod branches;
 mod configuration;
+mod cut_files;
 mod directories;
 mod docker_library;
 mod elsewhere;
