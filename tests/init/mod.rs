@@ -20,6 +20,7 @@ mod prepared;
 mod recovery;
 mod refusals;
 mod restore;
+mod room;
 mod scripts;
 mod seal;
 mod sockets;
