@@ -23,6 +23,7 @@ mod initialise;
 mod joined_wal;
 mod made_tablespace;
 mod meanwhile;
+pub(crate) mod overridden;
 pub mod point_in_time;
 mod private_recovery;
 mod private_server;

@@ -2,7 +2,7 @@
 
 use super::archive_queue::queue_unqueued;
 use super::failed_start::{does_not_serve, report, start_failure};
-use super::{Tools, archiving, recovery_sync};
+use super::{Tools, archiving, overridden, recovery_sync};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::control_file;
 use crate::cluster::own_settings::OwnSettings;
@@ -204,7 +204,7 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
     {
         tools.progress.note(&format!("WAL that was written meanwhile may not reach the archive: {error:#}"));
     }
-    let options = StartOptions {
+    let mut options = StartOptions {
         installation: tools.installation.clone(),
         data_directory: root.path().to_path_buf(),
         port: tools.settings.port,
@@ -221,15 +221,25 @@ fn start_with_retries(tools: &Tools, root: &WriteRoot, start: &Start) -> anyhow:
         patience: tools.settings.startup_timeout,
     };
     let mut attempt = 1;
+    let mut overridden = Vec::new();
     loop {
         let error = match server::start(root, &options, tools.progress) {
-            Ok(server) => return Ok(server),
+            Ok(server) => {
+                overridden::note(tools, root, &overridden);
+                return Ok(server);
+            }
             Err(error @ (StartError::Process(_) | StartError::InUse(_))) => {
                 return Err(start_failure(error, "start the server"));
             }
             Err(error) => error,
         };
-        if attempt >= attempts_worth(&report(&error).cause, tools.settings.start_retries) {
+        let failure = report(&error);
+        if attempt >= attempts_worth(&failure.cause, tools.settings.start_retries) {
+            if let Some(found) = overridden::to_try(tools, root, &failure, &overridden) {
+                options.settings.push((found.parameter, found.value.clone()));
+                overridden.push(found);
+                continue;
+            }
             return Err(start_failure(error, "start the server"));
         }
         tools.progress.note(&format!("attempt {attempt} to start the server failed: {error}"));

@@ -15,6 +15,7 @@ mod interrupted;
 mod libraries;
 mod locales;
 mod orphans;
+mod overridden;
 mod ownership;
 mod prepared;
 mod recovery;
