@@ -32,7 +32,7 @@ impl Blamed {
     }
 }
 
-/// Words of PostgreSQL 13 to 19, and what is to blame for them (postmaster.c, `PostmasterMain()`; sysv_shmem.c,
+/// Words of PostgreSQL 13 to 19, and what is to blame for them (postmaster.c, `PostmasterMain()`; `sysv_shmem.c`,
 /// `CreateAnonymousSegment()`; twophase.c, `MarkAsPreparing()`).
 const BLAMED: &[(&[&str], Blamed)] = &[
     (&["WAL archival cannot be enabled"], Blamed::default_of("wal_level", "replica")),
