@@ -1,6 +1,7 @@
 //! Stopping a server because a person, or a restore, wants it down.
 
 use super::Tools;
+use super::verify::clear_left_behind;
 use crate::cluster::inspect::running_server as running_in;
 use crate::cluster::last_failure::LastFailure;
 use crate::cluster::seal;
@@ -31,6 +32,7 @@ pub fn running_server(tools: &Tools) -> anyhow::Result<Option<i32>> {
 /// [`Kind::Failed`] when it does not end.
 pub fn stop_for_good(tools: &Tools) -> anyhow::Result<Option<Stopped>> {
     let path = &tools.settings.data_directory;
+    clear_left_behind(tools);
     let Some(pid) = running_server(tools)? else { return Ok(None) };
     set_stop_marker(path).with_context(|| format!("note in '{}' that it is stopped", path.display()))?;
     LastFailure::clear(path).context("clear the note of a failed start")?;

@@ -64,7 +64,7 @@ pub use prepare::{
     misowned_entries, set_owner,
 };
 pub use priority::lower_priority;
-pub use private_directory::PrivateDirectory;
+pub use private_directory::{PrivateDirectory, remove_all_left_behind, remove_left_behind};
 pub use process::{ProcessError, RunningTool, Tool, ToolOutput, find_program};
 pub use read_root::ReadRoot;
 pub use scratch::{file_in_memory, forget_cached, read_scratch, scratch_file};
