@@ -327,6 +327,27 @@ fn a_server_that_was_killed_comes_back_and_a_stop_shuts_it_down_cleanly() {
 }
 
 #[test]
+fn a_server_that_a_signal_stopped_is_continued_and_shut_down_cleanly() {
+    // It hears of no shutdown until it goes on.
+    if !has_postgresql() {
+        return;
+    }
+    let variables = [("STOP_TIMEOUT", "30"), ("BACKUP_INTERVAL", "off")];
+    let mut supervisor = Supervisor::start_with(directories(&[]), &variables, &[]);
+    supervisor.wait_for_log("is ready for connections");
+    let stopped = wait_for("a server", || supervisor.server());
+    kill_process(Pid::from_raw(stopped).unwrap(), Signal::STOP).unwrap();
+
+    supervisor.signal(Signal::TERM);
+
+    assert_eq!(supervisor.status(), 0);
+    assert_eq!(supervisor.server(), None);
+    assert!(supervisor.log().contains("continued it (SIGCONT)"), "{}", supervisor.log());
+    let log = fs::read_to_string(supervisor.path("logs/postgresql.log")).unwrap();
+    assert!(log.trim_end().ends_with("database system is shut down"), "{log}");
+}
+
+#[test]
 fn a_stop_in_the_middle_of_the_first_start_leaves_what_the_next_start_completes() {
     if !has_postgresql() {
         return;

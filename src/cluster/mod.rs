@@ -21,6 +21,7 @@ pub(crate) mod served;
 pub mod server;
 pub mod server_configuration;
 mod server_sockets;
+pub mod server_stop;
 pub mod session;
 pub mod setup;
 pub mod standby;

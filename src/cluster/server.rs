@@ -1,4 +1,4 @@
-//! Starting and stopping a server.
+//! Starting a server.
 
 use super::binaries::Installation;
 use super::elsewhere::{server_elsewhere, writer_elsewhere};
@@ -6,14 +6,14 @@ use super::seal;
 use super::server_configuration::Configuration;
 use super::server_sockets;
 pub use super::server_sockets::SocketInUse;
+use super::server_stop;
 use super::session::ServerAddress;
 use super::start_progress::{Signs, StartWait};
 use crate::pg::control_file::CONTROL_FILE;
 use crate::pg::postmaster_pid::{PostmasterPid, ServerStatus};
 use crate::progress::Progress;
 use crate::sys::{
-    self, Activity, ChangeWatch, Links, ProcessError, ReadRoot, ServerProcess, ServerSpec, Signal, WriteRoot,
-    open_regular, signal_server,
+    Activity, ChangeWatch, Links, ProcessError, ReadRoot, ServerProcess, ServerSpec, WriteRoot, open_regular,
 };
 use std::ffi::OsString;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -168,14 +168,12 @@ pub fn start(
             Err(StartError::Ended { status, log: log_of(options, log_begins_at) })
         }
         Err(NotReady::Stuck) => {
-            let _ = process.signal(Signal::QUIT);
-            process.wait()?;
+            server_stop::end(&mut process, &options.data_directory, progress)?;
             let log = log_of(options, log_begins_at);
             Err(StartError::NoProgress { patience: options.patience, log })
         }
         Err(NotReady::Io(error)) => {
-            let _ = process.signal(Signal::INT);
-            process.wait()?;
+            server_stop::end(&mut process, &options.data_directory, progress)?;
             Err(StartError::Io(error))
         }
     }
@@ -333,27 +331,4 @@ pub fn log_since(path: &Path, offset: u64) -> Vec<String> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     read().unwrap_or_default().lines().map(str::to_owned).collect()
-}
-
-/// How a server was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// By a fast shutdown: its control file says "shut down".
-    Fast,
-    /// By an immediate one, since the fast one took too long; the next start replays its WAL.
-    Immediate,
-}
-
-/// Stops a server: fast, and once `patience` is over immediately. Never by SIGKILL.
-///
-/// # Errors
-/// When it has not ended a minute after the immediate shutdown, or may not be signalled.
-pub fn stop(pid: i32, patience: Duration) -> io::Result<Stopped> {
-    if !signal_server(pid, Signal::INT)? || sys::wait_until_gone(pid, patience)? {
-        return Ok(Stopped::Fast);
-    }
-    if !signal_server(pid, Signal::QUIT)? || sys::wait_until_gone(pid, Duration::from_mins(1))? {
-        return Ok(Stopped::Immediate);
-    }
-    Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {pid} did not end")))
 }

@@ -220,6 +220,26 @@ impl Whole {
     }
 }
 
+/// Finds the line whose value of a parameter counts: the last one, and that of ALTER SYSTEM before all others. `words` are
+/// why the server does not start with it. `None`: no file sets it.
+///
+/// # Errors
+/// When a file could not be read.
+pub fn line_that_sets(data_directory: &Path, name: &str, words: &str) -> io::Result<Option<RefusedLine>> {
+    let is_it = |line: &&Line| sets(&line.text(), name);
+    match read_lines(&data_directory.join(AUTO_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        lines => {
+            if let Some(line) = lines?.iter().rfind(is_it) {
+                return Ok(Some(line.refused(words)));
+            }
+        }
+    }
+    let mut whole = Whole::default();
+    whole.take_in(&data_directory.join(MAIN_FILE), 0)?;
+    Ok(whole.lines.iter().rfind(is_it).map(|line| line.refused(words)))
+}
+
 fn sets(line: &str, name: &str) -> bool {
     matches!(Directive::of(line), Directive::Setting(found) if found == name)
 }

@@ -7,7 +7,7 @@ use super::{backing_up, check, init_postgresql, repairing, status};
 use anyhow::Context;
 use chrono::Utc;
 use clap::{ArgMatches, Command};
-use pgbox::cluster::server::Stopped;
+use pgbox::cluster::server_stop::Stopped;
 use pgbox::error::{Failure, Kind};
 use pgbox::execute::{Tools, ensure, stop};
 use pgbox::health::{self, Level};
@@ -179,6 +179,9 @@ fn tell_stopped(stopped: Option<Stopped>, ui: &Ui) {
         Some(Stopped::Fast) => ui.info("stopped the server by a fast shutdown"),
         Some(Stopped::Immediate) => {
             ui.warn("stopped the server immediately, since a fast shutdown took too long; the next start replays its WAL");
+        }
+        Some(Stopped::Killed) => {
+            ui.warn("killed the server, since it reacted to no shutdown; the next start replays its WAL");
         }
     }
 }

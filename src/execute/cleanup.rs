@@ -1,6 +1,7 @@
 //! Removing backups and archived WAL that retention lets go, and the packs that nothing refers to any more.
 
 use super::Tools;
+use super::verify::clear_left_behind;
 use crate::cluster::inspect::read_journal;
 use crate::cluster::{control_file, history};
 use crate::pg::SystemIdentifier;
@@ -88,6 +89,7 @@ pub fn clean_up(
     repository: &Repository,
     just_made: Option<BackupName>,
 ) -> anyhow::Result<Cleaned> {
+    clear_left_behind(tools);
     let lock = repository.lock_exclusively("removing old backups").context("lock the repository")?;
     let plan = plan_cleanup_after(tools, repository, just_made)?;
     let removals = plan.removals();

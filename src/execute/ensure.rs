@@ -13,6 +13,7 @@ use super::salvage;
 use super::start::{superuser_login, unverified};
 use super::stop::stop_meanwhile;
 use super::takeover;
+use super::verify::clear_left_behind;
 use crate::cluster::elsewhere::server_elsewhere;
 use crate::cluster::history::{self, Event};
 use crate::cluster::inspect::Depth;
@@ -75,7 +76,10 @@ pub fn ensure_running(tools: &Tools, activity: &str) -> anyhow::Result<Ensured> 
     }
     ensure_writable(path)?;
     let operation = enter(tools, activity)?;
-    bring_up(tools, activity, Attempt::to(Depth::Structure), &operation)
+    let ensured = bring_up(tools, activity, Attempt::to(Depth::Structure), &operation);
+    // A copy of a cluster takes a while to remove, and keeps nothing from serving.
+    clear_left_behind(tools);
+    ensured
 }
 
 /// Whether commands were at work in a directory before, and may write in it.

@@ -4,8 +4,10 @@
 use super::Tools;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions, Strangers};
 use crate::cluster::server_configuration;
+use crate::cluster::server_stop::{self, Stopping};
 use crate::cluster::session::ServerAddress;
-use crate::sys::{PrivateDirectory, Signal, WriteRoot, wait_until_gone};
+use crate::progress::Silent;
+use crate::sys::{PrivateDirectory, WriteRoot};
 use anyhow::{Context, ensure};
 use std::io;
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ const STOP_PATIENCE: Duration = Duration::from_mins(2);
 /// A private server, running.
 pub(super) struct PrivateServer {
     server: RunningServer,
+    data_directory: PathBuf,
     /// Where its socket is, for as long as it runs.
     _socket: PrivateDirectory,
     is_stopped: bool,
@@ -78,6 +81,7 @@ impl PrivateServer {
         settings.push(("archive_mode", "off".to_owned()));
         let configuration =
             server_configuration::in_force(&tools.configuration_of(root, &start.data_directory))?;
+        let data_directory = start.data_directory.clone();
         let options = StartOptions {
             installation: tools.installation.clone(),
             configuration,
@@ -93,7 +97,7 @@ impl PrivateServer {
             patience: tools.settings.startup_timeout,
         };
         let server = server::start(root, &options, tools.progress)?;
-        Ok(Self { server, _socket: socket, is_stopped: false })
+        Ok(Self { server, data_directory, _socket: socket, is_stopped: false })
     }
 
     /// Where its socket is.
@@ -113,11 +117,9 @@ impl PrivateServer {
         self.is_stopped = true;
         let process = &mut self.server.process;
         let pid = i32::try_from(process.pid()).context("stop the private server")?;
-        // Our own child: as a zombie it would look alive for ever, so it is waited for, not only signalled.
-        process.signal(Signal::INT).context("stop the private server")?;
-        if !wait_until_gone(pid, STOP_PATIENCE).context("wait for the private server")? {
-            process.signal(Signal::QUIT).context("stop the private server")?;
-        }
+        let stopping = Stopping { pid, data_directory: &self.data_directory, patience: STOP_PATIENCE };
+        server_stop::stop(&stopping, &Silent).context("stop the private server")?;
+        // Our own child: it stays a zombie until it is waited for.
         let status = process.wait().context("wait for the private server")?;
         ensure!(status.success(), "the private server did not stop cleanly ({status})");
         Ok(())
@@ -130,11 +132,7 @@ impl PrivateServer {
 
     fn end(&mut self) -> io::Result<()> {
         self.is_stopped = true;
-        if self.is_alive() {
-            self.server.process.signal(Signal::QUIT)?;
-            self.server.process.wait()?;
-        }
-        Ok(())
+        server_stop::end(&mut self.server.process, &self.data_directory, &Silent).map(|_| ())
     }
 }
 

@@ -4,9 +4,10 @@ use super::Tools;
 use super::salvage;
 use super::staging::STAGING;
 use crate::cluster::inspect::running_server;
-use crate::cluster::server;
+use crate::cluster::server_stop::{self, Stopping};
+use crate::cluster::session::ServerAddress;
 use crate::format;
-use crate::sys::{ReadRoot, Signal, WriteRoot, orphaned_server_processes, signal_server};
+use crate::sys::{ReadRoot, Signal, WriteRoot, orphaned_server_processes, remove_left_behind, signal_server};
 use anyhow::Context;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,10 +29,17 @@ const FOREIGN_PATIENCE: Duration = Duration::from_secs(5);
 /// told of.
 pub(super) fn wait_for_release(tools: &Tools, path: &Path) -> anyhow::Result<bool> {
     for private in [STAGING, salvage::COPY] {
-        if let Ok(root) = ReadRoot::open(&path.join(private))
-            && let Some(pid) = running_server(&root)
-        {
-            server::stop(pid, END_PATIENCE).context("stop the server that a killed command left")?;
+        let data_directory = &path.join(private);
+        let Ok(root) = ReadRoot::open(data_directory) else { continue };
+        let socket_directory = ServerAddress::read(&root).and_then(|address| address.socket_directory);
+        if let Some(pid) = running_server(&root) {
+            let stopping = Stopping { pid, data_directory, patience: END_PATIENCE };
+            server_stop::stop(&stopping, tools.progress)
+                .context("stop the server that a killed command left")?;
+        }
+        if let Some(socket_directory) = socket_directory {
+            // What cannot be removed is in nobody's way.
+            let _ = remove_left_behind(&socket_directory);
         }
     }
     if is_free_within(path, NOTICE_PATIENCE)? {

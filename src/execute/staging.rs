@@ -2,10 +2,11 @@
 
 use super::Tools;
 use crate::cluster::inspect::{self, Depth, Expectations};
-use crate::cluster::server;
+use crate::cluster::server_stop::{self, Stopping};
 use crate::error::{Failure, Kind};
 use crate::format::bytes;
 use crate::plan::Diagnosis;
+use crate::progress::Silent;
 use crate::sys::{
     ServerProcessIn, Signal, WriteRoot, disk_space, effective_identity, server_processes_in, signal_server,
     wait_until_gone,
@@ -56,15 +57,16 @@ pub(super) fn end_servers_in_staging(root: &WriteRoot) -> anyhow::Result<()> {
         let Some(first) = processes.iter().find(|process| process.is_postmaster).or(processes.first()) else {
             return Ok(());
         };
-        end(*first).context("stop a server that a script left in the staging directory")?;
+        end(*first, &staging).context("stop a server that a script left in the staging directory")?;
     }
     bail!("servers are started again and again in '{}'", staging.display())
 }
 
 /// Stops a server; a process that outlived one gets what a postmaster sends to it (postmaster.c, `HandleChildCrash()`).
-fn end(process: ServerProcessIn) -> io::Result<()> {
+fn end(process: ServerProcessIn, staging: &Path) -> io::Result<()> {
     if process.is_postmaster {
-        return server::stop(process.pid, STOP_PATIENCE).map(|_| ());
+        let stopping = Stopping { pid: process.pid, data_directory: staging, patience: STOP_PATIENCE };
+        return server_stop::stop(&stopping, &Silent).map(|_| ());
     }
     for signal in [Signal::QUIT, Signal::KILL] {
         if !signal_server(process.pid, signal)? || wait_until_gone(process.pid, END_PATIENCE)? {

@@ -2,7 +2,7 @@
 
 use super::archive_queue::queue_unqueued;
 use super::failed_start::{does_not_serve, report, start_failure};
-use super::{Tools, access, archiving, recovery_sync};
+use super::{Tools, access, archiving, overridden, recovery_sync};
 use crate::cluster::configuration::Fingerprint;
 use crate::cluster::control_file;
 use crate::cluster::own_settings::OwnSettings;
@@ -11,6 +11,7 @@ use crate::cluster::seal;
 use crate::cluster::served;
 use crate::cluster::server::{self, RunningServer, StartError, StartOptions, Strangers};
 use crate::cluster::server_configuration::{self, Configuration, is_substituted};
+use crate::cluster::server_stop::{self, Stopping};
 use crate::cluster::session::{Login, Preamble, Purpose};
 pub use crate::cluster::standby::RECOVERY_SIGNAL;
 use crate::pg::TimelineId;
@@ -139,7 +140,7 @@ pub fn start_and_verify(
         .context("choose the server's configuration")?;
     let options = start_options(tools, root, start, (configuration.clone(), strangers));
     let options = StartOptions { environment: names, ..options };
-    let mut server = start_with_retries(tools, root, &options)?;
+    let mut server = start_with_retries(tools, root, options)?;
     if *start != Start::AsItIs {
         step_point("the replacement is open");
     }
@@ -168,7 +169,10 @@ pub fn start_and_verify(
         return Ok(server);
     }
     if server.process.try_wait()?.is_none() {
-        server.process.signal(crate::sys::Signal::INT)?;
+        let pid = i32::try_from(server.process.pid()).context("stop the server")?;
+        let (data_directory, patience) = (root.path(), tools.settings.stop_timeout);
+        server_stop::stop(&Stopping { pid, data_directory, patience }, tools.progress)
+            .context("stop the server")?;
         server.process.wait()?;
     }
     if let Err(error) = seal::write(root) {
@@ -272,18 +276,28 @@ fn start_options(
 fn start_with_retries(
     tools: &Tools,
     root: &WriteRoot,
-    options: &StartOptions,
+    mut options: StartOptions,
 ) -> anyhow::Result<RunningServer> {
     let mut attempt = 1;
+    let mut overridden = Vec::new();
     loop {
-        let error = match server::start(root, options, tools.progress) {
-            Ok(server) => return Ok(server),
+        let error = match server::start(root, &options, tools.progress) {
+            Ok(server) => {
+                overridden::note(tools, root, &overridden);
+                return Ok(server);
+            }
             Err(error @ (StartError::Process(_) | StartError::InUse(_) | StartError::Seal(_))) => {
                 return Err(start_failure(error, "start the server"));
             }
             Err(error) => error,
         };
-        if attempt >= attempts_worth(&report(&error).cause, tools.settings.start_retries) {
+        let failure = report(&error);
+        if attempt >= attempts_worth(&failure.cause, tools.settings.start_retries) {
+            if let Some(found) = overridden::to_try(tools, root, &failure, &overridden) {
+                options.settings.push((found.parameter, found.value.clone()));
+                overridden.push(found);
+                continue;
+            }
             return Err(start_failure(error, "start the server"));
         }
         tools.progress.note(&format!("attempt {attempt} to start the server failed: {error}"));

@@ -1,10 +1,11 @@
-//! Backups as witnesses of what the status files must hold, which have no checksums.
+//! Backups as witnesses of what the status files must hold, which have no checksums, and of how long a relation's file must be.
 //!
 //! Only a good backup of the present timeline counts that the data directory itself remembers: it was made since the last
 //! restore, of this very history. And it must have ended before the redo point of the last checkpoint: whatever it
 //! says was in the files of the cluster by then, with nothing left to replay.
 
 use super::Tools;
+use super::cut_files::{self, Comparison};
 use super::joined_wal::JoinedWal;
 use crate::cluster::inspect::status::{
     Contradiction, FormerFiles, FormerState, StatusUpdate, contradictions,
@@ -58,6 +59,12 @@ fn ask(repository: &Repository, diagnosis: &mut Diagnosis) -> anyhow::Result<()>
             diagnosis.findings.push(found.finding(&name));
         }
     }
+    let comparison = Comparison { root: &root, control: &control, repository, former: &reader };
+    for found in cut_files::findings(&comparison) {
+        if !diagnosis.findings.iter().any(|finding| finding.place == found.place) {
+            diagnosis.findings.push(found);
+        }
+    }
     let repair = Repair { repository, root: &root, control: &control, reader: &reader };
     for finding in &mut diagnosis.findings {
         if finding.is_wrong_status()
@@ -93,7 +100,7 @@ pub(super) fn damaged_pages(
     contradictions_of(data, control, former).iter().flat_map(of_file).collect()
 }
 
-fn is_witness(backup: &BackupSummary, root: &ReadRoot, control: &ControlFile) -> bool {
+pub(super) fn is_witness(backup: &BackupSummary, root: &ReadRoot, control: &ControlFile) -> bool {
     backup.name.kind() == BackupKind::Backup
         && backup.is_good()
         && backup.system_identifier == Some(control.system_identifier)

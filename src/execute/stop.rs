@@ -1,10 +1,11 @@
 //! Stopping a server because a person, or a restore, wants it down.
 
 use super::Tools;
+use super::verify::clear_left_behind;
 use crate::cluster::inspect::running_server as running_in;
 use crate::cluster::last_failure::LastFailure;
 use crate::cluster::seal;
-use crate::cluster::server::{self, Stopped};
+use crate::cluster::server_stop::{self, Stopped, Stopping};
 use crate::error::{Failure, Kind};
 use crate::sys::{ClaimError, OperationLock, ReadRoot, WriteRoot, set_stop_marker};
 use anyhow::Context;
@@ -12,8 +13,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a fast shutdown may take before it becomes an immediate one: it writes out every changed page.
-const PATIENCE: Duration = Duration::from_mins(2);
 /// How long the last process of a server may outlive its postmaster.
 const LAST_PROCESS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -33,6 +32,7 @@ pub fn running_server(tools: &Tools) -> anyhow::Result<Option<i32>> {
 /// [`Kind::Failed`] when it does not end.
 pub fn stop_for_good(tools: &Tools) -> anyhow::Result<Option<Stopped>> {
     let path = &tools.settings.data_directory;
+    clear_left_behind(tools);
     let Some(pid) = running_server(tools)? else { return Ok(None) };
     set_stop_marker(path).with_context(|| format!("note in '{}' that it is stopped", path.display()))?;
     LastFailure::clear(path).context("clear the note of a failed start")?;
@@ -95,7 +95,9 @@ fn claim_from_stopped(data_directory: &Path) -> Result<WriteRoot, ClaimError> {
 
 fn stop_process(tools: &Tools, pid: i32) -> anyhow::Result<Stopped> {
     tools.progress.begin("stopping the server", None);
-    let stopped = server::stop(pid, PATIENCE).map_err(|error| {
+    let (data_directory, patience) = (&*tools.settings.data_directory, tools.settings.stop_timeout);
+    let stopping = Stopping { pid, data_directory, patience };
+    let stopped = server_stop::stop(&stopping, tools.progress).map_err(|error| {
         Failure::new(Kind::Failed, format!("could not stop the server: {error}"))
             .hint("see its log for what it waits for")
     });

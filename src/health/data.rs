@@ -3,10 +3,23 @@
 use super::Check;
 use crate::cluster::history;
 use crate::cluster::server_configuration::is_substituted;
-use crate::execute::Tools;
+use crate::execute::{Tools, verify};
 use crate::plan::{ClusterCondition, Diagnosis, Finding, Presence, Remedy, Severity};
 use crate::sys::ReadRoot;
 use std::path::Path;
+
+/// Checks that no proof of a backup was killed and left its copy, or a server on it.
+fn check_proofs(tools: &Tools, checks: &mut Vec<Check>) {
+    let Some((place, server)) = verify::left_behind(tools) else { return };
+    let server = server
+        .map_or_else(String::new, |pid| format!(", and a server on it that still runs (process {pid})"));
+    let summary = format!(
+        "a proof of a backup was killed and left a copy of a cluster in '{}'{server}",
+        place.display()
+    );
+    let remedy = "`maintenance cleanup` ends and removes it, and so does the next start or verification";
+    checks.push(Check::warning("proof", summary, remedy));
+}
 
 /// Checks the directory's integrity, and tells of a recovery that a person may not know of.
 pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks: &mut Vec<Check>) {
@@ -18,6 +31,7 @@ pub(super) fn check(tools: &Tools, diagnosis: &anyhow::Result<Diagnosis>, checks
         }
     };
     check_what_is_missing(diagnosis, checks);
+    check_proofs(tools, checks);
     let findings: Vec<&Finding> =
         diagnosis.findings.iter().filter(|finding| !has_its_own_check(finding)).collect();
     let errors: Vec<&Finding> =

@@ -79,6 +79,7 @@ pub fn examine(tools: &Tools, now: DateTime<Utc>) -> Report {
     version::check(tools, now, &mut checks);
     disks::check(tools.settings, &mut checks);
     if let Some(mut session) = session {
+        server::check_overridden(&tools.settings.data_directory, &mut checks);
         server::check_durability(&mut session, &mut checks);
         server::check_long_queries(&mut session, &mut checks);
         collations::check(&mut session, &mut checks);

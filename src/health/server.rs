@@ -5,8 +5,8 @@ use crate::cluster::last_failure::LastFailure;
 use crate::cluster::readiness::{Standing, verify_by_two_connections};
 use crate::cluster::session::{ServerAddress, describe};
 use crate::cluster::standby::{self, Following};
-use crate::execute::Tools;
 use crate::execute::start::superuser_login;
+use crate::execute::{Tools, overridden};
 use crate::format;
 use crate::plan::{Diagnosis, Finding, Presence};
 use crate::sys::{ReadRoot, has_stop_marker};
@@ -111,6 +111,15 @@ fn role(following: Following) -> Check {
     match following {
         Following::Another => Check::ok("standby", what),
         Following::Nothing => Check::issue("standby", what, advice),
+    }
+}
+
+/// Checks that the server runs with all that its configuration asks for.
+pub(super) fn check_overridden(data_directory: &Path, checks: &mut Vec<Check>) {
+    let noted = overridden::noted(data_directory);
+    if !noted.is_empty() {
+        let remedy = "put that setting right, then `maintenance restart`";
+        checks.push(Check::issue("configuration", noted.join("; "), remedy));
     }
 }
 

@@ -6,10 +6,12 @@
 //! nothing. What can be checked is checked before the start (the port, the sockets, the room, the configuration, its
 //! libraries, the locales), and needs none of this.
 
+mod blame;
 #[cfg(test)]
 mod tests;
 mod words;
 
+pub use blame::{Blamed, Instead, blamed};
 pub use words::without_time_stamp;
 use words::{ServerMessage, complaints, place_in};
 

@@ -111,6 +111,8 @@ pub enum Action {
     StopLeftBehind,
     /// Send a signal to the server, if it lives, and to one that was left behind.
     SignalServer(Signal),
+    /// Kill every process of the server: it did not react to an immediate shutdown.
+    KillServer,
     /// Look at the server; [`Event::Looked`] answers.
     Look,
     /// Tell a person.

@@ -208,7 +208,9 @@ impl Runner<'_> {
                 let remove = move || sys::remove_what_is_no_file(&directory, PID_FILE);
                 let _ = self.lookout.within(LOOK_LIMIT, remove);
                 self.signal_servers(server.into_iter().chain(left_behind), signal);
+                self.continue_stopped();
             }
+            Action::KillServer => self.kill_server(),
             Action::Look => self.look(),
             Action::Say(level, text) => (self.options.say)(level, &text),
             Action::Exit(_) => {}
@@ -280,6 +282,29 @@ impl Runner<'_> {
                 let text = format!("could not send a signal to PostgreSQL (process {pid}): {error}");
                 (self.options.say)(Level::Error, &text);
             }
+        }
+    }
+
+    /// Lets processes of the server go on that were stopped, so that they hear of the shutdown.
+    fn continue_stopped(&self) {
+        let directory = self.settings.data_directory.clone();
+        let continued = self.lookout.within(LOOK_LIMIT, move || sys::continue_stopped_processes(&directory));
+        // Where they may not be looked at, the shutdown goes on without it.
+        for name in continued.ok().and_then(Result::ok).unwrap_or_default() {
+            let text = format!("{name} of PostgreSQL was stopped by a signal; continued it (SIGCONT)");
+            (self.options.say)(Level::Warning, &text);
+        }
+    }
+
+    fn kill_server(&self) {
+        let directory = self.settings.data_directory.clone();
+        let kill = move || {
+            let left = sys::held_server_processes(&directory)?;
+            left.iter().try_for_each(|process| process.signal(Signal::KILL))
+        };
+        let killed = self.lookout.within(LOOK_LIMIT, kill);
+        if let Err(error) = killed.map_err(io::Error::from).and_then(|killed| killed) {
+            (self.options.say)(Level::Error, &format!("could not kill what is left of PostgreSQL: {error}"));
         }
     }
 

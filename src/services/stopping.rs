@@ -1,5 +1,6 @@
 //! How a stop goes on: a fast shutdown, an immediate one when time is short, and only then an end for those who
-//! do not listen. PostgreSQL itself is never killed: an immediate shutdown is as quick, and loses nothing.
+//! do not listen. PostgreSQL is killed only where it did not even react to an immediate shutdown, which loses nothing
+//! either.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ pub(super) enum Urgency {
     Fast,
     /// An immediate one.
     Immediate,
-    /// All others are killed.
+    /// Whatever is left is killed.
     Kill,
     /// Nothing is waited for any more.
     Abandon,

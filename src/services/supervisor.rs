@@ -21,6 +21,10 @@ const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// When a backup that failed is tried again, unless the next one is due before.
 const BACKUP_RETRY: Duration = Duration::from_mins(15);
 
+/// What is said of a server that is ended in another way than cleanly.
+const STILL_STOPPING: &str = "shut PostgreSQL down at once, because it was still stopping";
+const NOT_REACTING: &str = "killed what was left of PostgreSQL, because it reacted to no shutdown";
+
 /// How far the start is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -461,10 +465,11 @@ impl Supervisor {
                 let status = self.exit_status.unwrap_or(u8::from(self.was_cut_short));
                 return vec![say(Level::Info, "stopped"), Action::Exit(status)];
             }
-            Some(Urgency::Immediate) => self.cut_short(),
+            Some(Urgency::Immediate) => self.cut_short(STILL_STOPPING, Action::SignalServer(Signal::QUIT)),
             Some(Urgency::Kill) => {
                 let command = self.is_command_running.then_some(Action::Signal(Child::Command, Signal::KILL));
-                self.signal_others(Signal::KILL).into_iter().chain(command).collect()
+                let server = self.cut_short(NOT_REACTING, Action::KillServer);
+                self.signal_others(Signal::KILL).into_iter().chain(command).chain(server).collect()
             }
             Some(Urgency::Abandon) => {
                 let text = "could not stop everything in time, and ended all the same";
@@ -476,14 +481,13 @@ impl Supervisor {
         actions
     }
 
-    fn cut_short(&mut self) -> Vec<Action> {
+    /// Ends a server that is still there in another way than cleanly.
+    fn cut_short(&mut self, what: &str, how: Action) -> Vec<Action> {
         if !self.is_server_alive {
             return Vec::new();
         }
         self.was_cut_short = true;
-        let text =
-            "shut PostgreSQL down at once, because it was still stopping; the next start replays its WAL";
-        vec![say(Level::Warning, text), Action::SignalServer(Signal::QUIT)]
+        vec![say(Level::Warning, format!("{what}; the next start replays its WAL")), how]
     }
 
     fn is_all_stopped(&self) -> bool {

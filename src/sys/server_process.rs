@@ -230,11 +230,16 @@ pub fn wait_until_gone(pid: i32, timeout: Duration) -> io::Result<bool> {
         Err(rustix::io::Errno::SRCH) => return Ok(true),
         Err(error) => return Err(error.into()),
     };
+    ended_within(&pidfd, timeout)
+}
+
+/// Waits until the process of a descriptor has ended, or the time is over. Returns whether it has.
+pub(super) fn ended_within(pidfd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),
             Err(rustix::io::Errno::INTR) => {}

@@ -30,7 +30,9 @@ fn primary_and_standby() -> (Sandbox, Sandbox) {
     assert!(told.contains("a standby of another"), "{told}");
     assert_eq!(standby.sql("SELECT pg_is_in_recovery()"), "t");
     standby.succeed(&["maintenance", "health"]);
-    standby.succeed(&["maintenance", "stop"]);
+    let told = standby.succeed(&["maintenance", "stop"]);
+    // It is shut down in recovery, which is clean.
+    assert!(!told.contains("not sealed"), "{told}");
     (primary, standby)
 }
 

@@ -40,7 +40,9 @@ fn a_server_that_does_not_start_costs_a_sound_cluster_nothing(#[case] lines: &st
     if !has_postgresql() {
         return;
     }
-    let sandbox = Sandbox::with_backup();
+    let mut sandbox = Sandbox::with_backup();
+    // RECOVERY=auto would override some of these settings for the run.
+    sandbox.set("RECOVERY", "repair");
     let identifier = system_identifier(&sandbox);
     let configuration = fs::read_to_string(sandbox.data().join("postgresql.conf")).unwrap();
     let broken = format!("{configuration}\n{lines}\n");
@@ -115,6 +117,7 @@ fn a_start_is_tried_again_only_where_its_cause_may_pass() {
         return;
     }
     let mut sandbox = Sandbox::without_backup();
+    sandbox.set("RECOVERY", "repair");
     sandbox.set("START_RETRIES", "3");
     sandbox.set("RETRY_DELAY", "0");
     shell(&sandbox, "cp postgresql.conf ../kept; echo \"ssl = on\" >>postgresql.conf");

@@ -65,6 +65,36 @@ fn a_backup_is_proven_while_the_server_serves_and_nothing_of_it_gets_out() {
 }
 
 #[test]
+fn what_a_killed_proof_left_is_told_by_health_and_removed_by_the_next_start_or_cleanup() {
+    // At the fourth point its private server runs; nothing but a command of ours knows of it.
+    if !has_postgresql() {
+        return;
+    }
+    let sandbox = Sandbox::with_backup();
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    let commands: [&[&str]; 2] = [&["maintenance", "cleanup"], &["init-postgresql", "--no-backup"]];
+    for command in commands {
+        let output = sandbox.command(&PROVE).env("PGBOX_KILL_AT_STEP_POINT", "4").output().unwrap();
+        assert_eq!(output.status.code(), None, "{}", printed(&output));
+        let copy = sandbox.data().join(".pgbox/proof/.pgbox/new");
+        let pid_file = fs::read_to_string(copy.join("postmaster.pid")).unwrap();
+        let socket_directory = std::path::PathBuf::from(pid_file.lines().nth(4).unwrap());
+        assert!(socket_directory.exists());
+        let health = printed(&sandbox.output(&["maintenance", "health"]));
+        assert!(health.contains("a server on it that still runs"), "{health}");
+
+        let told = sandbox.succeed(command);
+
+        assert!(told.contains("removing what a killed proof left"), "{told}");
+        assert_eq!(left_overs(&sandbox), Vec::<String>::new(), "{told}");
+        assert!(!socket_directory.exists(), "{told}");
+        let health = printed(&sandbox.output(&["maintenance", "health"]));
+        assert!(!health.contains("killed"), "{health}");
+    }
+    assert_eq!(sandbox.sql("SELECT count(*) FROM kept"), "100");
+}
+
+#[test]
 fn what_a_killed_proof_left_the_next_one_removes() {
     if !has_postgresql() {
         return;

@@ -1,19 +1,23 @@
 //! What the cluster stands on: the file system, its kind and mount, and the room that recovery needs.
 
 use super::Inspection;
+use crate::format::bytes;
 use crate::plan::{Finding, Remedy, Severity};
 use crate::sys::{Mount, disk_space, mount_of};
 use std::path::PathBuf;
 
-/// What recovery may write before its first checkpoint lets go of WAL, besides two segments.
+/// What recovery may write before its first checkpoint lets go of WAL, besides two segments. It need not: the checkpoint
+/// that ends a recovery is one record, for which the last segment mostly has room (xlog.c, `CreateCheckPoint()`).
 const RECOVERY_RESERVE_BYTES: u64 = 64 << 20;
+/// With less, not even `postmaster.pid` can be written.
+const LEAST_BYTES: u64 = 64 << 10;
 
 /// File systems that are known to lose writes, locks or files under a database (`facts/corruption.md` §5, 14).
 const RISKY_KINDS: [&str; 9] = ["virtiofs", "9p", "fuse", "fuseblk", "nfs", "nfs4", "drvfs", "cifs", "smb3"];
 
 impl Inspection<'_> {
-    /// Checks that replay finds room. A full disk turns each attempt into a PANIC, and may cut `postmaster.pid` to
-    /// nothing.
+    /// Checks that replay finds room. Only a disk on which a server can write nothing at all keeps it from being started:
+    /// how much replay writes is not known before, and a start that fails for want of room costs nothing.
     pub(super) fn check_disk(&mut self) {
         let Some(control) = self.control.as_ref().filter(|control| !control.state.is_clean()) else { return };
         let needed_bytes = 2 * u64::from(control.wal_segment_size) + RECOVERY_RESERVE_BYTES;
@@ -53,17 +57,15 @@ impl Inspection<'_> {
 }
 
 fn shortage(place: &str, available_bytes: u64, needed_bytes: u64) -> Option<Finding> {
-    const MEBIBYTE: u64 = 1 << 20;
-    if available_bytes >= needed_bytes {
-        return None;
+    let available = bytes(available_bytes);
+    if available_bytes < LEAST_BYTES {
+        let evidence = format!("{available} are free on its disk, and no server can start without any room");
+        let finding = Finding::new("disk-full", Severity::Error, place, evidence);
+        return Some(finding.with_remedy(Remedy::FreeSpace));
     }
-    let evidence = format!(
-        "{} MiB are free on its disk, and recovery needs {} MiB",
-        available_bytes / MEBIBYTE,
-        needed_bytes / MEBIBYTE
-    );
-    let finding = Finding::new("disk-nearly-full", Severity::Error, place, evidence);
-    Some(finding.with_remedy(Remedy::FreeSpace))
+    let evidence = format!("{available} are free on its disk, and recovery may need {}", bytes(needed_bytes));
+    (available_bytes < needed_bytes)
+        .then(|| Finding::new("disk-nearly-full", Severity::Notice, place, evidence))
 }
 
 /// Whether a kind of file system is a share, of which other machines may use the same files.
@@ -108,10 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn too_little_room_is_for_a_person() {
-        let finding = shortage("pg_wal", 95 << 20, 96 << 20).unwrap();
-        assert_eq!(finding.remedy, Remedy::FreeSpace);
-        assert_eq!(finding.evidence, "95 MiB are free on its disk, and recovery needs 96 MiB");
+    fn only_a_disk_without_any_room_is_for_a_person() {
+        let finding = shortage("pg_wal", 20 << 20, 96 << 20).unwrap();
+        assert_eq!((finding.severity, finding.remedy), (Severity::Notice, Remedy::Nothing));
+        assert_eq!(finding.evidence, "20.0 MiB are free on its disk, and recovery may need 96.0 MiB");
+        let finding = shortage(".", 4096, 96 << 20).unwrap();
+        assert_eq!((finding.severity, finding.remedy), (Severity::Error, Remedy::FreeSpace));
         assert_eq!(shortage(".", 96 << 20, 96 << 20), None);
     }
 }

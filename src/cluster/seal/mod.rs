@@ -185,13 +185,17 @@ pub enum SealError {
 }
 
 /// Seals a claimed cluster whose server has just stopped: never call it for one that was found stopped, since what
-/// was changed meanwhile would be sealed, too. Returns how many files were sealed.
+/// was changed meanwhile would be sealed, too. Returns how many files were sealed: none of a standby, whose files may
+/// still change by replay before they are consistent.
 ///
 /// # Errors
 /// [`SealError::NotClean`] where the control file does not say "shut down"; no seal is there then.
 pub fn write(root: &WriteRoot) -> Result<usize, SealError> {
     remove(root)?;
     let (_, control) = control_file::read_at(root, CONTROL_FILE)?;
+    if control.state == ClusterState::ShutDownInRecovery {
+        return Ok(0);
+    }
     if control.state != ClusterState::ShutDown || root.facts("backup_label")?.is_some() {
         return Err(SealError::NotClean);
     }

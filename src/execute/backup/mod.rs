@@ -32,7 +32,8 @@ use self::copying::{Copied, Copier};
 use self::former::Former;
 use self::listing::{Listing, Rules};
 use self::session::{BackupSession, Stopped};
-use super::status_witness::damaged_pages;
+use super::cut_files::{self, Comparison};
+use super::status_witness::{damaged_pages, is_witness};
 use crate::cluster::inspect::{backed_up_to, relation_names};
 use crate::cluster::{control_file, lineage, wal_gap};
 use crate::error::{Failure, Kind};
@@ -120,8 +121,12 @@ pub fn create(
     let listed_at_ns = time_before_listing_ns(data)?;
     let listing = Listing::read(data, Rules::Hot).context("list the data directory")?;
     // A gap in the archive is closed by a backup alone, whether anything changed or not.
-    let wrong_status =
+    let mut wrong_status =
         newest.as_ref().map(|newest| damaged_pages(data, &control, newest)).unwrap_or_default();
+    if let Some(newest) = newest.as_ref().filter(|newest| is_witness(newest.summary(), data, &control)) {
+        let comparison = Comparison { root: data, control: &control, repository, former: newest };
+        wrong_status.extend(cut_files::damaged_pages(&comparison, &|text| progress.note(text)));
+    }
     let has_gap = !matches!(wal_gap::read(data.path()), Ok(None));
     if !options.force
         && !has_gap

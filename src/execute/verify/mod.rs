@@ -17,6 +17,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use self::naming::name_relations;
+pub(crate) use self::proof::{clear_left_behind, left_behind};
 use super::Tools;
 use super::made_tablespace::MadeTablespace;
 use crate::plan::{
@@ -110,6 +111,7 @@ pub fn verify(
     names: &[BackupName],
     now: DateTime<Utc>,
 ) -> anyhow::Result<VerifyReport> {
+    clear_left_behind(tools);
     let lock = repository.lock_shared("verifying backups").context("lock the repository")?;
     let summaries = repository.backups().context("list the backups")?;
     let mut needed = repository.chunk_set();

@@ -3,7 +3,8 @@
 //!
 //! The real server goes on serving meanwhile, and nothing of its cluster is touched: the copy is in a directory of its own
 //! with a lock of its own, below `.pgbox` on the disk of the data directory, or where temporary files go. It is removed
-//! whatever comes of it; what a killed proof left, a server too, the next one removes. The copy archives nothing,
+//! whatever comes of it; what a killed proof left, a server too, the next one removes, and so do the next start, stop,
+//! verification and cleanup. The copy archives nothing,
 //! replicates nothing and runs no background workers of anybody, so that nothing of it gets out.
 
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use chrono::{DateTime, Utc};
 use super::indexes;
 use super::reading::{self, Read};
 use crate::cluster::binaries;
-use crate::cluster::inspect::Depth;
+use crate::cluster::inspect::{Depth, running_server};
 use crate::cluster::server::StartError;
 use crate::error::{Failure, Kind};
 use crate::execute::private_server::{PrivateServer, PrivateStart, isolation};
@@ -27,7 +28,10 @@ use crate::pg::MajorVersion;
 use crate::plan::server_answer::ServerAnswer;
 use crate::plan::{BackupSummary, Proof, Severity};
 use crate::repository::Repository;
-use crate::sys::{OWN_DIRECTORY, OperationLock, WriteRoot, effective_identity, ensure_directory, step_point};
+use crate::sys::{
+    OWN_DIRECTORY, OperationLock, ReadRoot, WriteRoot, effective_identity, ensure_directory,
+    remove_all_left_behind, step_point,
+};
 
 /// What replay and the first checkpoint write besides the copy.
 const SPARE_BYTES: u64 = 128 << 20;
@@ -69,6 +73,47 @@ pub(super) fn prove(
     Ok(proof)
 }
 
+/// The directories that proofs are made in: below `.pgbox`, and where temporary files go.
+fn places(tools: &Tools) -> [PathBuf; 2] {
+    let temporary = std::env::temp_dir().join(format!("pgbox-proof-{}", effective_identity().uid));
+    [tools.settings.data_directory.join(OWN_DIRECTORY).join("proof"), temporary]
+}
+
+/// The directory of a proof that was killed, where a copy of a cluster is left, and the server on that copy, if one runs.
+pub(crate) fn left_behind(tools: &Tools) -> Option<(PathBuf, Option<i32>)> {
+    let is_left = |place: &PathBuf| {
+        place.join(STAGING).is_dir()
+            && ensure_ours(place).is_ok()
+            && !OperationLock::is_held(place).unwrap_or(true)
+    };
+    let place = places(tools).into_iter().find(is_left)?;
+    let server = ReadRoot::open(&place.join(STAGING)).ok().and_then(|root| running_server(&root));
+    Some((place, server))
+}
+
+/// Stops the server that a killed proof left, and removes its copy of a cluster. That it could not is reported, and fails
+/// nothing.
+pub(crate) fn clear_left_behind(tools: &Tools) {
+    while let Some((place, _)) = left_behind(tools) {
+        if let Err(error) = clear(tools, &place) {
+            let place = place.display();
+            return tools
+                .progress
+                .note(&format!("could not remove what a killed proof left in '{place}': {error:#}"));
+        }
+    }
+    remove_all_left_behind();
+}
+
+fn clear(tools: &Tools, place: &Path) -> anyhow::Result<()> {
+    let _operation = OperationLock::take(place, "removing what a killed proof left")?;
+    tools.progress.note(&format!("removing what a killed proof left in '{}'", place.display()));
+    wait_for_release(tools, place)?;
+    let root = WriteRoot::claim(place, None, "removing what a killed proof left")?;
+    clear_staging(&root)?;
+    [STAGING, LOG, ACCESS_FILE].iter().try_for_each(|path| root.discard(path)).context("remove the copy")
+}
+
 /// A directory of the proof's own with enough room on its disk.
 fn place(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<PathBuf> {
     let needed_bytes = backup.size_bytes.saturating_add(SPARE_BYTES);
@@ -77,11 +122,12 @@ fn place(tools: &Tools, backup: &BackupSummary) -> anyhow::Result<PathBuf> {
     let own = tools.settings.data_directory.join(OWN_DIRECTORY);
     // `.pgbox` is made by what works on the cluster, which a proof does not.
     let has_own = own.is_dir();
+    let [beside, elsewhere] = places(tools);
     let place = if has_own && ensure_room(&own, needed_bytes, &action).is_ok() {
-        own.join("proof")
+        beside
     } else {
         ensure_room(&temporary, needed_bytes, &action)?;
-        temporary.join(format!("pgbox-proof-{}", effective_identity().uid))
+        elsewhere
     };
     ensure_directory(&place, 0o700, None).with_context(|| format!("make '{}'", place.display()))?;
     ensure_ours(&place)?;
