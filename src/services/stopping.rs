@@ -11,6 +11,10 @@ const UNHURRIED: Duration = Duration::from_mins(1);
 /// How long an immediate shutdown may take: the server kills its own children after 5 s (postmaster.c).
 const IMMEDIATE_SHUTDOWN: Duration = Duration::from_secs(10);
 
+/// What is said of a server that is ended in another way than cleanly.
+pub(super) const STILL_STOPPING: &str = "shut PostgreSQL down at once, because it was still stopping";
+pub(super) const NOT_REACTING: &str = "killed what was left of PostgreSQL, because it reacted to no shutdown";
+
 /// How far a stop is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {

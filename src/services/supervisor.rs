@@ -6,7 +6,7 @@
 use super::events::{Action, Child, Configuration, Event, Level, Order, Seen, StartFailure, View};
 use super::keeper::Keeper;
 use super::scrub::Scrub;
-use super::stopping::{Stop, Urgency};
+use super::stopping::{NOT_REACTING, STILL_STOPPING, Stop, Urgency};
 use crate::sys::{Ended, Signal};
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,6 @@ const STOPPING_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// When a backup that failed is tried again, unless the next one is due before.
 const BACKUP_RETRY: Duration = Duration::from_mins(15);
-
-/// What is said of a server that is ended in another way than cleanly.
-const STILL_STOPPING: &str = "shut PostgreSQL down at once, because it was still stopping";
-const NOT_REACTING: &str = "killed what was left of PostgreSQL, because it reacted to no shutdown";
 
 /// How far the start is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,7 +113,9 @@ fn where_the_wal_since_the_backup_is_not_whole_a_shorter_file_is_a_warning() {
     sandbox.sql("DELETE FROM big WHERE i > 100");
     sandbox.sql("VACUUM big");
     let recycle = ["ALTER SYSTEM SET wal_keep_size = 0", "SELECT pg_reload_conf()", "CHECKPOINT"];
-    recycle.iter().for_each(|statement| drop(sandbox.sql(statement)));
+    for statement in &recycle {
+        sandbox.sql(statement);
+    }
     for _ in 0..3 {
         sandbox.sql("SELECT pg_switch_wal()");
         sandbox.sql("CHECKPOINT");
