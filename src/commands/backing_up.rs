@@ -15,7 +15,7 @@ use pgbox::execute::scrub::scrub_before_backup;
 use pgbox::execute::set_aside::store_set_aside;
 use pgbox::execute::start::superuser_login;
 use pgbox::execute::stop::running_server;
-use pgbox::execute::{Tools, open_for_server};
+use pgbox::execute::{LOOKING_PATIENCE, Tools, open_for_server};
 use pgbox::format;
 use pgbox::plan::archive::WalRemoval;
 use pgbox::plan::order::from_the_future;
@@ -233,7 +233,7 @@ pub(super) fn list(tools: &Tools, ui: &Ui) -> anyhow::Result<u8> {
 fn tell_visible(tools: &Tools, ui: &Ui) -> anyhow::Result<()> {
     let settings = tools.settings;
     let path = &settings.backup_directory;
-    match Repository::open(path, settings.backup_key_file.as_deref()) {
+    match Repository::open_within(LOOKING_PATIENCE, path, settings.backup_key_file.as_deref()) {
         Err(error) if error.is_about_key() && Repository::is_encrypted(path)? => {
             tell_backups(&Repository::visible_without_key(path)?, ui)
         }

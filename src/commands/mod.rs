@@ -190,13 +190,17 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
         // A kernel that refuses leaves it as open as any other program.
         let _ = sys::keep_from_being_traced();
     }
+    if let Called::Applet(applet, ..) = called
+        && applet.leaves_terminal
+        && sys::has_terminal()
+    {
+        // What was given to this process open, such as a pipe for a password, is for that one.
+        return without_terminal::start(arguments.into_iter());
+    }
     if called.starts_programs_of_others() {
         sys::keep_descriptors_private();
     }
     match called {
-        Called::Applet(applet, ..) if applet.leaves_terminal && sys::has_terminal() => {
-            without_terminal::start(arguments.into_iter())
-        }
         Called::Applet(applet, called, rest) => run_applet(applet, called, rest),
         Called::OwnProcess(word, rest) if *word == *SERVER_HALF => halves::run(rest),
         Called::OwnProcess(word, _) if *word == *EMBEDDED_WORK => run_embedded_work(),

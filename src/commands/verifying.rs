@@ -10,7 +10,7 @@ use pgbox::execute::scrub::note_verified;
 use pgbox::execute::verify::{
     Proving, Verified, VerifyReport, is_verifiable, prove, verify, verify_archived_wal,
 };
-use pgbox::execute::{Backups, Tools};
+use pgbox::execute::{Backups, LOOKING_PATIENCE, Tools};
 use pgbox::format;
 use pgbox::plan::{BackupName, BackupSummary, Damage, IndexCheck, Judgement, Proof, Verification};
 use pgbox::repository::Repository;
@@ -29,7 +29,8 @@ pub(super) fn run(
     if let Backups::Unusable(_) = tools.backups {
         // For its own words: damage is told from a disk that does not answer.
         let settings = tools.settings;
-        Repository::open(&settings.backup_directory, settings.backup_key_file.as_deref())?;
+        let key_file = settings.backup_key_file.as_deref();
+        Repository::open_within(LOOKING_PATIENCE, &settings.backup_directory, key_file)?;
     }
     let Some(repository) = tools.repository()? else {
         let place = tools.settings.backup_directory.display();

@@ -92,13 +92,23 @@ fn complete_map(tools: &Tools, root: &WriteRoot) -> anyhow::Result<bool> {
     if root.facts(USER_MAP)?.is_some_and(|facts| facts.kind != EntryKind::File) {
         return Ok(true);
     }
-    let map =
+    let former =
         root.read_text(USER_MAP, MOST_BYTES).with_context(|| format!("read {USER_MAP}"))?.unwrap_or_default();
+    let (mut map, incomplete) = Access::without_incomplete_lines(&former);
     let access = access(tools, &tools.settings.superuser, "");
-    if let Some(missing) = access.missing_in_map(&rules, &map) {
+    let missing = access.missing_in_map(&rules, &map);
+    map.extend(missing.as_deref());
+    if map == former {
+        return Ok(true);
+    }
+    root.write_durably(USER_MAP, map.as_bytes(), 0o600).with_context(|| format!("write {USER_MAP}"))?;
+    for line in incomplete {
+        tools.progress.note(&format!(
+            "line {line} of {USER_MAP} has too few fields, for which the server takes nothing of the file; it is a comment now"
+        ));
+    }
+    if missing.is_some() {
         let user = access.system_users.first().map(String::as_str).unwrap_or_default();
-        root.write_durably(USER_MAP, (map + &missing).as_bytes(), 0o600)
-            .with_context(|| format!("write {USER_MAP}"))?;
         tools.progress.note(&format!("{USER_MAP} lets the server's user '{user}' in now"));
     }
     Ok(true)

@@ -170,7 +170,7 @@ pub fn start_and_verify(
     }
     if server.process.try_wait()?.is_none() {
         let pid = i32::try_from(server.process.pid()).context("stop the server")?;
-        let (data_directory, patience) = (root.path(), tools.settings.stop_timeout);
+        let (data_directory, patience) = (root.path(), tools.settings.command_stop_timeout);
         server_stop::stop(&Stopping { pid, data_directory, patience }, tools.progress)
             .context("stop the server")?;
         server.process.wait()?;

@@ -95,7 +95,7 @@ fn claim_from_stopped(data_directory: &Path) -> Result<WriteRoot, ClaimError> {
 
 fn stop_process(tools: &Tools, pid: i32) -> anyhow::Result<Stopped> {
     tools.progress.begin("stopping the server", None);
-    let (data_directory, patience) = (&*tools.settings.data_directory, tools.settings.stop_timeout);
+    let (data_directory, patience) = (&*tools.settings.data_directory, tools.settings.command_stop_timeout);
     let stopping = Stopping { pid, data_directory, patience };
     let stopped = server_stop::stop(&stopping, tools.progress).map_err(|error| {
         Failure::new(Kind::Failed, format!("could not stop the server: {error}"))

@@ -113,6 +113,23 @@ impl Access<'_> {
         (!lines.is_empty()).then(|| format!("{begin}{lines}"))
     }
 
+    /// Returns a map in which each line with too few fields is a comment, and the numbers of these lines. For one of them the
+    /// server takes nothing of the whole file (hba.c, `parse_ident_line()` and `load_ident()`).
+    pub fn without_incomplete_lines(map: &str) -> (String, Vec<usize>) {
+        let (mut text, mut found) = (String::with_capacity(map.len()), Vec::new());
+        let mut is_continued = false;
+        for (index, line) in map.split_inclusive('\n').enumerate() {
+            let continues = line.trim_end_matches(['\n', '\r']).ends_with('\\');
+            if !is_continued && !continues && is_incomplete(line) {
+                found.push(index + 1);
+                text.push_str("# ");
+            }
+            text.push_str(line);
+            is_continued = continues;
+        }
+        (text, found)
+    }
+
     /// What is to be in a map, by user and role. Whom a person took out of it is not put back.
     fn wanted_entries(&self, present: &[Entry]) -> Vec<(&str, String)> {
         let superuser =
@@ -170,6 +187,22 @@ fn split_token(text: &str) -> Option<(&str, &str)> {
     Some((token, rest.trim_start()))
 }
 
+/// Whether a line of a map has a field, but not the three that it needs. One that takes in another file has fewer.
+fn is_incomplete(line: &str) -> bool {
+    let mut is_quoted = false;
+    let code = line.find(|letter: char| {
+        is_quoted ^= letter == '"';
+        letter == '#' && !is_quoted
+    });
+    let code = code.map_or(line, |end| line.get(..end).unwrap_or(line)).trim();
+    let takes_in_another = code.starts_with('@') || code.starts_with("include");
+    let fields = std::iter::successors(Some(("", code)), |(_, rest)| split_token(rest).or(Some((rest, ""))))
+        .skip(1)
+        .take_while(|(field, _)| !field.is_empty())
+        .count();
+    !takes_in_another && (1..3).contains(&fields)
+}
+
 fn map_line(user: &str, role: &str) -> String {
     format!("{MAP} {} {role}", quoted(user))
 }
@@ -188,6 +221,7 @@ fn with_map(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rstest::rstest;
 
     const OF_INITDB: &str = "# local DATABASE USER METHOD peer\n\nlocal   all   all   peer\nhost all all ::1/128 scram-sha-256\n\
                              local   replication   all   peer\n";
@@ -260,6 +294,23 @@ mod tests {
         assert_eq!(elsewhere.missing_in_map(&rules, "# pgbox nobody all\n"), Some(elsewhere.map()));
         let later = Access { version: MajorVersion(16), ..elsewhere.clone() };
         assert_eq!(later.missing_in_map(&rules, "pgbox root all").unwrap(), "\npgbox \"vscode\" all\n");
+    }
+
+    #[rstest]
+    #[case::whole("pgbox root all\n", "pgbox root all\n", &[])]
+    #[case::of_comments("# a\n\n  # b c", "# a\n\n  # b c", &[])]
+    #[case::without_an_end("\"\n", "# \"\n", &[1])]
+    #[case::too_short("pgbox root all\nmy map\n", "pgbox root all\n# my map\n", &[2])]
+    #[case::short_before_a_comment("my map # of mine", "# my map # of mine", &[1])]
+    #[case::with_blanks_in_quotes("m \"a b\" \"c # d\"", "m \"a b\" \"c # d\"", &[])]
+    #[case::another_file("include_if_exists more.conf", "include_if_exists more.conf", &[])]
+    #[case::continued("my map \\\n role\n", "my map \\\n role\n", &[])]
+    fn a_line_for_which_the_server_takes_nothing_of_the_map_becomes_a_comment(
+        #[case] map: &str,
+        #[case] expected: &str,
+        #[case] lines: &[usize],
+    ) {
+        assert_eq!(Access::without_incomplete_lines(map), (expected.to_owned(), lines.to_vec()));
     }
 
     #[test]

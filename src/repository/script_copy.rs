@@ -163,10 +163,11 @@ impl Makers {
         let is_link = facts.kind == EntryKind::Symlink;
         let facts = if is_link { FileFacts { mode: 0o777 & !0o022, ..*facts } } else { *facts };
         let Some(writer) = other_writer(&facts, &self.server_user, Trust::Ourselves) else { return Ok(()) };
-        let path = path.display();
+        let (path, user) = (path.display(), &self.server_user);
+        let user = user.name.clone().unwrap_or_else(|| user.uid.to_string());
         Err(RepositoryError::damaged(format!(
             "'{path}' {writer}, and only a copy that root or the server's user made is restored; if it is yours: `chown -hR \
-             root: {path} && chmod -R go-w {path}`"
+             {user}: {path} && chmod -R go-w {path}`"
         )))
     }
 }

@@ -29,6 +29,9 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
     values::timeout(text).map_err(|expected| format!("it must be {expected}"))
 }
 
+/// How long a stop by a command may take where `STOP_TIMEOUT` is not set.
+const COMMAND_STOP_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// What flags, environment and defaults come to.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -105,6 +108,9 @@ pub struct Settings {
     pub retry_delay: Duration,
     /// How long stopping may take.
     pub stop_timeout: Duration,
+    /// How long a stop by a command may take. No container engine waits for it, so that without a setting a server has
+    /// more time to write what it has changed.
+    pub command_stop_timeout: Duration,
     /// Where the server puts its socket, if not where PostgreSQL's own default or `/tmp` is; empty is nowhere. Only a
     /// program that embeds pgbox sets it.
     pub socket_directory: Option<PathBuf>,
@@ -161,6 +167,7 @@ impl Settings {
             is_application_password_given,
             database,
         } = Roles::resolve(&source)?;
+        let stop_timeout = source.value_if_given(&table::STOP_TIMEOUT, values::timeout)?;
         Ok(Self {
             data_directory,
             backup_directory,
@@ -197,7 +204,8 @@ impl Settings {
             startup_timeout: source.value(&table::STARTUP_TIMEOUT, values::timeout)?,
             start_retries: source.value(&table::START_RETRIES, values::start_retries)?,
             retry_delay: source.value(&table::RETRY_DELAY, values::delay)?,
-            stop_timeout: source.value(&table::STOP_TIMEOUT, values::timeout)?,
+            stop_timeout: Source::or_default(stop_timeout, &table::STOP_TIMEOUT, values::timeout)?,
+            command_stop_timeout: stop_timeout.unwrap_or(COMMAND_STOP_TIMEOUT),
             socket_directory: None,
         })
     }
@@ -241,15 +249,18 @@ impl Roles {
     fn resolve(source: &Source<'_>) -> Result<Self, Failure> {
         let given_superuser = source.value_if_given(&table::SUPERUSER, values::role_name)?;
         let application_role = source.value(&table::APPLICATION_ROLE, values::role_name)?;
-        let application_password = source.value(&table::APPLICATION_PASSWORD, values::secret)?;
-        let is_application_password_given = source.given(&table::APPLICATION_PASSWORD)?.is_some();
+        // Each is asked for once: its file may be a pipe.
+        let given_password = source.value_if_given(&table::APPLICATION_PASSWORD, values::secret)?;
+        let is_application_password_given = given_password.is_some();
+        let application_password =
+            Source::or_default(given_password, &table::APPLICATION_PASSWORD, values::secret)?;
         let superuser_password = source.value_if_given(&table::SUPERUSER_PASSWORD, values::secret)?;
         let database = source.value_if_given(&table::DATABASE, values::name)?;
         // docker-library names the database after POSTGRES_USER; without one, ours goes with its role.
-        let default_database = || given_superuser.clone().unwrap_or_else(|| application_role.clone());
+        let default_database = given_superuser.clone().unwrap_or_else(|| application_role.clone());
         Ok(Self {
-            database: database.unwrap_or_else(default_database),
-            superuser: source.value(&table::SUPERUSER, values::role_name)?,
+            database: database.unwrap_or(default_database),
+            superuser: Source::or_default(given_superuser, &table::SUPERUSER, values::role_name)?,
             superuser_password,
             application_role,
             application_password,

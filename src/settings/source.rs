@@ -63,7 +63,17 @@ impl Source<'_> {
         setting: &Setting,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<T, Failure> {
-        if let Some(value) = self.value_if_given(setting, &parse)? {
+        let given = self.value_if_given(setting, &parse)?;
+        Self::or_default(given, setting, parse)
+    }
+
+    /// What was given for a setting, else its default.
+    pub(super) fn or_default<T>(
+        given: Option<T>,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, Failure> {
+        if let Some(value) = given {
             return Ok(value);
         }
         parse(setting.default.unwrap_or_default())

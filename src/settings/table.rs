@@ -180,7 +180,8 @@ pub(super) const RETRY_DELAY: Setting = Setting::new("retry-delay", "RETRY_DELAY
     .help("The pause before a start is tried again");
 pub(super) const STOP_TIMEOUT: Setting = Setting::new("stop-timeout", "STOP_TIMEOUT", "TIME")
     .default("8s")
-    .help("How long stopping may take; keep it under what the container engine grants (Docker: 10 s)");
+    .help("How long stopping may take, a minute for a command where it is not set; keep it under what the container engine grants \
+         (Docker: 10 s)");
 
 /// Every setting, in the order of the help.
 pub const SETTINGS: &[Setting] = &[

@@ -400,6 +400,13 @@ impl Directory {
         self.dir.open_with(path_of(path), &options)?.sync_all()
     }
 
+    /// Syncs a file or a directory.
+    pub(super) fn sync_entry(&self, path: &Path) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(CAREFUL.bits().cast_signed());
+        self.dir.open_with(path_of(path), &options)?.sync_all()
+    }
+
     /// Writes everything below this directory to disk: all of its file system in one call where that does it, else
     /// file by file.
     pub(super) fn sync_file_system(&self) -> io::Result<()> {

@@ -266,6 +266,11 @@ impl WriteRoot {
         self.directory.sync_directory(path.as_ref())
     }
 
+    /// Syncs a file or a directory.
+    pub fn sync_entry(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        self.directory.sync_entry(path.as_ref())
+    }
+
     /// Writes everything below the directory to disk, of this file system.
     pub fn sync_file_system(&self) -> io::Result<()> {
         self.directory.sync_file_system()

@@ -52,6 +52,17 @@ fn what_contradicts_the_data_directory_is_refused_by_name(#[case] lines: &str, #
     assert_eq!(sandbox.listing(), before);
 }
 
+/// As for a superuser who was given a password when the cluster was made: without a socket there is no other way in.
+fn let_superuser_in_by_password(sandbox: &Sandbox) {
+    sandbox.succeed(&["init-postgresql", "--no-backup"]);
+    sandbox.sql("ALTER ROLE postgres PASSWORD 'password'");
+    sandbox.succeed(&["maintenance", "stop"]);
+    let path = sandbox.data().join("pg_hba.conf");
+    let rules = fs::read_to_string(&path).unwrap();
+    let kept: Vec<&str> = rules.lines().filter(|line| !line.ends_with(" reject")).collect();
+    fs::write(path, kept.join("\n") + "\n").unwrap();
+}
+
 #[rstest]
 #[case::itself("data_directory = 'DATA/'")]
 #[case::itself_by_a_link("data_directory = 'ROOT/link'")]
@@ -71,10 +82,13 @@ fn what_its_owner_has_elsewhere_is_served(#[case] lines: &str) {
     symlink(sandbox.data(), sandbox.path().join("link")).unwrap();
     fs::create_dir(sandbox.data().join("more")).unwrap();
     fs::copy(sandbox.data().join("pg_hba.conf"), sandbox.path().join("rules.conf")).unwrap();
-    fs::write(sandbox.path().join("ident.conf"), "").unwrap();
+    fs::copy(sandbox.data().join("pg_ident.conf"), sandbox.path().join("ident.conf")).unwrap();
     run(Command::new("chown").args(["-R", "postgres"]).arg(sandbox.data().join("more")));
     for file in ["rules.conf", "ident.conf"] {
         run(Command::new("chown").arg("postgres").arg(sandbox.path().join(file)));
+    }
+    if lines.ends_with("_directories = ''") {
+        let_superuser_in_by_password(&sandbox);
     }
     configure(&sandbox, lines);
 

@@ -104,6 +104,21 @@ fn no_server_and_no_tool_has_the_terminal_of_root_or_a_file_of_its_shell(
 }
 
 #[test]
+fn a_value_from_a_file_that_the_shell_opened_is_read_at_a_terminal_too() {
+    if !has_postgresql() {
+        return;
+    }
+    let mut sandbox = Sandbox::empty();
+    // As `DATABASE_PASSWORD_FILE=<(…)` in a shell has it.
+    sandbox.set("DATABASE_PASSWORD_FILE", "/dev/fd/7");
+
+    let mut terminal = at_terminal(&sandbox, &["init-postgresql", "--dry-run"]);
+    let status = terminal.wait();
+
+    assert!(status.success(), "{status}: {}", terminal.shown());
+}
+
+#[test]
 fn what_is_typed_to_interrupt_ends_the_command_and_its_tools() {
     if !has_postgresql() {
         return;

@@ -110,7 +110,7 @@ impl<'a> Rewriting<'a> {
             return self.root.sync_file_system().context("write the changed files to disk");
         }
         // A directory that was removed itself has its name in one that is here, too.
-        let sync = |path: &PathBuf| match self.root.sync_directory(path) {
+        let sync = |path: &PathBuf| match self.root.sync_entry(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             synced => synced.with_context(|| format!("write '{}' to disk", path.display())),
         };

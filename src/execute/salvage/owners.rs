@@ -145,14 +145,26 @@ impl<'a> Owners<'a> {
         self.execute(&format!("CREATE ROLE {quoted} LOGIN INHERIT"), "make a role to load rows with")?;
         // Known before anything else is done with it, so that it is dropped whatever comes.
         self.loaders.insert(owner.to_owned(), Loader { name: name.clone(), is_member: false });
-        let database = quote_identifier(self.database);
-        self.execute(&format!("GRANT CONNECT ON DATABASE {database} TO {quoted}"), "let a role connect")?;
+        self.let_connect(&name)?;
         // Of `pg_database_owner` nobody can be made a member.
         let grant = format!("GRANT {} TO {quoted}", quote_identifier(owner));
         let is_member = self.execute(&grant, "give a role the rights of an owner").is_ok();
         let loader = Loader { name, is_member };
         self.loaders.insert(owner.to_owned(), loader.clone());
         Ok(loader)
+    }
+
+    /// A grant that is not needed would leave the database with a list of privileges that it did not have.
+    fn let_connect(&mut self, role: &str) -> anyhow::Result<()> {
+        let query = "SELECT pg_catalog.has_database_privilege($1::text::name, $2::text, 'CONNECT')";
+        let row = self.admin.client()?.query_one(query, &[&role, &self.database]);
+        let may_connect: bool =
+            row.and_then(|row| row.try_get(0)).map_err(failed("ask whether a role may connect"))?;
+        if may_connect {
+            return Ok(());
+        }
+        let (database, role) = (quote_identifier(self.database), quote_identifier(role));
+        self.execute(&format!("GRANT CONNECT ON DATABASE {database} TO {role}"), "let a role connect")
     }
 
     /// Lets the loader itself write to a table whose owner may not.
