@@ -47,6 +47,11 @@ impl WalGap {
             is_unanswered: false,
         }
     }
+
+    /// Whether a file was given up: names of one timeline sort as their WAL does.
+    pub fn covers(&self, name: &str) -> bool {
+        (self.first.as_str()..=self.last.as_str()).contains(&name)
+    }
 }
 
 /// The gap in the archive of a cluster, if there is one that no backup has closed.

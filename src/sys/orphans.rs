@@ -6,6 +6,7 @@
 //! `RequestCheckpoint()`).
 
 use super::server_process::is_alive;
+use super::supervise::has_argument;
 use super::write_root::DATA_LOCK;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -52,15 +53,20 @@ pub struct ServerProcessIn {
 /// Returns the processes of servers that work in a directory, whoever started them, and whatever its `postmaster.pid`
 /// says, as far as they can be seen from here.
 ///
-/// Each process of a server has its data directory as its working directory (miscinit.c, `ChangeToDataDir()`).
+/// Each process of a server has its data directory as its working directory (miscinit.c, `ChangeToDataDir()`). Root in a
+/// container without `CAP_SYS_PTRACE` may not look at that; there, the command line of the postmaster tells.
 ///
 /// # Errors
 /// When the directory is not there, or there is no `/proc`.
 pub fn server_processes_in(directory: &Path) -> io::Result<Vec<ServerProcessIn>> {
-    let directory = std::fs::metadata(directory)?;
-    let works_in_it = |pid: i32| {
-        let home = std::fs::metadata(format!("/proc/{pid}/cwd"));
-        home.is_ok_and(|home| (home.dev(), home.ino()) == (directory.dev(), directory.ino()))
+    let facts = std::fs::metadata(directory)?;
+    let works_in_it = |pid: i32| match std::fs::metadata(format!("/proc/{pid}/cwd")) {
+        Ok(home) => (home.dev(), home.ino()) == (facts.dev(), facts.ino()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            has_argument(pid, directory)
+                || parent_of(pid).is_some_and(|parent| has_argument(parent, directory))
+        }
+        Err(_) => false,
     };
     let is_server = |pid: i32| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

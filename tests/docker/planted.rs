@@ -106,3 +106,16 @@ fn a_fifo_in_the_repository_keeps_no_command_and_no_stop_waiting() {
     assert_ne!(container.exit_status(), 137, "{}", container.log());
     assert_eq!(volumes.cluster_state(), "shut down");
 }
+
+#[test]
+fn a_postmaster_that_its_superuser_stopped_is_continued_and_shuts_down_cleanly() {
+    let Some(volumes) = Volumes::new() else { return };
+    let container = started(&volumes);
+    as_user(&container, POSTGRES, "kill -STOP $(head -1 \"$PGDATA/postmaster.pid\")");
+
+    container.stop_within(GRACE);
+
+    let told = container.log();
+    assert!(told.contains("was stopped by a signal; continued it"), "{told}");
+    assert!(!told.contains("shut PostgreSQL down at once"), "{told}");
+}

@@ -289,8 +289,9 @@ fn a_segment_that_could_not_be_archived_or_fetched_is_neither_lost_nor_called_da
     let backups = option("backup-directory", scene.disk.path());
     let data = option("data-directory", &scene.sandbox.data());
     let cluster = format!("--system-identifier={cluster}");
-    let archive = ["archive-wal", &data, &backups, segment.to_str().unwrap()];
-    let fetch = ["fetch-wal", &backups, &cluster, &name, target.to_str().unwrap()];
+    // The process that does the work, and not the one that watches it.
+    let archive = ["archive-wal", "--watched", &data, &backups, segment.to_str().unwrap()];
+    let fetch = ["fetch-wal", "--watched", &backups, &cluster, &name, target.to_str().unwrap()];
     let archived = |scene: &Scene| -> Option<PathBuf> {
         let mut find = Command::new("find");
         let found = run(find.arg(scene.disk.backing().join("wal")).args(["-name", &format!("{name}-*.zst")]));

@@ -14,6 +14,7 @@ use super::former::Former;
 use super::listing::{Listing, Rules};
 use super::worker_pool;
 use crate::cluster::control_file;
+use crate::cluster::wal_gap::{self, WalGap};
 use crate::pg::control_file::ControlFile;
 use crate::pg::wal::WalFileName;
 use crate::pg::{Lsn, version};
@@ -85,7 +86,8 @@ pub(in crate::execute) fn create_cold_by(
     let pool = worker_pool(None)?;
     let mut listing = Listing::read(directory, Rules::Cold).context("list the directory")?;
     if let Some(stop) = shortcuts.stop {
-        leave_out_needless_wal(&mut listing, stop, &archived_segments(repository, stop));
+        let gap = wal_gap::read(directory.path()).context("read the note of a gap in the WAL archive")?;
+        leave_out_needless_wal(&mut listing, stop, gap.as_ref());
     }
     progress.begin("copying files", Some(listing.size_bytes()));
     let abort = AtomicBool::new(false);
@@ -114,31 +116,21 @@ pub(in crate::execute) fn create_cold_by(
     Ok(Stored { summary, unreadable })
 }
 
-/// The segments of a cluster that are in the archive, as far as it is known to be whole. The server's own note is not
-/// enough: a segment that was given up instead of archived has it, too.
-fn archived_segments(repository: &Repository, stop: &ControlFile) -> HashSet<String> {
-    let view = repository.wal_archive(stop.system_identifier).view(stop.wal_segment_size);
-    let Ok((view, scrubbed)) = view.and_then(|view| Ok((view, repository.scrub_state()?))) else {
-        // Then all of the WAL is stored.
-        return HashSet::new();
-    };
-    let mut archived: HashSet<String> = view.segments.iter().map(WalFileName::to_string).collect();
-    for damaged in scrubbed.damaged_wal() {
-        archived.remove(damaged);
-    }
-    archived
-}
-
 /// Leaves out the WAL that a cleanly stopped cluster needs no more: segments after the one in which its last checkpoint
 /// ends were renamed or made in advance (PostgreSQL: `InstallXLogFileSegment()` in xlog.c), and those before the redo
-/// point are left out once they are archived.
-fn leave_out_needless_wal(listing: &mut Listing, stop: &ControlFile, archived: &HashSet<String>) {
+/// point are left out once they are archived. The server's own note is not enough for that: a segment that was given up
+/// instead of archived has it, too, and is in the noted gap.
+fn leave_out_needless_wal(listing: &mut Listing, stop: &ControlFile, gap: Option<&WalGap>) {
     let done = |path: &str| Some(path.strip_prefix(ARCHIVE_STATUS)?.strip_suffix(".done")?.to_owned());
+    let is_given_up = |name: &str| gap.is_some_and(|gap| gap.covers(name));
+    let archived: HashSet<String> =
+        listing.items.iter().filter_map(|item| done(item.path.as_str())).collect();
     let is_archived_and_past = |name: &str| {
-        let segment =
-            WalFileName::parse(name, stop.wal_segment_size).ok().filter(|_| archived.contains(name));
+        let segment = WalFileName::parse(name, stop.wal_segment_size).ok();
         let end = |segment: WalFileName| segment.start_lsn().0.saturating_add(stop.wal_segment_size.into());
-        segment.is_some_and(|segment| end(segment) <= stop.redo.0)
+        archived.contains(name)
+            && !is_given_up(name)
+            && segment.is_some_and(|segment| end(segment) <= stop.redo.0)
     };
     listing.items.retain(|item| {
         let path = item.path.as_str();
@@ -184,12 +176,12 @@ fn note(given: Option<&str>, unreadable: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{self, File};
+    use std::fs;
 
     #[test]
     fn a_segment_that_was_given_up_is_stored_though_the_server_calls_it_archived() {
         // Two segments before the redo point. The server needs to archive neither; one of them never was.
-        let (data, backups) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let data = tempfile::tempdir().unwrap();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/postgres/15/pg_control");
         let control = ControlFile::parse(&fs::read(path).unwrap()).unwrap();
         let lsn = Lsn(3 * u64::from(control.wal_segment_size));
@@ -200,12 +192,10 @@ mod tests {
             fs::write(data.path().join("pg_wal").join(name), name).unwrap();
             fs::write(data.path().join(format!("{ARCHIVE_STATUS}{name}.done")), "").unwrap();
         }
-        let repository = Repository::open_or_create(backups.path(), None).unwrap();
-        let mut file = File::open(data.path().join("pg_wal").join(names[0])).unwrap();
-        repository.wal_archive(stop.system_identifier).store(names[0], &mut file).unwrap();
+        let gap = WalGap::with(None, names[1], lsn, "the disk was full", Utc::now());
         let mut listing = Listing::read(&ReadRoot::open(data.path()).unwrap(), Rules::Cold).unwrap();
 
-        leave_out_needless_wal(&mut listing, &stop, &archived_segments(&repository, &stop));
+        leave_out_needless_wal(&mut listing, &stop, Some(&gap));
 
         let left: Vec<&str> = listing.files().map(|item| item.path.as_str()).collect();
         assert_eq!(left, [format!("pg_wal/{}", names[1]), format!("{ARCHIVE_STATUS}{}.done", names[1])]);
