@@ -61,6 +61,13 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     Some((name, value.unwrap_or_default()))
 }
 
+/// Says whether a value means yes (bool.c, `parse_bool_with_len()`).
+pub(super) fn is_true(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    let is_begin_of = |word: &str, least: usize| value.len() >= least && word.starts_with(&value);
+    value == "1" || is_begin_of("true", 1) || is_begin_of("yes", 1) || is_begin_of("on", 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 //! it and the server could not read it, which is why it would not start.
 
 use super::configuration_files::FileSettings;
+use super::own_settings::is_true;
 use crate::pg::layout::{Use, use_of};
 use crate::sys::{EntryKind, FileFacts, Identity, OWN_DIRECTORY, path_of};
 use std::collections::HashSet;
@@ -68,13 +69,6 @@ impl Ownership {
         let bit = if self.groups.contains(&facts.gid) { 0o040 } else { 0o004 };
         facts.mode & bit != 0
     }
-}
-
-/// Says whether a value means yes (bool.c, `parse_bool_with_len()`).
-fn is_true(value: &str) -> bool {
-    let value = value.to_ascii_lowercase();
-    let is_begin_of = |word: &str, least: usize| value.len() >= least && word.starts_with(&value);
-    value == "1" || is_begin_of("true", 1) || is_begin_of("yes", 1) || is_begin_of("on", 2)
 }
 
 #[cfg(test)]

@@ -13,13 +13,12 @@ use self::preamble::Rights;
 use super::inspect::open_databases;
 use crate::pg::postmaster_pid::PostmasterPid;
 use crate::plan::server_answer::{AnswerMeaning, ServerAnswer};
-use crate::sys::ReadRoot;
+use crate::sys::{self, ReadRoot};
 use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
 
 /// Where a running server listens, by its own pid file.
@@ -275,10 +274,7 @@ impl ServerAddress {
 fn within(patience: Option<Duration>, configuration: Config) -> Result<Client, SessionError> {
     let connect = move || configuration.connect(NoTls).map_err(SessionError::Connect);
     let Some(patience) = patience else { return connect() };
-    let (sender, receiver) = mpsc::channel();
-    // Nobody may be there any more to be told.
-    std::thread::spawn(move || sender.send(connect()).is_ok());
-    receiver.recv_timeout(patience).unwrap_or(Err(SessionError::NoAnswer(patience)))
+    sys::within(patience, connect).unwrap_or(Err(SessionError::NoAnswer(patience)))
 }
 
 /// Quotes a name for use in SQL.

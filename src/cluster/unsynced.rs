@@ -2,7 +2,7 @@
 //! reached the disk (fd.c, `pg_fsync()`), and after a crash of the machine the files need not be what the control file
 //! says.
 
-use super::own_settings::OwnSettings;
+use super::own_settings::{OwnSettings, is_true};
 use crate::sys::{ReadRoot, sync_everything};
 use std::io;
 
@@ -14,18 +14,11 @@ const LIMIT_BYTES: u64 = 1 << 16;
 /// may, too, where other files are taken in, which are not read here.
 fn may_be(root: &ReadRoot) -> bool {
     let by_configuration = match OwnSettings::read(root) {
-        Ok(own) => own.takes_in_others || own.get("fsync").is_some_and(|value| !is_on(value)),
+        Ok(own) => own.takes_in_others || own.get("fsync").is_some_and(|value| !is_true(value)),
         Err(_) => true,
     };
     let command_line = root.read_text(COMMAND_LINE, LIMIT_BYTES).ok().flatten().unwrap_or_default();
     by_configuration || command_line.contains("fsync") || command_line.contains("\"-F\"")
-}
-
-/// Whether a value is one that switches a parameter on (bool.c, `parse_bool_with_len()`).
-fn is_on(value: &str) -> bool {
-    let value = value.to_ascii_lowercase();
-    let begins = |word: &str| !value.is_empty() && word.starts_with(&value);
-    begins("true") || begins("yes") || value == "on" || value == "1"
 }
 
 /// Puts the files of a stopped cluster on disk where its server may not have done it.

@@ -20,8 +20,6 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// How this very program is started again, whatever became of its file.
-const MYSELF: &str = "/proc/self/exe";
 /// How long nothing may happen before the loop turns, where nothing is due.
 const IDLE: Duration = Duration::from_hours(1);
 /// The name of the server's program.
@@ -241,7 +239,7 @@ impl Runner<'_> {
         };
         let myself = |name: &str, argument: &str| {
             let arguments = self.options.flags.iter().cloned().chain([argument.into()]);
-            spec(MYSELF.into(), name.into(), arguments.collect())
+            spec(sys::MYSELF.into(), name.into(), arguments.collect())
         };
         match child {
             Child::Init => Some(myself("init-postgresql", "--no-backup")),

@@ -5,6 +5,7 @@
 //! over it is killed, and nobody waits until that has an effect.
 
 use super::deadline::TimedOut;
+use super::own_process::MYSELF;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::ffi::OsStr;
@@ -12,9 +13,6 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// How this very program is started again, whatever became of its file.
-const MYSELF: &str = "/proc/self/exe";
 
 /// Runs this program again under a name and with arguments; its output goes where ours goes. Returns its exit status, or
 /// that its time was over.

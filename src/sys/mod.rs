@@ -73,7 +73,9 @@ pub use orphans::{ServerProcessIn, has_client_sessions, orphaned_server_processe
 pub use other_writers::{OtherWriter, Trust, find_other_writer, other_writer};
 pub use output_file::{Existing, OutputFile, standard_input, standard_output};
 pub use own_directory::OwnDirectory;
-pub use own_process::{OwnProcess, begin_session, end_like, end_with_parent, has_terminal, name_process};
+pub use own_process::{
+    MYSELF, OwnProcess, begin_session, end_like, end_with_parent, has_terminal, name_process,
+};
 pub use prepare::{ensure_directory, is_runnable, is_writable_directory};
 pub use priority::lower_priority;
 pub use private_directory::{PrivateDirectory, remove_all_left_behind, remove_left_behind};

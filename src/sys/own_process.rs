@@ -27,7 +27,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
 /// This program, even after its file was replaced or removed.
-const MYSELF: &str = "/proc/self/exe";
+pub const MYSELF: &str = "/proc/self/exe";
 /// What is sent on. The signals of a terminal, and those that a supervisor or a person sends.
 const FORWARDED: [i32; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH];
 
